@@ -1,0 +1,109 @@
+/** The seams between layers. Each port fits on a screen; `experiment/run.ts` is where implementations meet. */
+
+import type { EnvironmentSpec, SandboxFile } from "./types.ts";
+
+/** What a command left behind. `output` is stdout and stderr in the order they were written, both ends kept. */
+export interface CommandResult {
+  /** Exact exit code, or 128 + signal; `null` when the command did not end by itself. */
+  readonly exitCode: number | null;
+  readonly output: Uint8Array;
+  /** Bytes the command wrote, of which `output` may hold fewer. */
+  readonly outputBytes: number;
+  readonly truncated: boolean;
+  readonly status: "exited" | "timeout" | "output_limit" | "shell_died";
+  readonly ms: number;
+}
+
+export interface CommandOptions {
+  readonly timeoutMs: number;
+  /** Bytes of output to keep; the command is killed when it writes more than 64 times as many. */
+  readonly maxOutputBytes: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Resource limits that were hit since the sandbox was made; each ends the episode with that stop reason. */
+export interface LimitEvents {
+  readonly memory: number;
+  readonly pids: number;
+  readonly disk: number;
+}
+
+/** A folder's contents on the way from one sandbox to another, as one opaque byte string. */
+export type SandboxArchive = Uint8Array;
+
+/**
+ * One isolated machine: its own namespaces, root file system, processes and limits. Paths are inside the sandbox and are
+ * resolved there, so no symlink leads out. Every method rejects with `AleError("sandbox", …)` when the sandbox is gone.
+ */
+export interface Sandbox extends AsyncDisposable {
+  readonly id: string;
+  /** The isolation level reached, e.g. `root+userns+cgroup1`; written on every trajectory. */
+  readonly isolation: string;
+  /** Places files below `folder`, creating parents. */
+  upload(folder: string, files: readonly SandboxFile[]): Promise<void>;
+  /** Runs a command in the persistent shell session: cwd and environment carry over. */
+  run(command: string, options: CommandOptions): Promise<CommandResult>;
+  /** Runs a program once, outside the session, with cwd `cwd`. */
+  exec(argv: readonly string[], options: CommandOptions & { readonly cwd: string }): Promise<CommandResult>;
+  /** Content of a regular file, or `null` where there is none. Refuses links, devices and files over `maxBytes`. */
+  readFile(path: string, maxBytes: number): Promise<Uint8Array | null>;
+  /** Ends every process but the sandbox's own init. */
+  killAll(): Promise<void>;
+  exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive>;
+  importFolder(folder: string, archive: SandboxArchive): Promise<void>;
+  limitEvents(): Promise<LimitEvents>;
+  /** Ends all processes and removes mounts, cgroups and folders. Safe to call twice. */
+  destroy(): Promise<void>;
+}
+
+export interface SandboxProvider extends AsyncDisposable {
+  /** The isolation level this machine reaches with this provider. */
+  readonly isolation: string;
+  /** Hands out a fresh sandbox, from the warm pool where one waits for this environment. */
+  create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<Sandbox>;
+  /** Keeps `count` sandboxes of this environment ready. */
+  warm(environment: EnvironmentSpec, count: number): void;
+  close(): Promise<void>;
+}
+
+/** Settings of one sampled answer; `greedy` ignores the others. */
+export interface SamplingOptions {
+  readonly temperature: number;
+  readonly greedy: boolean;
+  readonly maxTokens: number;
+  /** Generation ends with one of these; it is part of the answer. */
+  readonly stopIds: readonly number[];
+}
+
+/** A sampled answer; arrays have one element per token. */
+export interface Generation {
+  readonly ids: Int32Array;
+  readonly logprobs: Float32Array;
+  readonly logprobsT1: Float32Array;
+  readonly versions: Int32Array;
+  readonly stop: "stop" | "length" | "context";
+}
+
+/** One growing token sequence held by a policy: the context of one episode. */
+export interface PolicySession extends AsyncDisposable {
+  /** Appends `context` (prompt or observation) and samples an answer, which becomes part of the sequence. */
+  generate(context: Int32Array, sampling: SamplingOptions, signal?: AbortSignal): Promise<Generation>;
+  close(): Promise<void>;
+}
+
+/** Where answers come from: the ONNX engine, or a scripted or random policy. */
+export interface Policy {
+  /** `noiseKey` names the sampling noise: the same key and position give the same noise whatever the batching. */
+  open(noiseKey: string): Promise<PolicySession>;
+  /** Weight version of the next sampled token. */
+  readonly version: number;
+}
+
+/** Text ↔ tokens, at exactly one boundary. */
+export interface Tokenizer {
+  readonly vocabularySize: number;
+  encode(text: string): Int32Array;
+  decode(ids: Int32Array): string;
+  /** Id of a special token such as `<cmd>`; throws `AleError("tokenizer")` when there is none. */
+  special(name: string): number;
+}

@@ -1,0 +1,151 @@
+/**
+ * The nouns of Ale. No I/O here; every layer may import this file.
+ *
+ * Vocabulary: a *task* is rendered for one *seed*; an *episode* is one attempt at it and its record is the
+ * *trajectory*; a *turn* is one model answer plus the observation after it; a *group* is the set of episodes of one
+ * task and seed; a *weight version* counts published optimizer steps.
+ */
+
+/** Which pool of a task family an instance draws from. The pools are disjoint. */
+export type Split = "train" | "dev" | "heldout";
+export const SPLITS: readonly Split[] = ["train", "dev", "heldout"];
+
+/** A file to place in a sandbox. `path` is relative to the folder it is uploaded to; `mode` is the permission bits. */
+export interface SandboxFile {
+  readonly path: string;
+  readonly content: Uint8Array;
+  readonly mode: number;
+}
+
+/** One way of solving (or, for imperfect demonstrations, of failing) a task: the commands, one per turn. */
+export interface Demonstration {
+  /** `expert` demonstrations score 1, `mistake` ones are typical failures and score 0. */
+  readonly kind: "expert" | "mistake";
+  /** Relative frequency among demonstrations of the same kind. */
+  readonly weight: number;
+  readonly commands: readonly string[];
+}
+
+/** Limits a task asks for; the sandbox enforces each by the strongest means the machine has. */
+export interface EnvironmentSpec {
+  /** Name of a sandbox profile in `sandboxes/`. Never defaulted: a task names the profile it was made for. */
+  readonly profile: string;
+  /** Absolute path inside the sandbox; the working directory, and what `clean` grading carries over. */
+  readonly workdir: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+  readonly pids: number;
+}
+
+/** A Harbor-form task, loaded or rendered from a family. */
+export interface Task {
+  /** `suite/family/split/seed` for families, `suite/name` for plain folders; unique within a run. */
+  readonly id: string;
+  readonly suite: string;
+  readonly family: string;
+  readonly split: Split;
+  readonly seed: number;
+  readonly instruction: string;
+  readonly environment: EnvironmentSpec;
+  /** Files of the working directory at the start of an episode. */
+  readonly files: readonly SandboxFile[];
+  /** Contents of `tests/`; placed at `/tests` after the agent is gone. */
+  readonly tests: readonly SandboxFile[];
+  /** Contents of `solution/`; `solve.sh` is the oracle. Empty when the task has none. */
+  readonly solution: readonly SandboxFile[];
+  readonly demonstrations: readonly Demonstration[];
+  /** Wall-clock limits in seconds. */
+  readonly timeouts: { readonly command: number; readonly agent: number; readonly verifier: number };
+}
+
+/** Why an episode ended. Every member is a row in the metrics. */
+export type StopReason =
+  | "done" // the policy said it was finished
+  | "turns" // turn limit reached
+  | "length" // token limit of a command or of the episode reached
+  | "format" // the policy produced a token that is not allowed where it stands
+  | "timeout" // the wall-clock limit of the episode passed
+  | "command_timeout" // one command passed its limit
+  | "output_limit" // a command flooded its output
+  | "memory" // the sandbox hit its memory limit
+  | "pids" // the sandbox hit its process limit
+  | "disk" // the sandbox's disk was full
+  | "shell_died" // the session's shell is gone
+  | "sandbox_error" // the sandbox failed for a reason of ours
+  | "engine_error" // generation failed
+  | "grader_error" // the verifier failed or gave no usable reward
+  | "cancelled";
+
+/** How an episode was graded (DESIGN D7). */
+export type GradingMode = "clean" | "stopped" | "live";
+
+/**
+ * Tokens of one trajectory. All arrays have the same length T; element t is about token t.
+ * `logprobs` is under the distribution that was sampled from, `logprobsT1` at temperature 1 without truncation;
+ * both are 0 where `mask` is 0. `turnIds` is -1 where `mask` is 0.
+ */
+export interface TokenRecord {
+  readonly ids: Int32Array;
+  /** 1 for tokens the policy sampled, 0 for prompt and observation. */
+  readonly mask: Uint8Array;
+  readonly logprobs: Float32Array;
+  readonly logprobsT1: Float32Array;
+  /** Weight version that sampled the token. */
+  readonly versions: Int32Array;
+  readonly turnIds: Int32Array;
+}
+
+/** One model answer and the observation after it. Times are milliseconds since the episode began. */
+export interface Turn {
+  readonly index: number;
+  readonly command: string;
+  readonly observation: string;
+  readonly exitCode: number | null;
+  readonly startedMs: number;
+  readonly generatedMs: number;
+  readonly observedMs: number;
+}
+
+/** The record of one episode. A failed episode is data (`stopReason`, `error`), never an exception. */
+export interface Trajectory {
+  readonly episodeId: string;
+  readonly groupId: string;
+  readonly taskId: string;
+  readonly family: string;
+  readonly split: Split;
+  readonly seed: number;
+  /** Index within the group. */
+  readonly member: number;
+  readonly tokens: TokenRecord;
+  readonly turns: readonly Turn[];
+  readonly reward: number;
+  readonly stopReason: StopReason;
+  readonly error?: string;
+  readonly isolation: string;
+  readonly grading: GradingMode;
+  readonly startedAt: number;
+  readonly phases: PhaseTimes;
+}
+
+/** Milliseconds spent per phase of an episode. */
+export interface PhaseTimes {
+  readonly reset: number;
+  readonly generate: number;
+  readonly tool: number;
+  readonly grade: number;
+}
+
+/** Episodes of one task and seed. */
+export interface Group {
+  readonly groupId: string;
+  readonly taskId: string;
+  readonly trajectories: readonly Trajectory[];
+}
+
+/** A named number at a training step; `step` 0 is before the first update. */
+export interface Metric {
+  readonly step: number;
+  readonly name: string;
+  readonly value: number;
+}
