@@ -18,7 +18,15 @@ export type ErrorCode =
   | "interrupted"
   | "internal";
 
-const USER_CODES: ReadonlySet<ErrorCode> = new Set(["usage", "config", "task", "model", "tokenizer", "store", "service"]);
+const USER_CODES: ReadonlySet<ErrorCode> = new Set([
+  "usage",
+  "config",
+  "task",
+  "model",
+  "tokenizer",
+  "store",
+  "service",
+]);
 
 export class AleError extends Error {
   readonly code: ErrorCode;
@@ -53,7 +61,12 @@ export async function boundary<T>(code: ErrorCode, what: string, work: () => Pro
 }
 
 /** Rejects with a named error when `work` takes longer than `ms`: no wait without an owner and a deadline. */
-export async function deadline<T>(what: string, ms: number, work: Promise<T>, code: ErrorCode = "internal"): Promise<T> {
+export async function deadline<T>(
+  what: string,
+  ms: number,
+  work: Promise<T>,
+  code: ErrorCode = "internal",
+): Promise<T> {
   let timer: Timer | undefined;
   const expired = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new AleError(code, `${what} did not finish within ${ms} ms`)), ms);

@@ -1,0 +1,207 @@
+/**
+ * The experiment file: the single declaration of every setting, with type, default, bounds and description. The command
+ * line, `ale config schema`, `--dry-run` and the docs are all derived from it.
+ *
+ * Defaults are the recipe that was measured on the shell suite.
+ */
+
+import { z } from "zod";
+
+const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
+const count = (description: string, value: number, max = 1_000_000) =>
+  z.number().int().min(1).max(max).default(value).describe(description);
+
+const ModelSchema = z
+  .strictObject({
+    preset: z.string().default("shell").describe("Architecture in models/<preset>.toml, for training from scratch"),
+    path: z
+      .string()
+      .optional()
+      .describe(
+        "Folder with config.json, model.safetensors and tokenizer.json to start from; omit to start from random weights",
+      ),
+  })
+  .describe("The policy's architecture and starting weights");
+
+const TasksSchema = z
+  .strictObject({
+    suite: z.string().default("tasks/shell").describe("Task suite: a folder, or the name of an embedded suite"),
+    families: z.array(z.string()).optional().describe("Use only these families of the suite"),
+  })
+  .describe("Where tasks come from");
+
+const RolloutSchema = z
+  .strictObject({
+    groups: count("Tasks per training step", 32, 4096),
+    groupSize: count("Episodes per task", 8, 1024),
+    temperature: z.number().min(0.01).max(10).default(1).describe("Sampling temperature"),
+    maxTurns: count("Commands per episode", 6, 1000),
+    maxCommandTokens: count("Tokens per command", 36, 100_000),
+    maxEpisodeTokens: count("Tokens per episode, prompt and observations included", 208, 1_000_000),
+    maxObservationChars: count("Characters of an observation shown to the policy", 64, 1_000_000),
+    concurrency: count("Episodes in flight at once", 256, 100_000),
+    episodeSeconds: z.number().min(0.1).max(86_400).default(30).describe("Wall-clock limit of an episode, in seconds"),
+    commandSeconds: z
+      .number()
+      .min(0.05)
+      .max(86_400)
+      .optional()
+      .describe("Wall-clock limit of a command, in seconds; the task's own limit when omitted"),
+  })
+  .describe("How episodes are collected");
+
+const GrpoSchema = z.strictObject({
+  type: z.literal("grpo"),
+  clip: z.number().min(0.001).max(10).default(0.2).describe("Ratio clip ε: ratios stay in [1 − ε, 1 + ε]"),
+  normalizeStd: z.boolean().default(true).describe("Divide group-centred rewards by the group's standard deviation"),
+});
+const ReinforceSchema = z.strictObject({
+  type: z.literal("reinforce"),
+  baseline: z.enum(["group", "batch", "none"]).default("group").describe("What is subtracted from the reward"),
+});
+const AlgorithmSchema = z
+  .discriminatedUnion("type", [GrpoSchema, ReinforceSchema])
+  .prefault({ type: "grpo" })
+  .describe("Credit assignment and policy loss");
+
+const OptimizerSchema = z
+  .strictObject({
+    lr: z.number().min(0).max(10).default(3e-4).describe("Peak learning rate of AdamW"),
+    betas: z
+      .tuple([z.number().min(0).max(0.9999999), z.number().min(0).max(0.9999999)])
+      .default([0.9, 0.95])
+      .describe("AdamW moment decays"),
+    eps: z.number().min(1e-16).max(1).default(1e-8).describe("AdamW ε"),
+    weightDecay: z.number().min(0).max(10).default(0).describe("Decoupled weight decay"),
+    clip: z.number().min(0).max(1e6).default(1).describe("Global gradient-norm clip; 0 turns it off"),
+    schedule: z.enum(["constant", "linear", "cosine"]).default("linear").describe("Learning rate after warm-up"),
+    warmupSteps: z.number().int().min(0).max(1_000_000).default(5).describe("Steps of linear warm-up"),
+    minRatio: fraction("Final learning rate as a share of the peak", 0.1),
+  })
+  .describe("AdamW and its schedule; the schedule counts steps, never seconds");
+
+const TrainerSchema = z
+  .strictObject({
+    steps: z.number().int().min(0).max(10_000_000).default(100).describe("Training steps"),
+    minibatches: count("Optimizer updates per step", 2, 1024),
+    epochs: count("Passes over a step's trajectories", 1, 100),
+    microBatchTokens: count("Tokens per forward/backward pass", 2048, 10_000_000),
+    parityLimit: z
+      .number()
+      .min(0)
+      .default(1e-4)
+      .describe("Largest |logprob(training) − logprob(generation)| of the same weights before the run stops"),
+  })
+  .describe("The training loop");
+
+const EvaluationSchema = z
+  .strictObject({
+    every: z
+      .number()
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .default(20)
+      .describe("Steps between evaluations; 0 = first and last only"),
+    dev: z
+      .number()
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .default(210)
+      .describe("Development instances per evaluation; they choose the best step"),
+    heldout: z
+      .number()
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .default(420)
+      .describe("Held-out instances per evaluation; only reported"),
+    greedy: z.boolean().default(true).describe("Also evaluate the held-out instances with greedy decoding"),
+  })
+  .describe("Evaluation on instances that are never trained on");
+
+const EngineSchema = z
+  .strictObject({
+    device: z.enum(["cpu"]).default("cpu").describe("Execution provider"),
+    threads: count("Threads of the engine", 2, 1024),
+    slots: count("Sequences per decode batch", 32, 4096),
+  })
+  .describe("The process that generates and trains");
+
+const SandboxSchema = z
+  .strictObject({
+    warm: z.number().int().min(0).max(100_000).default(64).describe("Sandboxes kept ready"),
+    concurrency: count("Sandboxes graded or started at once", 16, 10_000),
+    grading: z.enum(["clean", "stopped", "live"]).default("clean").describe("How episodes are graded"),
+  })
+  .describe("Isolation and grading");
+
+const CheckpointSchema = z
+  .strictObject({
+    every: count("Steps between checkpoints", 1),
+    keep: count("Checkpoints kept besides the best", 2, 10_000),
+  })
+  .describe("What `ale resume` continues from");
+
+const ServiceSchema = z
+  .strictObject({
+    enabled: z.boolean().default(true).describe("Serve the dashboard and API while the run lasts"),
+    port: z.number().int().min(0).max(65_535).default(4242).describe("Port on 127.0.0.1; 0 picks a free one"),
+  })
+  .describe("Local dashboard and API");
+
+const SftStageSchema = z.strictObject({
+  steps: count("Optimizer steps of the stage", 1000),
+  lr: z.number().min(0).max(10).default(2e-3).describe("Peak learning rate of the stage"),
+  mistakes: fraction("Share of demonstrations that are typical mistakes instead of expert solutions", 0),
+  decayFrom: fraction("Share of the stage after which the learning rate falls linearly to `minRatio`", 0.7),
+  minRatio: fraction("Final learning rate of the stage as a share of its peak", 0.03),
+});
+
+const SftSchema = z
+  .strictObject({
+    demonstrations: count("Demonstrations recorded in sandboxes per stage", 6000),
+    batch: count("Demonstrations per optimizer step", 64, 65_536),
+    vocabulary: count("Size of the tokenizer learned on the demonstrations", 512, 1_000_000),
+    contextWeight: fraction("Loss weight of prompt and observation tokens, beside 1 for action tokens", 0.1),
+    every: z.number().int().min(0).max(1_000_000).default(200).describe("Steps between evaluations; 0 = last only"),
+    stages: z.array(SftStageSchema).min(1).max(16).prefault([{}]).describe("Stages, one after the other"),
+  })
+  .describe("Supervised training on recorded demonstrations");
+
+export const ExperimentSchema = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "lower-case letters, digits and dashes")
+    .default("experiment")
+    .describe("Name of the experiment; run ids start with it"),
+  seed: z
+    .number()
+    .int()
+    .min(0)
+    .max(2 ** 31 - 1)
+    .default(1)
+    .describe("Seed of everything random in the run"),
+  deterministic: z
+    .boolean()
+    .default(false)
+    .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
+  model: ModelSchema.prefault({}),
+  tasks: TasksSchema.prefault({}),
+  rollout: RolloutSchema.prefault({}),
+  algorithm: AlgorithmSchema,
+  optimizer: OptimizerSchema.prefault({}),
+  trainer: TrainerSchema.prefault({}),
+  evaluation: EvaluationSchema.prefault({}),
+  engine: EngineSchema.prefault({}),
+  sandbox: SandboxSchema.prefault({}),
+  checkpoint: CheckpointSchema.prefault({}),
+  service: ServiceSchema.prefault({}),
+  sft: SftSchema.prefault({}),
+});
+
+/** A fully resolved experiment: every default filled in. */
+export type Experiment = z.infer<typeof ExperimentSchema>;
+export type AlgorithmConfig = Experiment["algorithm"];
+export type SftStage = Experiment["sft"]["stages"][number];
