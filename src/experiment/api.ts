@@ -1,0 +1,84 @@
+/**
+ * What the command line calls. The implementations live in `run.ts`, `sft.ts`, `evaluate.ts` and `check.ts` and are
+ * imported only when a command needs them, so that `ale --help` loads neither the engine nor the sandboxes.
+ */
+
+import type { Experiment } from "../config/experiment.ts";
+import type { EventHub } from "../core/events.ts";
+import type { Split } from "../core/types.ts";
+
+export interface RunOptions {
+  readonly experiment: Experiment;
+  /** The resolved experiment, written to the run directory as `config.toml`. */
+  readonly toml: string;
+  readonly configHash: string;
+  /** Absolute path of the run directory; it exists and is empty, except when a run is resumed. */
+  readonly outDir: string;
+  readonly storePath: string;
+  readonly resumeRunId?: string;
+  readonly hub: EventHub;
+  /** Aborted by the first interrupt: save, clean up and return `interrupted`. */
+  readonly signal: AbortSignal;
+  readonly serve: boolean;
+}
+
+export interface RunResult {
+  readonly runId: string;
+  readonly outDir: string;
+  readonly status: "finished" | "interrupted" | "failed";
+  readonly summaryPath: string;
+}
+
+export type RunExperiment = (options: RunOptions) => Promise<RunResult>;
+
+export interface EvaluateOptions {
+  readonly suite: string;
+  /** Folder of a policy, or `oracle`, `noop`, `random`. */
+  readonly policy: string;
+  readonly samples: number;
+  readonly split: Split;
+  readonly greedy: boolean;
+  readonly temperature: number;
+  readonly seed: number;
+  readonly families?: readonly string[];
+  readonly hub: EventHub;
+  readonly signal: AbortSignal;
+}
+
+export interface EvaluationResult {
+  readonly policy: string;
+  readonly suite: string;
+  readonly split: Split;
+  /** Share of episodes with reward 1. */
+  readonly rate: number;
+  readonly n: number;
+  /** Wilson 95 % interval of `rate`. */
+  readonly low: number;
+  readonly high: number;
+  readonly greedy: boolean;
+  readonly perFamily: Readonly<Record<string, { readonly rate: number; readonly n: number }>>;
+  readonly stopReasons: Readonly<Record<string, number>>;
+  readonly isolation: string;
+  readonly ms: number;
+}
+
+export type EvaluatePolicy = (options: EvaluateOptions) => Promise<EvaluationResult>;
+
+export interface CheckTasksOptions {
+  readonly suite: string;
+  readonly samples: number;
+  readonly families?: readonly string[];
+  readonly hub: EventHub;
+  readonly signal: AbortSignal;
+}
+
+/** One instance of a task: the rewards of its oracle (must be 1) and of doing nothing (must be 0). */
+export interface TaskCheck {
+  readonly task: string;
+  readonly seed: number;
+  readonly oracle: number;
+  readonly noop: number;
+  readonly ms: number;
+}
+
+export type CheckTasks = (options: CheckTasksOptions) => AsyncIterable<TaskCheck>;
