@@ -1,0 +1,271 @@
+/**
+ * The control process's side of an engine: starts it, restarts it when it dies, and is the `Policy` that episodes talk to.
+ *
+ * What an engine loses by dying is only what was in flight: open sequences fail with `EngineLost` and their episodes are
+ * started again; an update is sent again, because unpublished weights are thrown away (see `trainer/update.ts`).
+ */
+
+import { AleError, deadline, type ErrorCode } from "../core/errors.ts";
+import type { Generation, Policy, PolicySession, SamplingOptions } from "../core/ports.ts";
+import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
+import type { EngineCall, EngineCalls, EngineInfo, EngineOptions, FromEngine, ToEngine } from "./protocol.ts";
+import { selfCommand } from "./self.ts";
+
+/** The engine process ended while it was working for the caller; the work can be started again. */
+export class EngineLost extends AleError {
+  constructor(what: string) {
+    super("engine", `the engine process ended (${what})`, { hint: "the work is started again on a new engine process" });
+  }
+}
+
+/** Restarts without a published version in between before the run gives up. */
+const MAX_RESTARTS = 5;
+const START_DEADLINE_MS = 120_000;
+const GENERATE_DEADLINE_MS = 300_000;
+const UPDATE_DEADLINE_MS = 1_800_000;
+const STOP_DEADLINE_MS = 10_000;
+
+interface Pending {
+  resolve(body: unknown): void;
+  reject(error: Error): void;
+}
+
+interface EngineProcess {
+  readonly process: Bun.Subprocess;
+  readonly pending: Map<number, Pending>;
+}
+
+export class EngineClient implements Policy {
+  readonly #options: EngineOptions;
+  readonly #onRestart: (reason: string) => void;
+  #engine: Promise<EngineProcess> | undefined;
+  #info: EngineInfo | undefined;
+  #nextId = 1;
+  #nextSequence = 1;
+  #restarts = 0;
+  #started = false;
+  #stopping = false;
+
+  private constructor(options: EngineOptions, onRestart: (reason: string) => void) {
+    this.#options = options;
+    this.#onRestart = onRestart;
+  }
+
+  /** Starts an engine and waits until its model is loaded. */
+  static async start(options: EngineOptions, onRestart: (reason: string) => void = () => {}): Promise<EngineClient> {
+    const client = new EngineClient(options, onRestart);
+    await client.#running();
+    return client;
+  }
+
+  get info(): EngineInfo {
+    if (this.#info === undefined) throw new AleError("engine", "the engine has not started");
+    return this.#info;
+  }
+
+  get version(): number {
+    return this.info.version;
+  }
+
+  /** Process id of the running engine; for tests and `ale doctor`. */
+  async pid(): Promise<number> {
+    return (await this.#running()).process.pid;
+  }
+
+  async open(noiseKey: string): Promise<PolicySession> {
+    const engine = await this.#running();
+    const sequence = this.#nextSequence++;
+    post(engine, { type: "open", sequence, noiseKey });
+    return new EngineSession(this, engine, sequence);
+  }
+
+  /**
+   * Runs an update and publishes its weights as `version`. Sent again when the engine dies on the way, so it happens
+   * exactly once.
+   */
+  async update(job: UpdateJob, version: number): Promise<UpdateResult> {
+    let result: UpdateResult | undefined;
+    for (;;) {
+      try {
+        result = await this.#call("update", job, UPDATE_DEADLINE_MS);
+        await this.#call("publish", { slot: result.slot, version }, START_DEADLINE_MS);
+        break;
+      } catch (error) {
+        if (!(error instanceof EngineLost)) throw error;
+        await this.#running();
+        // It may have died after it published and before it said so.
+        if (result !== undefined && this.info.version === version) break;
+      }
+    }
+    this.#info = { ...this.info, version };
+    this.#restarts = 0;
+    return result;
+  }
+
+  /** Writes weights, optimizer state and config to a folder that must not exist yet. */
+  async save(folder: string): Promise<void> {
+    await this.#retry(() => this.#call("save", { folder }, START_DEADLINE_MS));
+  }
+
+  /** max |Δ log p| between generation graphs and training graph on these sequences. */
+  async probeParity(sequences: readonly Int32Array[]): Promise<number> {
+    const reply = await this.#retry(() => this.#call("probeParity", { sequences }, UPDATE_DEADLINE_MS));
+    return reply.maxDifference;
+  }
+
+  async stop(): Promise<void> {
+    if (this.#engine === undefined || this.#stopping) return;
+    this.#stopping = true;
+    const engine = await this.#engine.catch(() => undefined);
+    if (engine === undefined) return;
+    const done = this.#send(engine, "stop", {}).catch(() => undefined);
+    await Promise.race([done, Bun.sleep(STOP_DEADLINE_MS)]);
+    engine.process.kill("SIGKILL");
+    await engine.process.exited;
+  }
+
+  async #retry<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!(error instanceof EngineLost)) throw error;
+      }
+    }
+  }
+
+  async #call<K extends EngineCall>(type: K, body: EngineCalls[K]["request"], ms: number): Promise<EngineCalls[K]["reply"]> {
+    const engine = await this.#running();
+    return deadline(`"${type}" in the engine`, ms, this.#send(engine, type, body), "engine");
+  }
+
+  /** The live engine process, started again if the last one ended. */
+  #running(): Promise<EngineProcess> {
+    if (this.#stopping) throw new AleError("engine", "the engine is stopping");
+    if (this.#engine === undefined) {
+      const engine = this.#launch();
+      this.#engine = engine;
+      engine.catch(() => {
+        if (this.#engine === engine) this.#engine = undefined;
+      });
+    }
+    return this.#engine;
+  }
+
+  async #launch(): Promise<EngineProcess> {
+    if (this.#restarts > MAX_RESTARTS) {
+      throw new AleError("engine", `the engine process ended ${this.#restarts} times in a row`, {
+        hint: "look at the messages above and run `ale doctor`",
+      });
+    }
+    const pending = new Map<number, Pending>();
+    const child = Bun.spawn({
+      cmd: selfCommand("engine", []),
+      env: { ...process.env, OMP_NUM_THREADS: "1" },
+      stdio: ["ignore", "ignore", "inherit"],
+      serialization: "advanced",
+      ipc: (message: FromEngine) => settle(pending, message),
+    });
+    const engine: EngineProcess = { process: child, pending };
+    void child.exited.then(() => this.#lost(engine));
+    const options: EngineOptions = this.#started
+      ? { ...this.#options, weights: { kind: "reopen" } }
+      : this.#options;
+    const start = this.#send(engine, "start", options);
+    this.#info = await deadline("starting the engine", START_DEADLINE_MS, start, "engine").catch((error) => {
+      child.kill("SIGKILL");
+      throw error;
+    });
+    this.#started = true;
+    return engine;
+  }
+
+  #lost(engine: EngineProcess): void {
+    const { exitCode, signalCode } = engine.process;
+    const reason = signalCode ?? `exit code ${exitCode}`;
+    for (const { reject } of engine.pending.values()) reject(new EngineLost(reason));
+    engine.pending.clear();
+    if (this.#stopping) return;
+    this.#engine = undefined;
+    this.#restarts++;
+    if (this.#started) this.#onRestart(reason);
+  }
+
+  /** Sends a request to one engine process and waits for its reply. */
+  #send<K extends EngineCall>(
+    engine: EngineProcess,
+    type: K,
+    body: EngineCalls[K]["request"],
+  ): Promise<EngineCalls[K]["reply"]> {
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      if (engine.process.exitCode !== null || engine.process.signalCode !== null) {
+        reject(new EngineLost("before the request was sent"));
+        return;
+      }
+      engine.pending.set(id, { resolve: (reply) => resolve(reply as EngineCalls[K]["reply"]), reject });
+      post(engine, { type, id, body } as ToEngine);
+    });
+  }
+
+  /** Used by sessions only. */
+  generate(engine: EngineProcess, sequence: number, context: Int32Array, sampling: SamplingOptions): Promise<Generation> {
+    const reply = this.#send(engine, "generate", { sequence, context, sampling });
+    return deadline("generating an answer in the engine", GENERATE_DEADLINE_MS, reply, "engine");
+  }
+}
+
+function settle(pending: Map<number, Pending>, message: FromEngine): void {
+  const request = pending.get(message.id);
+  if (request === undefined) return;
+  pending.delete(message.id);
+  if (message.type === "reply") {
+    request.resolve(message.body);
+  } else {
+    const hint = message.hint === undefined ? {} : { hint: message.hint };
+    request.reject(new AleError(message.code as ErrorCode, message.message, hint));
+  }
+}
+
+/** Posting to a process that just ended must not throw: its requests are rejected when the exit is seen. */
+function post(engine: EngineProcess, message: ToEngine): void {
+  try {
+    engine.process.send(message);
+  } catch {
+    // the exit handler rejects what is pending
+  }
+}
+
+class EngineSession implements PolicySession {
+  readonly #client: EngineClient;
+  readonly #engine: EngineProcess;
+  readonly #sequence: number;
+  #closed = false;
+
+  constructor(client: EngineClient, engine: EngineProcess, sequence: number) {
+    this.#client = client;
+    this.#engine = engine;
+    this.#sequence = sequence;
+  }
+
+  async generate(context: Int32Array, sampling: SamplingOptions, signal?: AbortSignal): Promise<Generation> {
+    signal?.throwIfAborted();
+    const cancel = () => post(this.#engine, { type: "cancel", sequence: this.#sequence });
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      return await this.#client.generate(this.#engine, this.#sequence, context, sampling);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    post(this.#engine, { type: "close", sequence: this.#sequence });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -1,0 +1,167 @@
+/**
+ * The engine process: one per device. It owns ONNX Runtime, the parameter store, generation and training, and works in
+ * micro-operations: after each prefill, decode step or update it looks at its messages again.
+ */
+
+import { existsSync } from "node:fs";
+import { AleError, errorMessage } from "../core/errors.ts";
+import { readDecoderConfig } from "../models/config.ts";
+import type { FromEngine, EngineCall, EngineCalls, ToEngine } from "./protocol.ts";
+import { EngineCore } from "./engine-core.ts";
+import { dieWithParent } from "../runtime/process.ts";
+
+type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "close" }>;
+
+/** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
+export async function runEngine(): Promise<void> {
+  dieWithParent();
+  const loop = new EngineLoop((message) => process.send?.(message));
+  process.on("message", (message: ToEngine) => loop.receive(message));
+  process.on("disconnect", () => process.exit(0));
+  // An interrupt in the terminal reaches the whole process group; the control process decides when engines stop.
+  process.on("SIGINT", () => {});
+  process.on("SIGTERM", () => {});
+  await loop.run();
+  process.exit(0);
+}
+
+export class EngineLoop {
+  readonly #send: (message: FromEngine) => void;
+  readonly #calls: Calls[] = [];
+  /** Request id of the answer each sequence is waiting for. */
+  readonly #generating = new Map<number, number>();
+  #core: EngineCore | undefined;
+  #stopped = false;
+  #wake: (() => void) | undefined;
+
+  constructor(send: (message: FromEngine) => void) {
+    this.#send = send;
+  }
+
+  receive(message: ToEngine): void {
+    switch (message.type) {
+      case "generate":
+        this.#answer(message.id, () => {
+          this.#generating.set(message.body.sequence, message.id);
+          this.#loaded().generation.submit({ ...message.body, sequenceId: message.body.sequence });
+        });
+        break;
+      case "open":
+        this.#core?.openSequence(message.sequence, message.noiseKey);
+        break;
+      case "cancel":
+        this.#cancel(message.sequence);
+        break;
+      case "close":
+        this.#cancel(message.sequence);
+        this.#core?.generation.close(message.sequence);
+        break;
+      default:
+        this.#calls.push(message);
+    }
+    this.#wake?.();
+  }
+
+  async run(): Promise<void> {
+    while (!this.#stopped) {
+      const call = this.#calls.shift();
+      if (call !== undefined) {
+        await this.#serve(call);
+        continue;
+      }
+      if (this.#core !== undefined && this.#generate(this.#core)) {
+        // let messages in between two micro-operations
+        await new Promise((resolve) => setImmediate(resolve));
+        continue;
+      }
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      this.#wake = undefined;
+    }
+  }
+
+  /** One micro-operation of generation; false when there is nothing to do. */
+  #generate(core: EngineCore): boolean {
+    try {
+      const { finished, worked } = core.generation.step();
+      for (const { sequenceId, generation } of finished) {
+        const id = this.#generating.get(sequenceId);
+        if (id === undefined) continue;
+        this.#generating.delete(sequenceId);
+        this.#send({ type: "reply", id, body: generation });
+      }
+      return worked;
+    } catch (error) {
+      for (const [sequence, id] of this.#generating) {
+        this.#fail(id, error);
+        core.generation.close(sequence);
+      }
+      this.#generating.clear();
+      return true;
+    }
+  }
+
+  #cancel(sequence: number): void {
+    const id = this.#generating.get(sequence);
+    if (id === undefined) return;
+    this.#generating.delete(sequence);
+    this.#core?.generation.cancel(sequence);
+    this.#fail(id, new AleError("engine", "generation was cancelled"));
+  }
+
+  async #serve(call: Calls): Promise<void> {
+    const reply = <K extends EngineCall>(body: EngineCalls[K]["reply"]) =>
+      this.#send({ type: "reply", id: call.id, body });
+    try {
+      switch (call.type) {
+        case "start":
+          this.#core = EngineCore.open(call.body);
+          reply<"start">(this.#core.info());
+          break;
+        case "update":
+          reply<"update">(this.#loaded().update(call.body));
+          break;
+        case "publish":
+          this.#loaded().publish(call.body.slot, call.body.version);
+          reply<"publish">({ version: call.body.version });
+          break;
+        case "save":
+          this.#loaded().save(call.body.folder);
+          reply<"save">({});
+          break;
+        case "probeParity":
+          reply<"probeParity">({ maxDifference: this.#loaded().probeParity(call.body.sequences) });
+          break;
+        case "stop":
+          this.#stopped = true;
+          this.#core?.dispose();
+          reply<"stop">({});
+          break;
+        case "generate":
+          throw new AleError("internal", "generate is served by the generation loop");
+      }
+    } catch (error) {
+      this.#fail(call.id, error);
+    }
+  }
+
+  #loaded(): EngineCore {
+    if (this.#core === undefined) throw new AleError("engine", "the engine was not started");
+    return this.#core;
+  }
+
+  #answer(id: number, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#fail(id, error);
+    }
+  }
+
+  #fail(id: number, error: unknown): void {
+    const code = error instanceof AleError ? error.code : "engine";
+    const hint = error instanceof AleError && error.hint !== undefined ? { hint: error.hint } : {};
+    this.#send({ type: "error", id, code, message: errorMessage(error), ...hint });
+  }
+}

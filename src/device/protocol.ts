@@ -1,0 +1,72 @@
+/** Messages between the control process and an engine; they travel by structured clone over Bun's IPC channel. */
+
+import type { Generation, SamplingOptions } from "../core/ports.ts";
+import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
+
+/** Where an engine's weights come from. `reopen` continues with the published weights of an existing store file. */
+export type WeightSource =
+  | { readonly kind: "folder"; readonly folder: string }
+  | { readonly kind: "checkpoint"; readonly folder: string; readonly version: number }
+  | { readonly kind: "random"; readonly seed: number }
+  | { readonly kind: "reopen" };
+
+export interface EngineOptions {
+  /** `config.json` of the policy, as parsed JSON. */
+  readonly modelConfig: Readonly<Record<string, unknown>>;
+  readonly weights: WeightSource;
+  /** File the parameter store maps; owned by this engine while it runs. */
+  readonly storeFile: string;
+  readonly threads: number;
+  /** Rows of a decode block. */
+  readonly slots: number;
+  /** Sequences that may be open at once. */
+  readonly sequences: number;
+  /** Longest sequence in tokens. */
+  readonly context: number;
+  /** Tokens per forward/backward pass. */
+  readonly microBatchTokens: number;
+  readonly deterministic: boolean;
+}
+
+/** What each request asks for, by type; `id` pairs it with its reply. */
+export interface EngineCalls {
+  start: { readonly request: EngineOptions; readonly reply: EngineInfo };
+  generate: { readonly request: GenerateRequest; readonly reply: Generation };
+  update: { readonly request: UpdateJob; readonly reply: UpdateResult };
+  publish: { readonly request: { readonly slot: number; readonly version: number }; readonly reply: { version: number } };
+  save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };
+  probeParity: { readonly request: ParityRequest; readonly reply: { readonly maxDifference: number } };
+  stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
+}
+
+export interface GenerateRequest {
+  readonly sequence: number;
+  readonly context: Int32Array;
+  readonly sampling: SamplingOptions;
+}
+
+export interface ParityRequest {
+  readonly sequences: readonly Int32Array[];
+}
+
+export interface EngineInfo {
+  readonly parameters: number;
+  readonly version: number;
+  /** Optimizer steps the weights have had. */
+  readonly optimizerStep: number;
+  readonly runtime: string;
+  /** Result of the determinism self-test; present when it was asked for. */
+  readonly determinism?: string;
+}
+
+export type EngineCall = keyof EngineCalls;
+
+export type ToEngine =
+  | { [K in EngineCall]: { readonly type: K; readonly id: number; readonly body: EngineCalls[K]["request"] } }[EngineCall]
+  | { readonly type: "open"; readonly sequence: number; readonly noiseKey: string }
+  | { readonly type: "cancel"; readonly sequence: number }
+  | { readonly type: "close"; readonly sequence: number };
+
+export type FromEngine =
+  | { readonly type: "reply"; readonly id: number; readonly body: EngineCalls[EngineCall]["reply"] }
+  | { readonly type: "error"; readonly id: number; readonly code: string; readonly message: string; readonly hint?: string };

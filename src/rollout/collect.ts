@@ -1,0 +1,68 @@
+/** Collects the episodes of one training step or of one evaluation. */
+
+import type { Group, Task, Trajectory } from "../core/types.ts";
+import { EngineLost } from "../device/engine-client.ts";
+import { type EpisodeContext, type EpisodePlan, runEpisode } from "./episode.ts";
+import { Limiter } from "./limiter.ts";
+
+/** Times an episode is started again after the engine died under it. */
+const MAX_ATTEMPTS = 4;
+
+export interface CollectOptions {
+  /** Episodes in flight at once. */
+  readonly concurrency: number;
+  readonly onEpisode?: (trajectory: Trajectory) => void;
+}
+
+/**
+ * Runs `groupSize` episodes of each task. Results come in canonical order (task, then member) whatever the order in which
+ * episodes finished, so that what follows does not depend on timing. `key` names the collection, e.g. `run/train/12`; it
+ * determines ids and sampling noise.
+ */
+export async function collectGroups(
+  key: { readonly episodes: string; readonly noise: string },
+  tasks: readonly Task[],
+  groupSize: number,
+  context: EpisodeContext,
+  options: CollectOptions,
+): Promise<Group[]> {
+  const limiter = new Limiter(options.concurrency);
+  const groups = tasks.map(async (task, g): Promise<Group> => {
+    const groupId = `${key.episodes}/${g}`;
+    const members = Array.from({ length: groupSize }, (_, member) => {
+      const plan: EpisodePlan = {
+        episodeId: `${groupId}/${member}`,
+        groupId,
+        member,
+        task,
+        noiseKey: `${key.noise}/${g}/${member}`,
+      };
+      return limiter.run(async () => {
+        const trajectory = await withRestarts(plan, context);
+        options.onEpisode?.(trajectory);
+        return trajectory;
+      });
+    });
+    return { groupId, taskId: task.id, trajectories: await settle(members) };
+  });
+  return settle(groups);
+}
+
+async function withRestarts(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {
+  for (let attempt = 1; ; attempt++) {
+    context.signal.throwIfAborted();
+    try {
+      return await runEpisode(plan, context);
+    } catch (error) {
+      if (!(error instanceof EngineLost) || attempt >= MAX_ATTEMPTS) throw error;
+    }
+  }
+}
+
+/** Like `Promise.all`, but waits for all of them before it fails: no episode goes on after its step was given up. */
+async function settle<T>(work: readonly Promise<T>[]): Promise<T[]> {
+  const results = await Promise.allSettled(work);
+  const failed = results.find((result) => result.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+  return results.map((result) => (result as PromiseFulfilledResult<T>).value);
+}

@@ -1,0 +1,176 @@
+/**
+ * One episode: a task, a sandbox and a policy → a trajectory. Whatever fails is recorded on the trajectory; the only
+ * things that leave this file as exceptions are an aborted run and a lost engine, whose episodes are started again.
+ */
+
+import { type AgentLimits, runAgent } from "../agent/loop.ts";
+import { errorMessage } from "../core/errors.ts";
+import type { EventHub } from "../core/events.ts";
+import type { Policy, Sandbox, SandboxProvider, SamplingOptions, Tokenizer } from "../core/ports.ts";
+import type { GradingMode, PhaseTimes, StopReason, Task, TokenRecord, Trajectory, Turn } from "../core/types.ts";
+import { EngineLost } from "../device/engine-client.ts";
+import { grade } from "../sandbox/grading.ts";
+import type { Limiter } from "./limiter.ts";
+
+/** Where an episode stands; shown live and timed. */
+export type EpisodePhase = "queued" | "reset" | "generate" | "tool" | "grade" | "finished";
+
+/** Everything an episode needs that is the same for all episodes of a run. */
+export interface EpisodeContext {
+  readonly policy: Policy;
+  readonly provider: SandboxProvider;
+  readonly tokenizer: Tokenizer;
+  readonly limits: AgentLimits;
+  readonly sampling: Pick<SamplingOptions, "temperature" | "greedy">;
+  readonly grading: GradingMode;
+  /** Wall-clock limit of an episode in milliseconds. */
+  readonly episodeMs: number;
+  /** Bounds sandboxes that are being started or graded at once. */
+  readonly sandboxes: Limiter;
+  readonly hub: EventHub;
+  readonly signal: AbortSignal;
+}
+
+export interface EpisodePlan {
+  readonly episodeId: string;
+  readonly groupId: string;
+  readonly member: number;
+  readonly task: Task;
+  /** Key of the sampling noise. */
+  readonly noiseKey: string;
+}
+
+const NO_TOKENS: TokenRecord = {
+  ids: new Int32Array(0),
+  mask: new Uint8Array(0),
+  logprobs: new Float32Array(0),
+  logprobsT1: new Float32Array(0),
+  versions: new Int32Array(0),
+  turnIds: new Int32Array(0),
+};
+
+interface Outcome {
+  tokens: TokenRecord;
+  turns: readonly Turn[];
+  stopReason: StopReason;
+  reward: number;
+  isolation: string;
+  error?: string;
+}
+
+/** Runs one episode to its end. Rejects only with `EngineLost` or when `context.signal` is aborted. */
+export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {
+  const startedAt = Date.now();
+  const clock = new PhaseClock(plan, context.hub);
+  const outcome: Outcome = {
+    tokens: NO_TOKENS,
+    turns: [],
+    stopReason: "sandbox_error",
+    reward: 0,
+    isolation: context.provider.isolation,
+  };
+  try {
+    await attempt(plan, context, clock, outcome);
+  } catch (error) {
+    context.signal.throwIfAborted();
+    if (error instanceof EngineLost) throw error;
+    outcome.error = errorMessage(error);
+  }
+  clock.enter("finished");
+  const { task } = plan;
+  return {
+    episodeId: plan.episodeId,
+    groupId: plan.groupId,
+    taskId: task.id,
+    family: task.family,
+    split: task.split,
+    seed: task.seed,
+    member: plan.member,
+    ...outcome,
+    grading: context.grading,
+    startedAt,
+    phases: clock.times(),
+  };
+}
+
+async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseClock, outcome: Outcome): Promise<void> {
+  const { task } = plan;
+  clock.enter("reset");
+  const sandbox = await context.sandboxes.run(() => prepare(task, context));
+  try {
+    outcome.isolation = sandbox.isolation;
+    outcome.stopReason = "engine_error";
+    await using session = await context.policy.open(plan.noiseKey);
+    const result = await runAgent({
+      session,
+      sandbox,
+      task,
+      tokenizer: context.tokenizer,
+      limits: context.limits,
+      sampling: context.sampling,
+      deadlineMs: context.episodeMs,
+      signal: context.signal,
+      onPhase: (phase) => clock.enter(phase),
+    });
+    Object.assign(outcome, result);
+    await session.close();
+    if (outcome.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
+  } finally {
+    await sandbox.destroy();
+  }
+}
+
+async function prepare(task: Task, context: EpisodeContext): Promise<Sandbox> {
+  const sandbox = await context.provider.create(task.environment, context.signal);
+  try {
+    await sandbox.upload(task.environment.workdir, task.files);
+    return sandbox;
+  } catch (error) {
+    await sandbox.destroy();
+    throw error;
+  }
+}
+
+/** Only episodes that the policy declared done can earn a reward. */
+async function judge(
+  task: Task,
+  sandbox: Sandbox,
+  context: EpisodeContext,
+  clock: PhaseClock,
+  outcome: Outcome,
+): Promise<void> {
+  clock.enter("grade");
+  const result = await context.sandboxes.run(() => grade(context.provider, sandbox, task, { mode: context.grading }));
+  if (result.error === undefined) {
+    outcome.reward = result.reward;
+  } else {
+    outcome.stopReason = "grader_error";
+    outcome.error = result.error;
+  }
+}
+
+/** Adds up the time spent per phase and tells the hub of each change. */
+class PhaseClock {
+  readonly #plan: EpisodePlan;
+  readonly #hub: EventHub;
+  readonly #times = { reset: 0, generate: 0, tool: 0, grade: 0 };
+  #phase: EpisodePhase = "queued";
+  #since = performance.now();
+
+  constructor(plan: EpisodePlan, hub: EventHub) {
+    this.#plan = plan;
+    this.#hub = hub;
+  }
+
+  enter(phase: EpisodePhase): void {
+    const now = performance.now();
+    if (this.#phase !== "queued" && this.#phase !== "finished") this.#times[this.#phase] += now - this.#since;
+    this.#phase = phase;
+    this.#since = now;
+    this.#hub.emit({ type: "episode.phase", episodeId: this.#plan.episodeId, phase });
+  }
+
+  times(): PhaseTimes {
+    return { ...this.#times };
+  }
+}

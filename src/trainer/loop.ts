@@ -1,0 +1,55 @@
+/** The whole training loop: collect → advantages → update → evaluate → commit. */
+
+import type { Experiment } from "../config/experiment.ts";
+import type { Group } from "../core/types.ts";
+import { buildBatch, optimizerAt } from "./batch.ts";
+import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
+import type { PolicyJob, UpdateResult } from "./update.ts";
+
+/** What the loop drives; `experiment/run.ts` provides it. */
+export interface TrainingParts {
+  /** The episodes of a step, in canonical order. */
+  collect(step: number): Promise<Group[]>;
+  /** Trains on the job and publishes the result as weight version `step`. */
+  update(job: PolicyJob, step: number): Promise<UpdateResult>;
+  /** Evaluates the published weights; `last` marks the end of training. */
+  evaluate(step: number): Promise<Record<string, number>>;
+  /** Makes the step permanent, with everything `resume` needs to go on from it. */
+  commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void>;
+}
+
+/** Is the policy evaluated after `step`? Always before the first and after the last step. */
+export function evaluationDue(experiment: Experiment, step: number): boolean {
+  const { every } = experiment.evaluation;
+  return step === 0 || step === experiment.trainer.steps || (every > 0 && step % every === 0);
+}
+
+/** Trains from step `first` (1-based) to the end, or until `signal` aborts; a step that is not committed is as if it never was. */
+export async function train(
+  experiment: Experiment,
+  first: number,
+  parts: TrainingParts,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let step = first; step <= experiment.trainer.steps; step++) {
+    signal.throwIfAborted();
+    const started = performance.now();
+    const groups = await parts.collect(step);
+    const collected = performance.now();
+    const { job } = buildBatch(experiment, groups, step);
+    const update = job === undefined ? undefined : await parts.update(job, step);
+    const updated = performance.now();
+    const times = {
+      gen: (collected - started) / 1000,
+      update: (updated - collected) / 1000,
+      step: (updated - started) / 1000,
+    };
+    const evaluation = evaluationDue(experiment, step) ? await parts.evaluate(step) : {};
+    await parts.commit(step, {
+      ...rolloutMetrics(groups),
+      ...updateMetrics(update, optimizerAt(experiment, step).lr),
+      ...timeMetrics(groups, times),
+      ...evaluation,
+    });
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * What a training step reports, under the names verl uses (`timing_s/*` and `perf/*` are measured times; everything else
+ * is a function of the seed in a deterministic run).
+ */
+
+import { mean, standardDeviation, ZERO_SPREAD } from "../algorithms/statistics.ts";
+import type { Group, Trajectory } from "../core/types.ts";
+import type { UpdateResult } from "./update.ts";
+
+/** Seconds of a training step, by phase. */
+export interface StepTimes {
+  readonly gen: number;
+  readonly update: number;
+  readonly step: number;
+}
+
+/** Metrics of the collected groups. */
+export function rolloutMetrics(groups: readonly Group[]): Record<string, number> {
+  const all = groups.flatMap((group) => group.trajectories);
+  const rewards = all.map((trajectory) => trajectory.reward);
+  const spreads = groups.map((group) => standardDeviation(group.trajectories.map((t) => t.reward)));
+  const phase = (name: "reset" | "generate" | "tool" | "grade") =>
+    all.reduce((sum, trajectory) => sum + trajectory.phases[name], 0) / 1000;
+  return {
+    "critic/rewards/mean": mean(rewards),
+    reward_std: mean(spreads),
+    frac_reward_zero_std: spreads.filter((spread) => spread <= ZERO_SPREAD).length / Math.max(1, groups.length),
+    "response_length/mean": mean(all.map(sampledTokens)),
+    "sequence_length/mean": mean(all.map((trajectory) => trajectory.tokens.ids.length)),
+    "num_turns/mean": mean(all.map((trajectory) => trajectory.turns.length)),
+    ...shares("stop", all, (trajectory) => trajectory.stopReason),
+    ...familyRewards(all),
+    // Sums over episodes that run side by side; they exceed the wall time.
+    "timing_s/episodes/reset": phase("reset"),
+    "timing_s/episodes/generate": phase("generate"),
+    "timing_s/episodes/tool": phase("tool"),
+    "timing_s/episodes/grade": phase("grade"),
+  };
+}
+
+/** Metrics of the update; `undefined` when there was nothing to learn from. */
+export function updateMetrics(update: UpdateResult | undefined, lr: number): Record<string, number> {
+  if (update === undefined) return { "actor/lr": 0, "actor/updates": 0 };
+  return {
+    "actor/pg_loss": update.loss,
+    "actor/entropy": update.entropy,
+    "actor/grad_norm": update.gradNorm,
+    "actor/pg_clipfrac": update.clipFraction,
+    "actor/ppo_kl": update.approxKl,
+    "actor/lr": lr,
+    "actor/updates": update.updates,
+    "rollout_corr/logprob_abs_diff_max": update.parity,
+  };
+}
+
+export function timeMetrics(groups: readonly Group[], times: StepTimes): Record<string, number> {
+  const all = groups.flatMap((group) => group.trajectories);
+  const tokens = all.reduce((sum, trajectory) => sum + trajectory.tokens.ids.length, 0);
+  return {
+    "timing_s/gen": times.gen,
+    "timing_s/update_actor": times.update,
+    "timing_s/step": times.step,
+    "perf/total_num_tokens": tokens,
+    "perf/throughput": tokens / times.step,
+    "perf/episodes_per_second": all.length / times.step,
+  };
+}
+
+function sampledTokens(trajectory: Trajectory): number {
+  return trajectory.tokens.mask.reduce((sum, bit) => sum + bit, 0);
+}
+
+/** `prefix/value` → share of the trajectories with that value. */
+function shares(prefix: string, all: readonly Trajectory[], key: (t: Trajectory) => string): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const trajectory of all) counts[`${prefix}/${key(trajectory)}`] = (counts[`${prefix}/${key(trajectory)}`] ?? 0) + 1;
+  return Object.fromEntries(Object.entries(counts).map(([name, n]) => [name, n / all.length]));
+}
+
+function familyRewards(all: readonly Trajectory[]): Record<string, number> {
+  const families = [...new Set(all.map((trajectory) => trajectory.family))].sort();
+  return Object.fromEntries(
+    families.map((family) => [
+      `reward/${family}/mean`,
+      mean(all.filter((trajectory) => trajectory.family === family).map((trajectory) => trajectory.reward)),
+    ]),
+  );
+}

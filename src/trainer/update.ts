@@ -1,0 +1,230 @@
+/**
+ * One training step inside the engine: forward → algorithm → backward → AdamW, for each minibatch (DESIGN D9).
+ *
+ * The weights being trained are never the published ones: each optimizer step reads one slot of the parameter store and
+ * writes another, and the step's result is published by the caller when all minibatches are done. A crash on the way
+ * leaves the published weights as they were.
+ */
+
+import { policyLoss } from "../algorithms/index.ts";
+import type { AlgorithmConfig } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
+import { Rng } from "../core/rng.ts";
+
+/** Settings of one AdamW step. */
+export interface OptimizerSettings {
+  readonly lr: number;
+  readonly betas: readonly [number, number];
+  readonly eps: number;
+  readonly weightDecay: number;
+  /** Global gradient-norm clip; 0 = off. */
+  readonly clip: number;
+}
+
+/** The numeric engine as this file needs it; `Learner` implements it. `slot` names a slot of the parameter store. */
+export interface PolicyLearner {
+  /** Teacher-forced log p(token t | tokens < t) per sequence, at `temperature`; element 0 is 0. */
+  logprobs(sequences: readonly Int32Array[], slot: number, temperature: number): Float32Array[];
+  /** Adds the gradients of −Σ w_t log p_t under the weights of `slot` to the accumulated ones. */
+  backward(
+    sequences: readonly Int32Array[],
+    weights: readonly Float32Array[],
+    slot: number,
+    temperature: number,
+  ): { readonly loss: number; readonly entropy: number };
+  /** Clips, applies AdamW from one slot to another and clears the gradients. */
+  step(settings: OptimizerSettings, from: number, to: number): { readonly gradNorm: number };
+  /** Forgets gradients of an update that was given up. */
+  clearGradients(): void;
+}
+
+/** Reinforcement learning on trajectories; arrays are per sequence and per token. */
+export interface PolicyJob {
+  readonly kind: "policy";
+  readonly sequences: readonly Int32Array[];
+  readonly masks: readonly Uint8Array[];
+  /** Log-probabilities under the distribution that was sampled from. */
+  readonly behaviour: readonly Float32Array[];
+  /** One advantage per sequence, given to all its masked tokens. */
+  readonly advantages: readonly number[];
+  readonly algorithm: AlgorithmConfig;
+  readonly temperature: number;
+  readonly minibatches: number;
+  readonly epochs: number;
+  /** Largest |Δ log p| between training and generation under the same weights; 0 turns the check off. */
+  readonly parityLimit: number;
+  /** Key of the minibatch order. */
+  readonly orderKey: string;
+  readonly optimizer: OptimizerSettings;
+}
+
+/** Supervised learning: weights are given, one minibatch. */
+export interface SupervisedJob {
+  readonly kind: "supervised";
+  readonly sequences: readonly Int32Array[];
+  readonly weights: readonly Float32Array[];
+  readonly optimizer: OptimizerSettings;
+}
+
+export type UpdateJob = PolicyJob | SupervisedJob;
+
+export interface UpdateResult {
+  /** Slot that holds the new weights, not yet published. */
+  readonly slot: number;
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly entropy: number;
+  readonly clipFraction: number;
+  readonly approxKl: number;
+  /** max |log p(training) − log p(generation)| of the same weights; 0 for supervised jobs. */
+  readonly parity: number;
+  readonly updates: number;
+  readonly tokens: number;
+  readonly ms: number;
+}
+
+/** The slots an update may write, in turn: every one but the published. */
+function* workingSlots(published: number, slots: number): Generator<number, never> {
+  const free = Array.from({ length: slots }, (_, i) => i).filter((slot) => slot !== published);
+  for (let i = 0; ; i++) yield free[i % free.length] as number;
+}
+
+/** Runs a job and returns where the new weights are. Throws `AleError("engine")` when gradients are not finite. */
+export function runUpdate(learner: PolicyLearner, published: number, slots: number, job: UpdateJob): UpdateResult {
+  const started = performance.now();
+  learner.clearGradients();
+  const targets = workingSlots(published, slots);
+  const result =
+    job.kind === "policy"
+      ? policyUpdate(learner, published, targets, job)
+      : supervisedUpdate(learner, published, targets, job);
+  return { ...result, ms: performance.now() - started };
+}
+
+function supervisedUpdate(
+  learner: PolicyLearner,
+  published: number,
+  targets: Generator<number, never>,
+  job: SupervisedJob,
+): Omit<UpdateResult, "ms"> {
+  const slot = targets.next().value;
+  const { loss, entropy } = learner.backward(job.sequences, job.weights, published, 1);
+  const { gradNorm } = optimize(learner, job.optimizer, published, slot);
+  const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
+  return { slot, loss, gradNorm, entropy, clipFraction: 0, approxKl: 0, parity: 0, updates: 1, tokens };
+}
+
+function policyUpdate(
+  learner: PolicyLearner,
+  published: number,
+  targets: Generator<number, never>,
+  job: PolicyJob,
+): Omit<UpdateResult, "ms"> {
+  const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
+  let parity = 0;
+  let slot = published;
+  for (let epoch = 0; epoch < job.epochs; epoch++) {
+    const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
+    for (const members of split(order, job.minibatches)) {
+      const batch = minibatchWeights(learner, slot, job, members);
+      if (slot === published) {
+        parity = Math.max(parity, batch.maxDifference);
+        checkParity(parity, job.parityLimit);
+      }
+      const { entropy } = learner.backward(batch.sequences, batch.weights, slot, job.temperature);
+      const next = targets.next().value;
+      sum.gradNorm += optimize(learner, job.optimizer, slot, next).gradNorm;
+      sum.loss += batch.loss;
+      sum.entropy += entropy;
+      sum.clipped += batch.clipped;
+      sum.approxKl += batch.approxKl;
+      sum.tokens += batch.tokens;
+      sum.updates++;
+      slot = next;
+    }
+  }
+  const updates = Math.max(1, sum.updates);
+  const tokens = Math.max(1, sum.tokens);
+  return {
+    slot,
+    loss: sum.loss / updates,
+    gradNorm: sum.gradNorm / updates,
+    entropy: sum.entropy / updates,
+    clipFraction: sum.clipped / tokens,
+    approxKl: sum.approxKl / tokens,
+    parity,
+    updates: sum.updates,
+    tokens: sum.tokens,
+  };
+}
+
+/** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */
+function minibatchWeights(learner: PolicyLearner, slot: number, job: PolicyJob, members: readonly number[]) {
+  const at = <T>(items: readonly T[], i: number): T => items[i] as T;
+  const sequences = members.map((i) => at(job.sequences, i));
+  const current = learner.logprobs(sequences, slot, job.temperature);
+  const tokens = members.reduce((total, i) => total + countOnes(at(job.masks, i)), 0);
+  let loss = 0;
+  let clipped = 0;
+  let approxKl = 0;
+  let maxDifference = 0;
+  const weights = members.map((i, k) => {
+    const mask_T = at(job.masks, i);
+    const logprobs_T = at(current, k);
+    const behaviour_T = at(job.behaviour, i);
+    const advantages_T = new Float32Array(mask_T.length).fill(at(job.advantages, i));
+    const output = policyLoss(job.algorithm, { logprobs_T, behaviour_T, advantages_T, mask_T }, tokens);
+    loss += output.loss;
+    clipped += output.clipped;
+    approxKl += output.approxKl;
+    maxDifference = Math.max(maxDifference, largestDifference(logprobs_T, behaviour_T, mask_T));
+    return output.weights_T;
+  });
+  return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens };
+}
+
+function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: number, to: number) {
+  const result = learner.step(settings, from, to);
+  if (!Number.isFinite(result.gradNorm)) {
+    throw new AleError("engine", `the gradient norm is ${result.gradNorm}; the update was thrown away`, {
+      hint: "lower optimizer.lr or turn on optimizer.clip",
+    });
+  }
+  return result;
+}
+
+function checkParity(parity: number, limit: number): void {
+  if (limit > 0 && !(parity <= limit)) {
+    throw new AleError(
+      "engine",
+      `generation and training disagree: max |Δ log p| = ${parity.toExponential(2)} > ${limit} for the same weights`,
+      { hint: "this is a fault of the engine, not of the run; report it, or raise trainer.parityLimit to go on" },
+    );
+  }
+}
+
+/** Cuts `items` into at most `parts` runs of nearly equal length. */
+function split<T>(items: readonly T[], parts: number): T[][] {
+  const count = Math.min(parts, items.length);
+  return Array.from({ length: count }, (_, i) =>
+    items.slice(Math.floor((i * items.length) / count), Math.floor(((i + 1) * items.length) / count)),
+  );
+}
+
+function countOnes(mask: Uint8Array): number {
+  let ones = 0;
+  for (const bit of mask) ones += bit;
+  return ones;
+}
+
+function largestDifference(a: Float32Array, b: Float32Array, mask: Uint8Array): number {
+  let largest = 0;
+  for (let t = 0; t < mask.length; t++) {
+    if (mask[t] === 1) {
+      const difference = Math.abs((a[t] as number) - (b[t] as number));
+      // NaN must not hide behind a comparison
+      if (!(difference <= largest)) largest = difference;
+    }
+  }
+  return largest;
+}
