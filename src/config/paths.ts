@@ -1,0 +1,122 @@
+/** Where Ale keeps things: its home, the store, run directories. */
+
+import { accessSync, chmodSync, constants, lstatSync, mkdirSync, readdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { AleError, errorMessage } from "../core/errors.ts";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** `ALE_HOME`, else `XDG_DATA_HOME/ale`, else `HOME/.local/share/ale`, else a folder of this user in the temporary one. */
+export function aleHome(env: Environment = process.env): string {
+  if (env.ALE_HOME) return resolve(env.ALE_HOME);
+  if (env.XDG_DATA_HOME) return resolve(env.XDG_DATA_HOME, "ale");
+  if (env.HOME) return resolve(env.HOME, ".local", "share", "ale");
+  return temporaryHome();
+}
+
+function temporaryHome(): string {
+  return join(tmpdir(), `ale-${process.getuid?.() ?? "user"}`);
+}
+
+/** The store of this user; many runs share it. */
+export function defaultStorePath(env: Environment = process.env): string {
+  return join(aleHome(env), "ale.db");
+}
+
+/** `runs/<name>-<yyyymmdd-hhmmss>` below `cwd`, with `-2`, `-3` … where that exists already. */
+export function defaultRunDir(name: string, now: Date, cwd: string = process.cwd()): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const date = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
+  const time = `${two(now.getHours())}${two(now.getMinutes())}${two(now.getSeconds())}`;
+  const base = join(cwd, "runs", `${name}-${date}-${time}`);
+  let candidate = base;
+  for (let suffix = 2; lstatSync(candidate, { throwIfNoEntry: false }) !== undefined; suffix++) {
+    candidate = `${base}-${suffix}`;
+  }
+  return candidate;
+}
+
+/**
+ * Makes an empty run directory and returns its absolute path. Nothing that is there is ever overwritten.
+ * @throws AleError("usage") when it holds something, is no folder, or cannot be written.
+ */
+export function prepareRunDir(path: string): string {
+  const folder = resolve(path);
+  const holds = listFolder(folder, path);
+  if (holds.length > 0) {
+    const isRun = holds.includes("config.toml") || holds.includes("metrics.jsonl");
+    throw new AleError(
+      "usage",
+      `${path} is not empty (${holds.slice(0, 3).join(", ")}${holds.length > 3 ? ", …" : ""})`,
+      {
+        hint: isRun
+          ? `continue that run with: ale resume ${path}   or give another folder: --out ${nextName(path)}`
+          : `give another folder: --out ${nextName(path)}`,
+      },
+    );
+  }
+  return ensureFolder(folder, `the run directory ${path}`, "give a folder you may write to: --out DIR");
+}
+
+/**
+ * Makes the folder that holds the store and returns the store's absolute path.
+ * @throws AleError("store") when the folder cannot be made or written.
+ */
+export function prepareStorePath(path: string): string {
+  const file = resolve(path);
+  const hint = "give another place with --store FILE, or set ALE_HOME to a folder you may write to";
+  const home = dirname(file);
+  ensureFolder(home, `the folder of the store, ${home},`, hint, "store");
+  if (home === temporaryHome()) takeOver(home);
+  if (lstatSync(file, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new AleError("store", `${path} is a folder, not a database file`, {
+      hint: `--store ${join(path, "ale.db")}`,
+    });
+  }
+  return file;
+}
+
+function listFolder(folder: string, shown: string): string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch (cause) {
+    const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+    if (code === "ENOENT") return [];
+    if (code === "ENOTDIR") {
+      throw new AleError("usage", `${shown} is a file, not a folder`, {
+        hint: "give another folder: --out DIR",
+        cause,
+      });
+    }
+    throw new AleError("usage", `cannot look into ${shown}: ${errorMessage(cause)}`, {
+      hint: "give a folder you may write to: --out DIR",
+      cause,
+    });
+  }
+}
+
+function ensureFolder(folder: string, what: string, hint: string, code: "usage" | "store" = "usage"): string {
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    return folder;
+  } catch (cause) {
+    throw new AleError(code, `${what} cannot be written: ${errorMessage(cause)}`, { hint, cause });
+  }
+}
+
+/** The fallback home lies in a folder that all users share: another user could have made it first. */
+function takeOver(folder: string): void {
+  const status = lstatSync(folder);
+  if (status.isSymbolicLink() || status.uid !== process.getuid?.()) {
+    throw new AleError("store", `${folder} belongs to another user`, { hint: "set ALE_HOME to a folder of your own" });
+  }
+  chmodSync(folder, 0o700);
+}
+
+function nextName(path: string): string {
+  const plain = path.replace(/\/+$/, "");
+  const [, stem, number] = /^(.*?)-(\d{1,4})$/.exec(plain) ?? [];
+  return stem === undefined ? `${plain}-2` : `${stem}-${Number(number) + 1}`;
+}

@@ -1,0 +1,64 @@
+/** Writes a resolved experiment as TOML that a person can read: every setting, with its description and bounds. */
+
+import { stringify } from "smol-toml";
+import type { Experiment } from "./experiment.ts";
+import { chooseVariant, experimentJsonSchema, isTable, type SchemaNode } from "./schema-tree.ts";
+
+interface Line {
+  readonly code: string;
+  readonly comment: string;
+}
+
+/** TOML text that parses to `experiment` again; optional settings without a value appear as comments. */
+export function stringifyExperiment(experiment: Experiment): string {
+  return `${tableBlocks(experiment, experimentJsonSchema(), "").join("\n\n")}\n`;
+}
+
+function tableBlocks(table: Readonly<Record<string, unknown>>, node: SchemaNode, prefix: string): string[] {
+  const properties = chooseVariant(node, table)?.properties ?? {};
+  const lines: Line[] = [];
+  const below: string[] = [];
+  for (const [name, child] of Object.entries(properties)) {
+    const value = table[name];
+    const key = prefix === "" ? name : `${prefix}.${name}`;
+    if (isTable(value)) {
+      const [own, ...nested] = tableBlocks(value, child, key);
+      below.push(`${commentAbove(child)}[${key}]\n${own ?? ""}`, ...nested);
+    } else if (isTableArray(value, child)) {
+      below.push(...value.map((item, index) => arrayItem(item, child, key, index)));
+    } else {
+      lines.push(settingLine(name, value, child));
+    }
+  }
+  return [alignComments(lines), ...below];
+}
+
+function arrayItem(item: Record<string, unknown>, node: SchemaNode, key: string, index: number): string {
+  const blocks = node.items ? tableBlocks(item, node.items, key) : [];
+  return `${index === 0 ? commentAbove(node) : ""}[[${key}]]\n${blocks.join("\n")}`;
+}
+
+function isTableArray(value: unknown, node: SchemaNode): value is Record<string, unknown>[] {
+  return Array.isArray(value) && value.length > 0 && Boolean(node.items) && value.every(isTable);
+}
+
+function settingLine(name: string, value: unknown, node: SchemaNode): Line {
+  const code = value === undefined ? `# ${name} =` : stringify({ [name]: value }).trimEnd();
+  return { code, comment: [node.description, choices(node)].filter(Boolean).join("; ") };
+}
+
+function choices(node: SchemaNode): string {
+  const { minimum, maximum } = node;
+  if (node.enum !== undefined) return node.enum.join(" | ");
+  if (minimum === undefined || minimum <= -Number.MAX_SAFE_INTEGER) return "";
+  return maximum === undefined || maximum >= Number.MAX_SAFE_INTEGER ? `≥ ${minimum}` : `${minimum} to ${maximum}`;
+}
+
+function commentAbove(node: SchemaNode): string {
+  return node.description === undefined ? "" : `# ${node.description}\n`;
+}
+
+function alignComments(lines: readonly Line[]): string {
+  const width = Math.min(44, Math.max(0, ...lines.map((line) => line.code.length)));
+  return lines.map(({ code, comment }) => (comment === "" ? code : `${code.padEnd(width)}  # ${comment}`)).join("\n");
+}
