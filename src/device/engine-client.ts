@@ -14,7 +14,9 @@ import { selfCommand } from "./self.ts";
 /** The engine process ended while it was working for the caller; the work can be started again. */
 export class EngineLost extends AleError {
   constructor(what: string) {
-    super("engine", `the engine process ended (${what})`, { hint: "the work is started again on a new engine process" });
+    super("engine", `the engine process ended (${what})`, {
+      hint: "the work is started again on a new engine process",
+    });
   }
 }
 
@@ -134,7 +136,11 @@ export class EngineClient implements Policy {
     }
   }
 
-  async #call<K extends EngineCall>(type: K, body: EngineCalls[K]["request"], ms: number): Promise<EngineCalls[K]["reply"]> {
+  async #call<K extends EngineCall>(
+    type: K,
+    body: EngineCalls[K]["request"],
+    ms: number,
+  ): Promise<EngineCalls[K]["reply"]> {
     const engine = await this.#running();
     return deadline(`"${type}" in the engine`, ms, this.#send(engine, type, body), "engine");
   }
@@ -168,9 +174,7 @@ export class EngineClient implements Policy {
     });
     const engine: EngineProcess = { process: child, pending };
     void child.exited.then(() => this.#lost(engine));
-    const options: EngineOptions = this.#started
-      ? { ...this.#options, weights: { kind: "reopen" } }
-      : this.#options;
+    const options: EngineOptions = this.#started ? { ...this.#options, weights: { kind: "reopen" } } : this.#options;
     const start = this.#send(engine, "start", options);
     this.#info = await deadline("starting the engine", START_DEADLINE_MS, start, "engine").catch((error) => {
       child.kill("SIGKILL");
@@ -209,7 +213,12 @@ export class EngineClient implements Policy {
   }
 
   /** Used by sessions only. */
-  generate(engine: EngineProcess, sequence: number, context: Int32Array, sampling: SamplingOptions): Promise<Generation> {
+  generate(
+    engine: EngineProcess,
+    sequence: number,
+    context: Int32Array,
+    sampling: SamplingOptions,
+  ): Promise<Generation> {
     const reply = this.#send(engine, "generate", { sequence, context, sampling });
     return deadline("generating an answer in the engine", GENERATE_DEADLINE_MS, reply, "engine");
   }

@@ -6,9 +6,9 @@
 import { existsSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
 import { readDecoderConfig } from "../models/config.ts";
-import type { FromEngine, EngineCall, EngineCalls, ToEngine } from "./protocol.ts";
-import { EngineCore } from "./engine-core.ts";
 import { dieWithParent } from "../runtime/process.ts";
+import { EngineCore } from "./engine-core.ts";
+import type { EngineCall, EngineCalls, FromEngine, ToEngine } from "./protocol.ts";
 
 type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "close" }>;
 

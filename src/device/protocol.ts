@@ -33,7 +33,10 @@ export interface EngineCalls {
   start: { readonly request: EngineOptions; readonly reply: EngineInfo };
   generate: { readonly request: GenerateRequest; readonly reply: Generation };
   update: { readonly request: UpdateJob; readonly reply: UpdateResult };
-  publish: { readonly request: { readonly slot: number; readonly version: number }; readonly reply: { version: number } };
+  publish: {
+    readonly request: { readonly slot: number; readonly version: number };
+    readonly reply: { version: number };
+  };
   save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };
   probeParity: { readonly request: ParityRequest; readonly reply: { readonly maxDifference: number } };
   stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
@@ -62,11 +65,19 @@ export interface EngineInfo {
 export type EngineCall = keyof EngineCalls;
 
 export type ToEngine =
-  | { [K in EngineCall]: { readonly type: K; readonly id: number; readonly body: EngineCalls[K]["request"] } }[EngineCall]
+  | {
+      [K in EngineCall]: { readonly type: K; readonly id: number; readonly body: EngineCalls[K]["request"] };
+    }[EngineCall]
   | { readonly type: "open"; readonly sequence: number; readonly noiseKey: string }
   | { readonly type: "cancel"; readonly sequence: number }
   | { readonly type: "close"; readonly sequence: number };
 
 export type FromEngine =
   | { readonly type: "reply"; readonly id: number; readonly body: EngineCalls[EngineCall]["reply"] }
-  | { readonly type: "error"; readonly id: number; readonly code: string; readonly message: string; readonly hint?: string };
+  | {
+      readonly type: "error";
+      readonly id: number;
+      readonly code: string;
+      readonly message: string;
+      readonly hint?: string;
+    };

@@ -6,7 +6,7 @@
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
-import type { Policy, Sandbox, SandboxProvider, SamplingOptions, Tokenizer } from "../core/ports.ts";
+import type { Policy, SamplingOptions, Sandbox, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { GradingMode, PhaseTimes, StopReason, Task, TokenRecord, Trajectory, Turn } from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";

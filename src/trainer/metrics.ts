@@ -73,7 +73,8 @@ function sampledTokens(trajectory: Trajectory): number {
 /** `prefix/value` → share of the trajectories with that value. */
 function shares(prefix: string, all: readonly Trajectory[], key: (t: Trajectory) => string): Record<string, number> {
   const counts: Record<string, number> = {};
-  for (const trajectory of all) counts[`${prefix}/${key(trajectory)}`] = (counts[`${prefix}/${key(trajectory)}`] ?? 0) + 1;
+  for (const trajectory of all)
+    counts[`${prefix}/${key(trajectory)}`] = (counts[`${prefix}/${key(trajectory)}`] ?? 0) + 1;
   return Object.fromEntries(Object.entries(counts).map(([name, n]) => [name, n / all.length]));
 }
 
