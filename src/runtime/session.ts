@@ -1,0 +1,129 @@
+/** A compiled graph and the calls prepared on it. */
+
+import { AleError } from "../core/errors.ts";
+import { type CApi, ortApi } from "./c-api.ts";
+import { addressOf, allocateBytes, allocatePointers, allocateString } from "./memory.ts";
+import type { Value } from "./value.ts";
+
+/** How far ONNX Runtime rewrites a graph: `basic` keeps float64 graphs free of fusions that exist in float32 only. */
+export type OptimizationLevel = "none" | "basic" | "extended" | "all";
+const OPTIMIZATION_CODES: Readonly<Record<OptimizationLevel, number>> = { none: 0, basic: 1, extended: 2, all: 99 };
+
+/** Errors are thrown with ONNX Runtime's message, so printing them too is of no use. */
+const LOG_FATAL = 4;
+
+export interface SessionOptions {
+  /** Threads of one operator, the calling thread included. */
+  readonly threads: number;
+  /** Let idle threads spin: faster on a machine of one's own, ruinous on a shared one. Default false. */
+  readonly spinning?: boolean;
+  /** Default `all`. */
+  readonly optimization?: OptimizationLevel;
+  /** Entries of `onnxruntime_session_options_config_keys.h`. */
+  readonly config?: Readonly<Record<string, string>>;
+  /** Write an operator profile to files with this prefix when the session is released. */
+  readonly profilePrefix?: string;
+}
+
+export type Values = Readonly<Record<string, Value>>;
+
+/** Runs the graph once, synchronously: reads the feeds' memory, writes the fetches' memory. */
+export type PreparedCall = () => void;
+
+interface Binding {
+  readonly count: number;
+  readonly names: number;
+  readonly values: number;
+  /** What the addresses above point to; referenced so that it is not collected. */
+  readonly keep: readonly unknown[];
+}
+
+export class Session {
+  #handle: number;
+  readonly #api: CApi;
+
+  /**
+   * @param model bytes of an ONNX `ModelProto`.
+   * @throws AleError("engine") with ONNX Runtime's message when the graph is not valid.
+   */
+  constructor(model: Uint8Array, options: SessionOptions) {
+    const api = ortApi();
+    this.#api = api;
+    const native = api.make("create session options", (out) => api.call.createSessionOptions(out));
+    try {
+      applyOptions(api, native, options);
+      const bytes = allocateBytes(model.length);
+      bytes.set(model);
+      this.#handle = api.make("compile graph", (out) =>
+        api.call.createSessionFromArray(api.environment, addressOf(bytes), bytes.length, native, out),
+      );
+    } finally {
+      api.call.releaseSessionOptions(native);
+    }
+  }
+
+  /**
+   * Binds graph inputs and outputs by name, once. An output may share the memory of an input where the operator that
+   * writes it is the last to read that input (elementwise updates, caches appended in place).
+   */
+  prepare(feeds: Values, fetches: Values): PreparedCall {
+    const inputs = bind(feeds);
+    const outputs = bind(fetches);
+    const { run } = this.#api.call;
+    return () => {
+      if (this.#handle === 0) throw new AleError("internal", "this session was released");
+      const status = run(
+        this.#handle,
+        null,
+        inputs.names,
+        inputs.values,
+        inputs.count,
+        outputs.names,
+        outputs.count,
+        outputs.values,
+      );
+      if (status !== null && status !== 0) this.#api.check(status, "run graph");
+    };
+  }
+
+  /** Frees the compiled graph; prepared calls throw afterwards. Safe to call twice. */
+  release(): void {
+    if (this.#handle !== 0) this.#api.call.releaseSession(this.#handle);
+    this.#handle = 0;
+  }
+}
+
+function applyOptions(api: CApi, native: number, options: SessionOptions): void {
+  const { call, check } = api;
+  check(call.setIntraOpNumThreads(native, options.threads), "set threads");
+  const level = OPTIMIZATION_CODES[options.optimization ?? "all"];
+  check(call.setSessionGraphOptimizationLevel(native, level), "set optimization level");
+  check(call.setSessionLogSeverityLevel(native, LOG_FATAL), "set log level");
+  const entries = { "session.intra_op.allow_spinning": options.spinning ? "1" : "0", ...options.config };
+  for (const [key, value] of Object.entries(entries)) {
+    const nativeKey = allocateString(key);
+    const nativeValue = allocateString(value);
+    check(call.addSessionConfigEntry(native, addressOf(nativeKey), addressOf(nativeValue)), `set ${key}`);
+  }
+  if (options.profilePrefix !== undefined) {
+    const prefix = allocateString(options.profilePrefix);
+    check(call.enableProfiling(native, addressOf(prefix)), "enable profiling");
+  }
+}
+
+function bind(values: Values): Binding {
+  const entries = Object.entries(values);
+  const strings = entries.map(([name]) => allocateString(name));
+  const names = allocatePointers(entries.length);
+  const handles = allocatePointers(entries.length);
+  for (const [i, [, value]] of entries.entries()) {
+    names[i] = BigInt(addressOf(strings[i] as Uint8Array));
+    handles[i] = BigInt(value.handle);
+  }
+  return {
+    count: entries.length,
+    names: addressOf(names),
+    values: addressOf(handles),
+    keep: [strings, names, handles, values],
+  };
+}
