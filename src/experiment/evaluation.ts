@@ -1,0 +1,58 @@
+/** Evaluation of a policy on instances it never trains on. */
+
+import type { EnvironmentSpec, Group, Split, Task, Trajectory } from "../core/types.ts";
+import { wilsonInterval } from "../core/statistics.ts";
+import { type CollectOptions, collectGroups } from "../rollout/collect.ts";
+import type { EpisodeContext } from "../rollout/episode.ts";
+import type { Suite } from "../tasks/suite.ts";
+
+/** Success of a policy on one split. */
+export interface EvaluationRow {
+  readonly split: Split;
+  readonly greedy: boolean;
+  /** Share of episodes with reward 1, and its Wilson 95 % interval. */
+  readonly rate: number;
+  readonly n: number;
+  readonly low: number;
+  readonly high: number;
+  readonly perFamily: Readonly<Record<string, { readonly rate: number; readonly n: number }>>;
+}
+
+/** An episode counts as solved when it earned the full reward. */
+export function isSolved(trajectory: Trajectory): boolean {
+  return trajectory.reward >= 1;
+}
+
+/** The first `count` instances of a split: the same ones whenever a suite is evaluated. */
+export function evaluationTasks(suite: Suite, split: Split, count: number, seed = 0): Task[] {
+  const sampler = suite.sampler(seed, split);
+  return Array.from({ length: count }, (_, position) => sampler.at(position));
+}
+
+/** Distinct environments of some tasks, for the warm pool. */
+export function environmentsOf(tasks: readonly Task[]): EnvironmentSpec[] {
+  return [...new Map(tasks.map((task) => [JSON.stringify(task.environment), task.environment])).values()];
+}
+
+/** Runs one episode per task and sums up. */
+export async function evaluateTasks(
+  key: { readonly episodes: string; readonly noise: string },
+  tasks: readonly Task[],
+  context: EpisodeContext,
+  options: CollectOptions,
+): Promise<{ readonly row: EvaluationRow; readonly trajectories: Trajectory[] }> {
+  const groups: Group[] = await collectGroups(key, tasks, 1, context, options);
+  const trajectories = groups.flatMap((group) => group.trajectories);
+  return { row: summarize(trajectories, tasks[0]?.split ?? "heldout", context.sampling.greedy), trajectories };
+}
+
+function summarize(trajectories: readonly Trajectory[], split: Split, greedy: boolean): EvaluationRow {
+  const solved = trajectories.filter(isSolved).length;
+  const n = trajectories.length;
+  const perFamily: Record<string, { rate: number; n: number }> = {};
+  for (const family of [...new Set(trajectories.map((trajectory) => trajectory.family))].sort()) {
+    const members = trajectories.filter((trajectory) => trajectory.family === family);
+    perFamily[family] = { rate: members.filter(isSolved).length / members.length, n: members.length };
+  }
+  return { split, greedy, rate: n === 0 ? 0 : solved / n, n, ...wilsonInterval(solved, n), perFamily };
+}
