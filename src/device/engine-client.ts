@@ -39,22 +39,26 @@ interface EngineProcess {
 
 export class EngineClient implements Policy {
   readonly #options: EngineOptions;
-  readonly #onRestart: (reason: string) => void;
+  readonly #onRestart: (reason: string, restarts: number) => void;
   #engine: Promise<EngineProcess> | undefined;
   #info: EngineInfo | undefined;
   #nextId = 1;
   #nextSequence = 1;
   #restarts = 0;
+  #totalRestarts = 0;
   #started = false;
   #stopping = false;
 
-  private constructor(options: EngineOptions, onRestart: (reason: string) => void) {
+  private constructor(options: EngineOptions, onRestart: (reason: string, restarts: number) => void) {
     this.#options = options;
     this.#onRestart = onRestart;
   }
 
   /** Starts an engine and waits until its model is loaded. */
-  static async start(options: EngineOptions, onRestart: (reason: string) => void = () => {}): Promise<EngineClient> {
+  static async start(
+    options: EngineOptions,
+    onRestart: (reason: string, restarts: number) => void = () => {},
+  ): Promise<EngineClient> {
     const client = new EngineClient(options, onRestart);
     await client.#running();
     return client;
@@ -192,7 +196,7 @@ export class EngineClient implements Policy {
     if (this.#stopping) return;
     this.#engine = undefined;
     this.#restarts++;
-    if (this.#started) this.#onRestart(reason);
+    if (this.#started) this.#onRestart(reason, ++this.#totalRestarts);
   }
 
   /** Sends a request to one engine process and waits for its reply. */

@@ -1,22 +1,11 @@
 /** Evaluation of a policy on instances it never trains on. */
 
-import type { EnvironmentSpec, Group, Split, Task, Trajectory } from "../core/types.ts";
+import type { EvaluationSummary } from "../core/events.ts";
 import { wilsonInterval } from "../core/statistics.ts";
+import type { EnvironmentSpec, Group, Split, Task, Trajectory } from "../core/types.ts";
 import { type CollectOptions, collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import type { Suite } from "../tasks/suite.ts";
-
-/** Success of a policy on one split. */
-export interface EvaluationRow {
-  readonly split: Split;
-  readonly greedy: boolean;
-  /** Share of episodes with reward 1, and its Wilson 95 % interval. */
-  readonly rate: number;
-  readonly n: number;
-  readonly low: number;
-  readonly high: number;
-  readonly perFamily: Readonly<Record<string, { readonly rate: number; readonly n: number }>>;
-}
 
 /** An episode counts as solved when it earned the full reward. */
 export function isSolved(trajectory: Trajectory): boolean {
@@ -36,17 +25,23 @@ export function environmentsOf(tasks: readonly Task[]): EnvironmentSpec[] {
 
 /** Runs one episode per task and sums up. */
 export async function evaluateTasks(
+  step: number,
   key: { readonly episodes: string; readonly noise: string },
   tasks: readonly Task[],
   context: EpisodeContext,
   options: CollectOptions,
-): Promise<{ readonly row: EvaluationRow; readonly trajectories: Trajectory[] }> {
+): Promise<{ readonly row: EvaluationSummary; readonly trajectories: Trajectory[] }> {
   const groups: Group[] = await collectGroups(key, tasks, 1, context, options);
   const trajectories = groups.flatMap((group) => group.trajectories);
-  return { row: summarize(trajectories, tasks[0]?.split ?? "heldout", context.sampling.greedy), trajectories };
+  return { row: summarize(step, tasks[0]?.split ?? "heldout", context.sampling.greedy, trajectories), trajectories };
 }
 
-function summarize(trajectories: readonly Trajectory[], split: Split, greedy: boolean): EvaluationRow {
+function summarize(
+  step: number,
+  split: Split,
+  greedy: boolean,
+  trajectories: readonly Trajectory[],
+): EvaluationSummary {
   const solved = trajectories.filter(isSolved).length;
   const n = trajectories.length;
   const perFamily: Record<string, { rate: number; n: number }> = {};
@@ -54,5 +49,5 @@ function summarize(trajectories: readonly Trajectory[], split: Split, greedy: bo
     const members = trajectories.filter((trajectory) => trajectory.family === family);
     perFamily[family] = { rate: members.filter(isSolved).length / members.length, n: members.length };
   }
-  return { split, greedy, rate: n === 0 ? 0 : solved / n, n, ...wilsonInterval(solved, n), perFamily };
+  return { step, split, greedy, rate: n === 0 ? 0 : solved / n, n, ...wilsonInterval(solved, n), perFamily };
 }

@@ -5,15 +5,12 @@
 
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import { errorMessage } from "../core/errors.ts";
-import type { EventHub } from "../core/events.ts";
+import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { GradingMode, PhaseTimes, StopReason, Task, TokenRecord, Trajectory, Turn } from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
 import type { Limiter } from "./limiter.ts";
-
-/** Where an episode stands; shown live and timed. */
-export type EpisodePhase = "queued" | "reset" | "generate" | "tool" | "grade" | "finished";
 
 /** Everything an episode needs that is the same for all episodes of a run. */
 export interface EpisodeContext {

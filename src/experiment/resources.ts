@@ -1,0 +1,88 @@
+/**
+ * What every command that runs episodes needs: suite, sandboxes, tokenizer, engine. Opened in order, closed in reverse by
+ * `await using`, whatever happens in between.
+ */
+
+import { mkdirSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { Experiment } from "../config/experiment.ts";
+import { aleHome } from "../config/paths.ts";
+import type { EventHub } from "../core/events.ts";
+import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
+import type { EnvironmentSpec } from "../core/types.ts";
+import { EngineClient } from "../device/engine-client.ts";
+import type { WeightSource } from "../device/protocol.ts";
+import type { EpisodeContext } from "../rollout/episode.ts";
+import { Limiter } from "../rollout/limiter.ts";
+import { createSandboxProvider } from "../sandbox/supervisor.ts";
+
+/**
+ * Paths no sandbox may see: they hold answers or Ale itself. The repository is masked too when Ale runs from source.
+ */
+export function maskedPaths(suite: string, extra: readonly string[] = []): string[] {
+  const executable = process.execPath;
+  const main = resolve(Bun.main);
+  const source = main.startsWith("/$bunfs") ? [] : [resolve(import.meta.dir, "../..")];
+  return [executable, aleHome(), resolve(suite), ...source, ...extra.map((path) => resolve(path))];
+}
+
+/** The sandboxes of this machine, for the tasks of `suite`. */
+export async function openSandboxes(suite: string, extraMasks: readonly string[] = []): Promise<SandboxProvider> {
+  const directory = join(aleHome(), "sandboxes");
+  mkdirSync(directory, { recursive: true });
+  return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
+}
+
+/** Starts the engine of a run; its parameter store lives in the run directory. */
+export async function startEngine(
+  experiment: Experiment,
+  modelConfig: Readonly<Record<string, unknown>>,
+  weights: WeightSource,
+  runDir: string,
+  hub: EventHub,
+): Promise<EngineClient> {
+  const folder = join(runDir, "state");
+  mkdirSync(folder, { recursive: true });
+  return EngineClient.start(
+    {
+      modelConfig,
+      weights,
+      storeFile: join(folder, "parameters.bin"),
+      threads: experiment.engine.threads,
+      slots: experiment.engine.slots,
+      sequences: experiment.rollout.concurrency,
+      context: experiment.rollout.maxEpisodeTokens,
+      microBatchTokens: experiment.trainer.microBatchTokens,
+      deterministic: experiment.deterministic,
+    },
+    (reason, restarts) => hub.emit({ type: "engine.restarted", device: experiment.engine.device, reason, restarts }),
+  );
+}
+
+/** What an episode of this experiment is run with. */
+export function episodeContext(
+  experiment: Experiment,
+  parts: { policy: Policy; provider: SandboxProvider; tokenizer: Tokenizer; hub: EventHub; signal: AbortSignal },
+  sampling: { readonly temperature: number; readonly greedy: boolean },
+): EpisodeContext {
+  const { rollout, sandbox } = experiment;
+  return {
+    ...parts,
+    limits: {
+      maxTurns: rollout.maxTurns,
+      maxCommandTokens: rollout.maxCommandTokens,
+      maxEpisodeTokens: rollout.maxEpisodeTokens,
+      maxObservationChars: rollout.maxObservationChars,
+      ...(rollout.commandSeconds === undefined ? {} : { commandSeconds: rollout.commandSeconds }),
+    },
+    sampling,
+    grading: sandbox.grading,
+    episodeMs: rollout.episodeSeconds * 1000,
+    sandboxes: new Limiter(sandbox.concurrency),
+  };
+}
+
+/** Keeps `count` sandboxes ready, spread over the environments in use. */
+export function warmUp(provider: SandboxProvider, environments: readonly EnvironmentSpec[], count: number): void {
+  for (const environment of environments) provider.warm(environment, Math.ceil(count / environments.length));
+}
