@@ -1,6 +1,6 @@
 /**
  * Shape of a Llama-style decoder: RMSNorm before attention and before a SiLU-gated MLP, rotary positions, grouped-query
- * attention, no biases. Read from a Hugging Face `config.json` or from a preset in `models/*.toml`.
+ * attention, no biases. Read from a Hugging Face `config.json`, or from a preset in `models/*.toml` with the same keys.
  */
 
 import { parse as parseToml } from "smol-toml";
@@ -70,19 +70,8 @@ const HuggingFaceSchema = z.looseObject({
   max_position_embeddings: size.default(2048),
 });
 
-const PresetSchema = z.strictObject({
-  vocabulary: size,
-  hidden: size,
-  layers: size,
-  heads: size,
-  kv_heads: size,
-  head_dim: size.optional(),
-  intermediate: size,
-  norm_eps: z.number().positive().default(1e-5),
-  rope_theta: z.number().positive().default(10_000),
-  tied: z.boolean().default(true),
-  context: size,
-});
+/** A preset has the same keys, and no others: a misspelt one would silently leave a default in place. */
+const PresetSchema = z.strictObject(HuggingFaceSchema.shape);
 
 /**
  * Reads a Hugging Face `config.json` of model type `llama`.
@@ -165,24 +154,7 @@ export function configFromPreset(text: string, source: string): DecoderConfig {
   } catch (error) {
     throw new AleError("model", `${source}: ${errorMessage(error)}`, { cause: error });
   }
-  const raw = parse(PresetSchema, table, source);
-  return checkConfig(
-    {
-      vocabularySize: raw.vocabulary,
-      hiddenSize: raw.hidden,
-      layers: raw.layers,
-      heads: raw.heads,
-      kvHeads: raw.kv_heads,
-      headDim: raw.head_dim ?? Math.floor(raw.hidden / raw.heads),
-      intermediateSize: raw.intermediate,
-      normEps: raw.norm_eps,
-      ropeTheta: raw.rope_theta,
-      ropeScaling: null,
-      tiedEmbeddings: raw.tied,
-      contextLength: raw.context,
-    },
-    source,
-  );
+  return configFromHuggingFace(parse(PresetSchema, table, source), source);
 }
 
 function llama3Scaling(rope: z.infer<typeof RopeSchema>, source: string): RopeScaling {

@@ -65,7 +65,7 @@ describe("config", () => {
       tiedEmbeddings: true,
       contextLength: 256,
     });
-    expect(parameterLayout(SHELL).parameterCount).toBe(852_096);
+    expect(parameterLayout(SHELL).parameterCount).toBe(853_120);
   });
 
   test("Hugging Face's spelling of both generations is read, and written back", () => {
@@ -90,7 +90,9 @@ describe("config", () => {
   });
 
   test("a preset with an unknown key, a missing one or broken TOML is refused", () => {
-    expect(() => configFromPreset("hiden = 3", "a.toml")).toThrow("a.toml");
+    const preset = readFileSync(join(import.meta.dir, "../../models/shell.toml"), "utf8");
+    expect(() => configFromPreset(`${preset}\nhiden = 3`, "a.toml")).toThrow(/a\.toml.*hiden/);
+    expect(() => configFromPreset(preset.replace("hidden_size", "# "), "a.toml")).toThrow("a.toml: hidden_size");
     expect(() => configFromPreset("hidden = ", "a.toml")).toThrow("a.toml");
   });
 
@@ -158,14 +160,14 @@ describe("safetensors", () => {
   test("float32, float16, bfloat16 and float64 are widened to the nearest float32", () => {
     const halves = new Float16Array(values);
     const brains = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
-    const cases: [string, ArrayBufferView, Float32Array][] = [
+    const cases: [string, ArrayBufferView<ArrayBuffer>, Float32Array][] = [
       ["F32", values, values],
       ["F64", Float64Array.from(values), values],
       ["F16", halves, Float32Array.from(halves)],
       ["BF16", brains, Float32Array.from(values, (x) => truncateToBfloat16(x))],
     ];
     for (const [dtype, data, expected] of cases) {
-      const parsed = parseSafetensors(file(dtype, new Uint8Array(data.buffer as ArrayBuffer)), "x.safetensors");
+      const parsed = parseSafetensors(file(dtype, new Uint8Array(data.buffer)), "x.safetensors");
       const target = new Float32Array(6);
       copyTensor(parsed, "w", shape, target);
       expect(target).toEqual(expected);

@@ -1,43 +1,32 @@
 /** Weights and optimizer state as files: Hugging Face folders in, safetensors out. */
 
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { AleError, errorMessage } from "../core/errors.ts";
-import { configFromHuggingFace, type DecoderConfig } from "./config.ts";
+import { AleError } from "../core/errors.ts";
 import type { ParameterStore, Slot } from "./parameter-store.ts";
 import { type ParameterLayout, parameterView } from "./parameters.ts";
-import { copyTensor, readSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+import type { PolicyFolder } from "./policy-folder.ts";
+import {
+  copyTensor,
+  parseSafetensors,
+  readSafetensors,
+  type SafetensorsFile,
+  writeSafetensors,
+} from "./safetensors.ts";
 
 /** Tensors some exporters add that a decoder recomputes or, with tied embeddings, does not have. */
 const REDUNDANT = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
 
 /**
- * Reads `config.json` of a Hugging Face folder.
- * @throws AleError("model") when it is missing, not JSON or describes a model that is not supported.
+ * The weights of a policy folder.
+ * @throws AleError("model") when there are none, they are damaged or they are in shards.
  */
-export function readFolderConfig(folder: string): DecoderConfig {
-  const path = join(folder, "config.json");
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(path, "utf8"));
-  } catch (error) {
-    throw new AleError("model", `cannot read ${path}: ${errorMessage(error)}`, {
-      hint: "a model folder holds config.json, model.safetensors and tokenizer.json",
-      cause: error,
-    });
-  }
-  return configFromHuggingFace(json, path);
-}
-
-/** Opens `model.safetensors` of a folder. @throws AleError("model") when there is none or the weights are in shards. */
-export function readFolderWeights(folder: string): SafetensorsFile {
-  const path = join(folder, "model.safetensors");
-  if (!existsSync(path) && existsSync(`${path}.index.json`)) {
-    throw new AleError("model", `${folder} holds weights in several files, which is not supported`, {
+export function readFolderWeights(folder: PolicyFolder): SafetensorsFile {
+  const name = "model.safetensors";
+  if (!folder.has(name) && folder.has(`${name}.index.json`)) {
+    throw new AleError("model", `${folder.location} holds weights in several files, which is not supported`, {
       hint: "save the model again as one model.safetensors",
     });
   }
-  return readSafetensors(path);
+  return parseSafetensors(folder.read(name), `${folder.location}/${name}`);
 }
 
 /**
