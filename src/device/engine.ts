@@ -3,9 +3,7 @@
  * micro-operations: after each prefill, decode step or update it looks at its messages again.
  */
 
-import { existsSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
-import { readDecoderConfig } from "../models/config.ts";
 import { dieWithParent } from "../runtime/process.ts";
 import { EngineCore } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, FromEngine, ToEngine } from "./protocol.ts";
@@ -30,6 +28,7 @@ export class EngineLoop {
   readonly #calls: Calls[] = [];
   /** Request id of the answer each sequence is waiting for. */
   readonly #generating = new Map<number, number>();
+  readonly #refused = new Map<number, unknown>();
   #core: EngineCore | undefined;
   #stopped = false;
   #wake: (() => void) | undefined;
@@ -42,19 +41,20 @@ export class EngineLoop {
     switch (message.type) {
       case "generate":
         this.#answer(message.id, () => {
+          if (this.#refused.has(message.body.sequence)) throw this.#refused.get(message.body.sequence);
           this.#generating.set(message.body.sequence, message.id);
           this.#loaded().generation.submit({ ...message.body, sequenceId: message.body.sequence });
         });
         break;
       case "open":
-        this.#core?.openSequence(message.sequence, message.noiseKey);
+        this.#open(message.sequence, message.noiseKey);
         break;
       case "cancel":
         this.#cancel(message.sequence);
         break;
       case "close":
         this.#cancel(message.sequence);
-        this.#core?.generation.close(message.sequence);
+        if (!this.#refused.delete(message.sequence)) this.#core?.generation.close(message.sequence);
         break;
       default:
         this.#calls.push(message);
@@ -99,6 +99,15 @@ export class EngineLoop {
       }
       this.#generating.clear();
       return true;
+    }
+  }
+
+  /** A sequence that cannot be opened is told so when it asks for its first answer. */
+  #open(sequence: number, noiseKey: string): void {
+    try {
+      this.#loaded().generation.open(sequence, noiseKey);
+    } catch (error) {
+      this.#refused.set(sequence, error);
     }
   }
 

@@ -1,6 +1,7 @@
 /** Messages between the control process and an engine; they travel by structured clone over Bun's IPC channel. */
 
 import type { Generation, SamplingOptions } from "../core/ports.ts";
+import type { Slot } from "../models/parameter-store.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
 /** Where an engine's weights come from. `reopen` continues with the published weights of an existing store file. */
@@ -34,7 +35,7 @@ export interface EngineCalls {
   generate: { readonly request: GenerateRequest; readonly reply: Generation };
   update: { readonly request: UpdateJob; readonly reply: UpdateResult };
   publish: {
-    readonly request: { readonly slot: number; readonly version: number };
+    readonly request: { readonly slot: Slot; readonly version: number };
     readonly reply: { version: number };
   };
   save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };

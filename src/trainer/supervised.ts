@@ -53,7 +53,8 @@ export class DemonstrationOrder {
       const members = order.slice(start, start + pool);
       members.sort((a, b) => (this.#lengths[a] as number) - (this.#lengths[b] as number) || a - b);
       const batches: number[][] = [];
-      for (let i = 0; i + this.#batch <= members.length; i += this.#batch) batches.push(members.slice(i, i + this.#batch));
+      for (let i = 0; i + this.#batch <= members.length; i += this.#batch)
+        batches.push(members.slice(i, i + this.#batch));
       this.#batches.push(...rng.shuffle(batches));
     }
     this.#pass = pass;
@@ -61,11 +62,7 @@ export class DemonstrationOrder {
 }
 
 /** Weights of a cross-entropy whose tokens count 1 where the policy speaks and `contextWeight` elsewhere, averaged over the batch. */
-export function supervisedJob(
-  experiment: Experiment,
-  records: readonly TokenRecord[],
-  lr: number,
-): SupervisedJob {
+export function supervisedJob(experiment: Experiment, records: readonly TokenRecord[], lr: number): SupervisedJob {
   const { contextWeight } = experiment.sft;
   const weights = records.map((record) => Float32Array.from(record.mask, (bit) => (bit === 1 ? 1 : contextWeight)));
   // the first token has nothing before it

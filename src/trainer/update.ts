@@ -10,6 +10,7 @@ import { policyLoss } from "../algorithms/index.ts";
 import type { AlgorithmConfig } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 
 /** Settings of one AdamW step. */
 export interface OptimizerSettings {
@@ -24,16 +25,16 @@ export interface OptimizerSettings {
 /** The numeric engine as this file needs it; `Learner` implements it. `slot` names a slot of the parameter store. */
 export interface PolicyLearner {
   /** Teacher-forced log p(token t | tokens < t) per sequence, at `temperature`; element 0 is 0. */
-  logprobs(sequences: readonly Int32Array[], slot: number, temperature: number): Float32Array[];
+  logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): Float32Array[];
   /** Adds the gradients of −Σ w_t log p_t under the weights of `slot` to the accumulated ones. */
   backward(
     sequences: readonly Int32Array[],
     weights: readonly Float32Array[],
-    slot: number,
+    slot: Slot,
     temperature: number,
   ): { readonly loss: number; readonly entropy: number };
   /** Clips, applies AdamW from one slot to another and clears the gradients. */
-  step(settings: OptimizerSettings, from: number, to: number): { readonly gradNorm: number };
+  step(settings: OptimizerSettings, from: Slot, to: Slot): { readonly gradNorm: number };
   /** Forgets gradients of an update that was given up. */
   clearGradients(): void;
 }
@@ -70,7 +71,7 @@ export type UpdateJob = PolicyJob | SupervisedJob;
 
 export interface UpdateResult {
   /** Slot that holds the new weights, not yet published. */
-  readonly slot: number;
+  readonly slot: Slot;
   readonly loss: number;
   readonly gradNorm: number;
   readonly entropy: number;
@@ -83,31 +84,26 @@ export interface UpdateResult {
   readonly ms: number;
 }
 
-/** The slots an update may write, in turn: every one but the published. */
-function* workingSlots(published: number, slots: number): Generator<number, never> {
-  const free = Array.from({ length: slots }, (_, i) => i).filter((slot) => slot !== published);
-  for (let i = 0; ; i++) yield free[i % free.length] as number;
-}
-
 /** Runs a job and returns where the new weights are. Throws `AleError("engine")` when gradients are not finite. */
-export function runUpdate(learner: PolicyLearner, published: number, slots: number, job: UpdateJob): UpdateResult {
+export function runUpdate(learner: PolicyLearner, store: ParameterStore, job: UpdateJob): UpdateResult {
   const started = performance.now();
+  const published = store.published?.slot;
+  if (published === undefined) throw new AleError("engine", "there are no published weights to train");
   learner.clearGradients();
-  const targets = workingSlots(published, slots);
   const result =
     job.kind === "policy"
-      ? policyUpdate(learner, published, targets, job)
-      : supervisedUpdate(learner, published, targets, job);
+      ? policyUpdate(learner, store, published, job)
+      : supervisedUpdate(learner, store, published, job);
   return { ...result, ms: performance.now() - started };
 }
 
 function supervisedUpdate(
   learner: PolicyLearner,
-  published: number,
-  targets: Generator<number, never>,
+  store: ParameterStore,
+  published: Slot,
   job: SupervisedJob,
 ): Omit<UpdateResult, "ms"> {
-  const slot = targets.next().value;
+  const slot = store.targetFor(published);
   const { loss, entropy } = learner.backward(job.sequences, job.weights, published, 1);
   const { gradNorm } = optimize(learner, job.optimizer, published, slot);
   const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
@@ -116,13 +112,13 @@ function supervisedUpdate(
 
 function policyUpdate(
   learner: PolicyLearner,
-  published: number,
-  targets: Generator<number, never>,
+  store: ParameterStore,
+  published: Slot,
   job: PolicyJob,
 ): Omit<UpdateResult, "ms"> {
   const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
   let parity = 0;
-  let slot = published;
+  let slot: Slot = published;
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
     for (const members of split(order, job.minibatches)) {
@@ -132,7 +128,7 @@ function policyUpdate(
         checkParity(parity, job.parityLimit);
       }
       const { entropy } = learner.backward(batch.sequences, batch.weights, slot, job.temperature);
-      const next = targets.next().value;
+      const next = store.targetFor(slot);
       sum.gradNorm += optimize(learner, job.optimizer, slot, next).gradNorm;
       sum.loss += batch.loss;
       sum.entropy += entropy;
@@ -159,7 +155,7 @@ function policyUpdate(
 }
 
 /** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */
-function minibatchWeights(learner: PolicyLearner, slot: number, job: PolicyJob, members: readonly number[]) {
+function minibatchWeights(learner: PolicyLearner, slot: Slot, job: PolicyJob, members: readonly number[]) {
   const at = <T>(items: readonly T[], i: number): T => items[i] as T;
   const sequences = members.map((i) => at(job.sequences, i));
   const current = learner.logprobs(sequences, slot, job.temperature);
@@ -183,7 +179,7 @@ function minibatchWeights(learner: PolicyLearner, slot: number, job: PolicyJob, 
   return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens };
 }
 
-function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: number, to: number) {
+function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {
   const result = learner.step(settings, from, to);
   if (!Number.isFinite(result.gradNorm)) {
     throw new AleError("engine", `the gradient norm is ${result.gradNorm}; the update was thrown away`, {
