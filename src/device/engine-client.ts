@@ -190,7 +190,7 @@ export class EngineClient implements Policy {
 
   #lost(engine: EngineProcess): void {
     const { exitCode, signalCode } = engine.process;
-    const reason = signalCode ?? `exit code ${exitCode}`;
+    const reason = signalCode === null ? `exit code ${exitCode}` : `signal ${signalCode}`;
     for (const { reject } of engine.pending.values()) reject(new EngineLost(reason));
     engine.pending.clear();
     if (this.#stopping) return;
