@@ -39,6 +39,8 @@ export function listenForInterrupt(
 
 function forceExit(code: number): void {
   if (process.stdout.isTTY) process.stdout.write(SHOW_CURSOR);
-  process.stderr.write("\nstopped at once; what was not saved is lost, ale resume continues from the last checkpoint\n");
+  process.stderr.write(
+    "\nstopped at once; what was not saved is lost, ale resume continues from the last checkpoint\n",
+  );
   process.exit(code);
 }

@@ -30,7 +30,8 @@ export function renderPanel(state: PanelState, width: number, height: number, pa
   const columns = Math.max(20, Math.min(width, MAX_WIDTH));
   const room = Math.max(3, height - 1);
   const head = [titleLine(state, columns, paint), progressLine(state, columns, paint)];
-  const foot = [paint("dim", ` ${state.message ?? "Ctrl-C saves and stops"}`)];
+  const idle = state.status === "running" ? "Ctrl-C saves and stops" : state.status;
+  const foot = [paint("dim", ` ${state.message ?? idle}`)];
   const stages = state.stages.flatMap((stage) => stageLines(stage, state.now, columns, paint));
   const phases = phaseLines(state, columns, paint);
   const facts = factLines(state, paint).slice(0, Math.max(0, room - head.length - foot.length - phases.length));
@@ -44,7 +45,10 @@ export function renderPanel(state: PanelState, width: number, height: number, pa
 }
 
 function fit(line: string, columns: number): string {
-  return Bun.stringWidth(line) <= columns ? line : `${Bun.sliceAnsi(line, 0, columns - 1)}…`;
+  if (Bun.stringWidth(line) <= columns) return line;
+  const cut = Bun.sliceAnsi(line, 0, columns - 1);
+  // A slice that ends inside a double-width character keeps all of it.
+  return `${Bun.stringWidth(cut) < columns ? cut : Bun.sliceAnsi(line, 0, columns - 2)}…`;
 }
 
 function titleLine(state: PanelState, width: number, paint: Painter): string {

@@ -83,7 +83,9 @@ function openPanel(hub: EventHub, state: PanelState, stream: NodeJS.WriteStream,
     dirty = true;
     const { event } = emitted;
     if (event.type === "log" && (event.level === "warn" || event.level === "error")) {
-      log.persist(paint("yellow", `${event.level === "warn" ? "warning" : "error"}: ${sanitizeLine(event.message, 500)}`));
+      log.persist(
+        paint("yellow", `${event.level === "warn" ? "warning" : "error"}: ${sanitizeLine(event.message, 500)}`),
+      );
     }
   });
   const timer = setInterval(tick, REDRAW_INTERVAL / 2);
@@ -99,6 +101,8 @@ function openPanel(hub: EventHub, state: PanelState, stream: NodeJS.WriteStream,
     clearInterval(timer);
     stream.off("resize", onResize);
     unsubscribe();
+    state.message = undefined;
+    if (state.status === "running") state.status = "finished";
     draw();
     log.done();
   };

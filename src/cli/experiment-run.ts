@@ -1,0 +1,159 @@
+/** Starting, watching and reporting a run: the common part of `ale run`, `ale sft` and `ale resume`. */
+
+import { rmdirSync } from "node:fs";
+import { join, relative } from "node:path";
+import type { Command } from "commander";
+import type { ChangedSetting, LoadedExperiment } from "../config/load.ts";
+import { loadExperiment } from "../config/load.ts";
+import { defaultRunDir, defaultStorePath, prepareRunDir, prepareStorePath } from "../config/paths.ts";
+import { AleError } from "../core/errors.ts";
+import type { RunExperiment, RunResult } from "../experiment/api.ts";
+import { formatValue } from "../tui/format.ts";
+import { highlightToml } from "../tui/highlight.ts";
+import { sanitizeLine } from "../tui/sanitize.ts";
+import { summaryLines } from "../tui/summary.ts";
+import { type CommandLine, wholeNumber } from "./command-line.ts";
+import { viewModeFor, watch } from "./watch.ts";
+
+export interface RunFlags {
+  readonly seed?: number;
+  readonly name?: string;
+  readonly deterministic?: boolean;
+  readonly out?: string;
+  readonly store?: string;
+  readonly serve?: boolean;
+  readonly json?: boolean;
+  readonly dryRun?: boolean;
+}
+
+/** The options that `ale run` and `ale sft` share. */
+export function addRunOptions(command: Command): Command {
+  return command
+    .argument("<file...>", "experiment files; later ones win")
+    .option("--seed <n>", "seed of everything random", wholeNumber("--seed", 0, 2 ** 31 - 1))
+    .option("--name <name>", "name of the experiment")
+    .option("--deterministic", "make re-runs bit-equal")
+    .option("--out <dir>", "run directory; must be empty or new (default: runs/<name>-<time>)")
+    .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
+    .option("--no-serve", "no dashboard while the run lasts")
+    .option("--dry-run", "print the resolved experiment and stop")
+    .option("--json", "events as JSON lines on stdout")
+    .addHelpText(
+      "after",
+      "\nSettings:\n  --table.key VALUE  any setting of the experiment, e.g. --trainer.steps 20; ale config show lists them",
+    );
+}
+
+/** Loads the experiment of a command line: files, then named options, then dotted settings. */
+export function loadFromFlags(cli: CommandLine, files: readonly string[], flags: RunFlags): LoadedExperiment {
+  const named: string[] = [];
+  if (flags.seed !== undefined) named.push(`seed=${flags.seed}`);
+  if (flags.name !== undefined) named.push(`name=${flags.name}`);
+  if (flags.deterministic) named.push("deterministic=true");
+  return loadExperiment({ files, overrides: [...named, ...cli.overrides] });
+}
+
+/** Prints what `--dry-run` promises. */
+export function printDryRun(cli: CommandLine, loaded: LoadedExperiment, flags: RunFlags): void {
+  if (flags.json) cli.printJson({ experiment: loaded.experiment, changed: loaded.changed, configHash: loaded.hash });
+  else cli.stdout.write(highlightToml(loaded.toml, cli.paint));
+}
+
+/** A new run in a new directory. */
+export async function startRun(
+  cli: CommandLine,
+  loaded: LoadedExperiment,
+  flags: RunFlags,
+  execute: RunExperiment,
+): Promise<void> {
+  const storePath = prepareStorePath(flags.store ?? defaultStorePath(cli.env));
+  const outDir = prepareRunDir(flags.out ?? defaultRunDir(loaded.experiment.name, new Date()));
+  try {
+    await watchRun(cli, loaded, { outDir, storePath, flags }, execute);
+  } catch (error) {
+    removeIfEmpty(outDir);
+    throw error;
+  }
+}
+
+/** Runs `execute` under the view and reports its result; sets the exit code. */
+export async function watchRun(
+  cli: CommandLine,
+  loaded: LoadedExperiment,
+  target: {
+    readonly outDir: string;
+    readonly storePath: string;
+    readonly flags: RunFlags;
+    readonly resumeRunId?: string;
+  },
+  execute: RunExperiment,
+): Promise<void> {
+  const { outDir, storePath, flags, resumeRunId } = target;
+  const { experiment, toml, hash: configHash, changed } = loaded;
+  const serve = flags.serve !== false && experiment.service.enabled;
+  const { result, state } = await watch(
+    {
+      cli,
+      mode: flags.json ? "json" : viewModeFor(cli, cli.stdout),
+      stream: cli.stdout,
+      changed: changed.map(showSetting),
+      parityLimit: experiment.trainer.parityLimit,
+    },
+    (hub, signal) =>
+      execute({
+        experiment,
+        toml,
+        configHash,
+        outDir,
+        storePath,
+        hub,
+        signal,
+        serve,
+        ...(resumeRunId === undefined ? {} : { resumeRunId }),
+      }),
+  );
+  if (flags.json) cli.printJson({ v: 1, type: "result", ...result });
+  else if (result.status === "finished") {
+    for (const line of summaryLines(state, cli.paint)) cli.print(line);
+    printPaths(cli, result);
+  }
+  failUnlessFinished(result);
+}
+
+/** `key=value` of a changed setting. */
+export function showSetting({ key, value }: ChangedSetting): string {
+  return `${key}=${formatValue(value)}`;
+}
+
+function printPaths(cli: CommandLine, result: RunResult): void {
+  const shown = (path: string) => sanitizeLine(shortPath(path));
+  cli.print(`${"results".padEnd(20)} ${shown(result.outDir)}`);
+  cli.print(`${"summary".padEnd(20)} ${shown(result.summaryPath)}`);
+  cli.print(`${"report".padEnd(20)} ${shown(join(result.outDir, "report.html"))}`);
+}
+
+function failUnlessFinished(result: RunResult): void {
+  const resume = `ale resume ${sanitizeLine(result.runId)}`;
+  if (result.status === "interrupted") {
+    throw new AleError("interrupted", `run ${result.runId} is saved`, { hint: resume });
+  }
+  if (result.status === "failed") {
+    throw new AleError("engine", `run ${result.runId} failed; its state up to the last checkpoint is saved`, {
+      hint: `${resume}   or look at ale runs show ${sanitizeLine(result.runId)}`,
+    });
+  }
+}
+
+/** Relative to the working directory where that is shorter. */
+function shortPath(path: string): string {
+  const short = relative(process.cwd(), path);
+  return short !== "" && !short.startsWith("..") ? short : path;
+}
+
+function removeIfEmpty(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch {
+    // It holds something, which is then worth keeping.
+  }
+}

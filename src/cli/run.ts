@@ -1,0 +1,30 @@
+import type { Command } from "commander";
+import { type CommandLine, examples } from "./command-line.ts";
+import { addRunOptions, loadFromFlags, printDryRun, type RunFlags, startRun } from "./experiment-run.ts";
+
+export function defineRun(command: Command, cli: CommandLine): void {
+  addRunOptions(command)
+    .description(
+      "Train a policy as an experiment file says: agents work on tasks in sandboxes, and what they did trains the policy.\n" +
+        "Ctrl-C saves; ale resume continues.",
+    )
+    .addHelpText(
+      "after",
+      examples(
+        ["ale run experiments/shell.toml", "the shipped experiment, with its live curve"],
+        ["ale run experiments/shell.toml --seed 2 --out runs/second", "another seed, a named run directory"],
+        [
+          "ale run shell.toml mine.toml --trainer.steps 20 --optimizer.lr=1e-4",
+          "two files and two settings, later ones win",
+        ],
+        ["ale run experiments/shell.toml --dry-run", "every setting as the run would see it"],
+      ),
+    )
+    .action(async (files: string[], flags: RunFlags) => {
+      const loaded = loadFromFlags(cli, files, flags);
+      if (flags.dryRun) return printDryRun(cli, loaded, flags);
+      await startRun(cli, loaded, flags, async (options) =>
+        (await import("../experiment/run.ts")).runExperiment(options),
+      );
+    });
+}
