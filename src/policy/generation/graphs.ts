@@ -1,0 +1,240 @@
+/**
+ * The two graphs of generation. *Decode* runs one block of rows by one token each and samples; *prefill* runs one row by
+ * a chunk of known tokens and only fills its cache. Weights and caches are graph inputs, caches are also outputs over
+ * the same memory, so nothing is copied.
+ *
+ * Operators: GroupQueryAttention and QuickGelu of ONNX Runtime,
+ * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
+ */
+
+import type { DecoderConfig } from "../../models/config.ts";
+import { EMBEDDING, FINAL_NORM, headName, layerNames, type ParameterLayout } from "../../models/parameters.ts";
+import { ropeTables } from "../../models/rope.ts";
+import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
+import { ELEMENT_CODES } from "../../onnx/model.ts";
+import { stackedWeights } from "./weight-values.ts";
+
+/** Shape of a graph: `rows` sequences × `tokens` new tokens each, over caches of `cells` positions. */
+interface GraphShape {
+  readonly rows: number;
+  readonly tokens: number;
+  readonly cells: number;
+}
+
+/** Names of a layer's cache inputs and outputs. */
+export function cacheNames(layer: number) {
+  return {
+    pastKeys: `past_keys_${layer}`,
+    pastValues: `past_values_${layer}`,
+    keys: `keys_${layer}`,
+    values: `values_${layer}`,
+  } as const;
+}
+
+/** An encoded model and the names of those of its inputs that are weights. */
+export interface GenerationGraph {
+  readonly model: Uint8Array;
+  readonly weightNames: readonly string[];
+}
+
+class DecoderGraph {
+  readonly graph: OnnxBuilder;
+  readonly #config: DecoderConfig;
+  readonly #layout: ParameterLayout;
+  readonly #shape: GraphShape;
+  readonly #weights = new Map<string, string>();
+  readonly #weightNames: string[] = [];
+  #cos = "";
+  #sin = "";
+
+  constructor(name: string, config: DecoderConfig, layout: ParameterLayout, shape: GraphShape) {
+    this.graph = new OnnxBuilder(name);
+    this.#config = config;
+    this.#layout = layout;
+    this.#shape = shape;
+  }
+
+  /** A weight, or several stacked along their first axis, as a graph input. */
+  #weight(...names: readonly string[]): string {
+    const key = names.join("+");
+    const known = this.#weights.get(key);
+    if (known !== undefined) return known;
+    const inputs = stackedWeights(this.#layout, names).map(({ name, shape }) =>
+      this.graph.input(name, "float32", shape),
+    );
+    this.#weightNames.push(...inputs);
+    const [single] = inputs;
+    const value =
+      inputs.length === 1
+        ? (single as string)
+        : this.graph.node("Concat", inputs, { attributes: { axis: { int: 0 } } });
+    this.#weights.set(key, value);
+    return value;
+  }
+
+  /** x Wᵀ for W in [out, in]. */
+  linear(x: string, ...names: readonly string[]): string {
+    return this.graph.node("Gemm", [x, this.#weight(...names)], { attributes: { transB: { int: 1 } } });
+  }
+
+  #norm(x: string, name: string): string {
+    return this.graph.node("SimplifiedLayerNormalization", [x, this.#weight(name)], {
+      attributes: { axis: { int: -1 }, epsilon: { float: this.#config.normEps } },
+    });
+  }
+
+  /** Declares what every graph reads: `tokens` [rows · tokens], `lengths` [rows] (see `attend`), `total` []. */
+  begin(): string {
+    const { rows, tokens, cells } = this.#shape;
+    const { graph } = this;
+    graph.input("tokens", "int32", [rows * tokens]);
+    graph.input("lengths", "int32", [rows]);
+    graph.input("total", "int32", []);
+    const tables = ropeTables(this.#config, cells);
+    const half = this.#config.headDim / 2;
+    this.#cos = graph.constant("float32", [cells, half], Float32Array.from(tables.cos));
+    this.#sin = graph.constant("float32", [cells, half], Float32Array.from(tables.sin));
+    return graph.node("Gather", [this.#weight(EMBEDDING), "tokens"]);
+  }
+
+  /**
+   * Attention of one layer over cache and new tokens, [rows · tokens, heads · headDim]; writes the new tokens' keys and
+   * values into the cache. `lengths` holds, per row, the number of cells in use *after* the new tokens, minus one.
+   */
+  #attend(normed: string, layer: number): string {
+    const { heads, kvHeads, headDim } = this.#config;
+    const { rows, tokens, cells } = this.#shape;
+    const { graph } = this;
+    const names = layerNames(layer);
+    const cache = cacheNames(layer);
+    const width = (heads + 2 * kvHeads) * headDim;
+    const packed = this.linear(normed, names.query, names.key, names.value);
+    const query = graph.node("Reshape", [packed, graph.int64s([rows, tokens, width])]);
+    const cacheShape = [rows, kvHeads, cells, headDim];
+    graph.input(cache.pastKeys, "float32", cacheShape);
+    graph.input(cache.pastValues, "float32", cacheShape);
+    const output = `attended_${layer}`;
+    graph.nodes(
+      "GroupQueryAttention",
+      [query, "", "", cache.pastKeys, cache.pastValues, "lengths", "total", this.#cos, this.#sin],
+      3,
+      {
+        domain: MICROSOFT,
+        outputs: [output, cache.keys, cache.values],
+        attributes: { num_heads: { int: heads }, kv_num_heads: { int: kvHeads }, do_rotary: { int: 1 } },
+      },
+    );
+    graph.output(cache.keys, "float32", cacheShape);
+    graph.output(cache.values, "float32", cacheShape);
+    return graph.node("Reshape", [output, graph.int64s([rows * tokens, heads * headDim])]);
+  }
+
+  #feedForward(normed: string, layer: number): string {
+    const names = layerNames(layer);
+    const both = this.linear(normed, names.gate, names.up);
+    const [gate, up] = this.graph.nodes("Split", [both], 2, {
+      attributes: { axis: { int: 1 }, num_outputs: { int: 2 } },
+    }) as [string, string];
+    // SiLU is QuickGelu with alpha 1
+    const activated = this.graph.node("QuickGelu", [gate], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
+    return this.linear(this.graph.node("Mul", [activated, up]), names.down);
+  }
+
+  layer(x: string, layer: number): string {
+    const names = layerNames(layer);
+    const attended = this.linear(this.#attend(this.#norm(x, names.attentionNorm), layer), names.output);
+    const middle = this.graph.node("Add", [x, attended]);
+    return this.graph.node("Add", [middle, this.#feedForward(this.#norm(middle, names.mlpNorm), layer)]);
+  }
+
+  /** Only the cache of a layer; what follows it is not needed and not computed. */
+  layerCacheOnly(x: string, layer: number): void {
+    this.#attend(this.#norm(x, layerNames(layer).attentionNorm), layer);
+  }
+
+  /** Logits [rows · tokens, vocabulary], as the value named `output`. */
+  logits(x: string, output: string): string {
+    const normed = this.#norm(x, FINAL_NORM);
+    return this.graph.node("Gemm", [normed, this.#weight(headName(this.#config))], {
+      attributes: { transB: { int: 1 } },
+      outputs: [output],
+    });
+  }
+
+  finish(): GenerationGraph {
+    return { model: this.graph.encode(), weightNames: this.#weightNames };
+  }
+}
+
+/**
+ * One decode step of a block. Inputs besides weights and caches: `tokens` [rows] int32, `lengths` [rows] int32 (cells in
+ * use before the step), `total` [] int32 (`cells`), and per row [rows, 1]: `uniform` in (0, 1), `inverse_temperature`,
+ * `greedy` (1 = most likely token), `forced` int32 (a token id, or −1 to sample). Outputs: `logits` [rows, vocabulary],
+ * and per row `token` int32, `logprob` (after temperature) and `logprob_t1`.
+ */
+export function decodeGraph(
+  config: DecoderConfig,
+  layout: ParameterLayout,
+  rows: number,
+  cells: number,
+): GenerationGraph {
+  const decoder = new DecoderGraph("decode", config, layout, { rows, tokens: 1, cells });
+  const { graph } = decoder;
+  let x = decoder.begin();
+  for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
+  const logits = decoder.logits(x, "logits");
+  graph.output("logits", "float32", [rows, config.vocabularySize]);
+  emitSampling(graph, logits, rows, config.vocabularySize);
+  return decoder.finish();
+}
+
+/**
+ * Sampling by inversion: the smallest token whose cumulative probability reaches uniform · total. Comparing with the total
+ * instead of 1 keeps rounding from ever choosing a token past the last one with weight.
+ */
+function emitSampling(graph: OnnxBuilder, logits: string, rows: number, vocabulary: number): void {
+  const perRow = [rows, 1];
+  graph.input("uniform", "float32", perRow);
+  graph.input("inverse_temperature", "float32", perRow);
+  graph.input("greedy", "bool", perRow);
+  graph.input("forced", "int32", perRow);
+  const last = { attributes: { axis: { int: 1 } } };
+  const toInt32 = { attributes: { to: { int: ELEMENT_CODES.int32 } } };
+  const logprobsT1 = graph.node("LogSoftmax", [logits], last);
+  const logprobs = graph.node("LogSoftmax", [graph.node("Mul", [logits, "inverse_temperature"])], last);
+  const cumulative = graph.node("CumSum", [graph.node("Exp", [logprobs]), graph.scalar("int64", 1)]);
+  const ends = [graph.int64s([vocabulary - 1]), graph.int64s([vocabulary]), graph.int64s([1])];
+  const threshold = graph.node("Mul", ["uniform", graph.node("Slice", [cumulative, ...ends])]);
+  const below = graph.node("Cast", [graph.node("Less", [cumulative, threshold])], toInt32);
+  const sampled = graph.node("ReduceSum", [below, graph.int64s([1])], { attributes: { keepdims: { int: 1 } } });
+  const mostLikely = graph.node("Cast", [graph.node("ArgMax", [logits], last)], toInt32);
+  const chosen = graph.node("Where", ["greedy", mostLikely, sampled]);
+  const isForced = graph.node("GreaterOrEqual", ["forced", graph.scalar("int32", 0)]);
+  graph.node("Where", [isForced, "forced", chosen], { outputs: ["token"] });
+  graph.output("token", "int32", perRow);
+  for (const [name, from] of [
+    ["logprob", logprobs],
+    ["logprob_t1", logprobsT1],
+  ] as const) {
+    graph.node("GatherElements", [from, "token"], { ...last, outputs: [name] });
+    graph.output(name, "float32", perRow);
+  }
+}
+
+/**
+ * Fills the cache of one row with `tokens` known tokens. `lengths` [1] and `total` [] are, as GroupQueryAttention wants
+ * them, cells in use after the chunk − 1 and cells in use after the chunk. There is no head: the last known token of a
+ * context always goes through a decode step.
+ */
+export function prefillGraph(
+  config: DecoderConfig,
+  layout: ParameterLayout,
+  tokens: number,
+  cells: number,
+): GenerationGraph {
+  const decoder = new DecoderGraph(`prefill_${tokens}`, config, layout, { rows: 1, tokens, cells });
+  let x = decoder.begin();
+  for (let layer = 0; layer < config.layers - 1; layer++) x = decoder.layer(x, layer);
+  decoder.layerCacheOnly(x, config.layers - 1);
+  return decoder.finish();
+}

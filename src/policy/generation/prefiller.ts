@@ -1,0 +1,142 @@
+/** Fills the cache of one row with known tokens, in chunks of a few fixed sizes. */
+
+import type { DecoderConfig } from "../../models/config.ts";
+import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
+import { allocateInt32 } from "../../runtime/memory.ts";
+import { type PreparedCall, Session } from "../../runtime/session.ts";
+import { int32Value, type Value } from "../../runtime/value.ts";
+import { prefillGraph } from "./graphs.ts";
+import type { KvBlock } from "./kv-block.ts";
+import type { SlotWeights } from "./weight-values.ts";
+
+const SMALLEST_CHUNK = 8;
+const LARGEST_CHUNK = 512;
+/** Below this many multiply-adds a second thread costs more processor time than it saves (measured: 16 vs 32 tokens). */
+const SERIAL_MULTIPLY_ADDS = 20e6;
+
+/** Sizes 8, 12, 16, 24, 32, 48, … up to about half the context, so that at most a third of a chunk is padding. */
+export function chunkSizes(context: number): readonly number[] {
+  const limit = Math.max(SMALLEST_CHUNK, Math.min(LARGEST_CHUNK, context / 2));
+  const sizes: number[] = [];
+  for (let size = SMALLEST_CHUNK; size <= limit; size *= 2) {
+    sizes.push(size);
+    if (size * 1.5 <= limit) sizes.push(size * 1.5);
+  }
+  return sizes;
+}
+
+/** The chunk that takes the next of `count` tokens: the smallest that holds them all, or the largest there is. */
+export function nextChunk(sizes: readonly number[], count: number): number {
+  return sizes.find((size) => size >= count) ?? (sizes.at(-1) as number);
+}
+
+/** Cells a row needs so that a padded chunk never runs past its end. */
+export function cellsFor(context: number): number {
+  const sizes = chunkSizes(context);
+  const widestGap = sizes.reduce((gap, size, i) => Math.max(gap, size - (sizes[i - 1] ?? 0) - 1), 0);
+  return context + widestGap;
+}
+
+/** A compiled chunk size with its inputs; calls are prepared per row and slot when first used. */
+class Chunk {
+  readonly size: number;
+  readonly tokens: Int32Array;
+  readonly lengths: Int32Array;
+  readonly total: Int32Array;
+  readonly #session: Session;
+  readonly #weights: SlotWeights;
+  readonly #weightNames: readonly string[];
+  readonly #values: Readonly<Record<string, Value>>;
+  readonly #calls = new WeakMap<KvBlock, (PreparedCall | undefined)[]>();
+
+  constructor(size: number, session: Session, weights: SlotWeights, weightNames: readonly string[]) {
+    this.size = size;
+    this.tokens = allocateInt32(size);
+    this.lengths = allocateInt32(1);
+    this.total = allocateInt32(1);
+    this.#session = session;
+    this.#weights = weights;
+    this.#weightNames = weightNames;
+    this.#values = {
+      tokens: int32Value(this.tokens, [size]),
+      lengths: int32Value(this.lengths, [1]),
+      total: int32Value(this.total, []),
+    };
+  }
+
+  run(block: KvBlock, row: number, slot: Slot): void {
+    let calls = this.#calls.get(block);
+    if (calls === undefined) {
+      calls = new Array(block.rows * SLOTS.length).fill(undefined) as (PreparedCall | undefined)[];
+      this.#calls.set(block, calls);
+    }
+    const index = row * SLOTS.length + slot;
+    let call = calls[index];
+    if (call === undefined) {
+      const cache = block.row(row);
+      const weights = this.#weights.of(slot, this.#weightNames);
+      call = this.#session.prepare({ ...this.#values, ...weights, ...cache.feeds }, cache.fetches);
+      calls[index] = call;
+    }
+    call();
+  }
+
+  release(): void {
+    this.#session.release();
+    for (const value of Object.values(this.#values)) value.release();
+  }
+}
+
+export class Prefiller {
+  readonly #config: DecoderConfig;
+  readonly #store: ParameterStore;
+  readonly #weights: SlotWeights;
+  readonly #threads: number;
+  readonly #cells: number;
+  readonly #sizes: readonly number[];
+  readonly #chunks = new Map<number, Chunk>();
+
+  constructor(
+    config: DecoderConfig,
+    store: ParameterStore,
+    weights: SlotWeights,
+    shape: { readonly context: number; readonly cells: number; readonly threads: number },
+  ) {
+    this.#config = config;
+    this.#store = store;
+    this.#weights = weights;
+    this.#threads = shape.threads;
+    this.#cells = shape.cells;
+    this.#sizes = chunkSizes(shape.context);
+  }
+
+  /**
+   * Writes the keys and values of the next chunk of `tokens[start … end)` into a row whose first `start` cells are
+   * filled, and returns how many tokens it took. Cells after them may hold padding, which later tokens overwrite.
+   */
+  run(block: KvBlock, row: number, slot: Slot, tokens: Int32Array, start: number, end: number): number {
+    const chunk = this.#chunk(nextChunk(this.#sizes, end - start));
+    const taken = Math.min(chunk.size, end - start);
+    chunk.tokens.fill(0, taken);
+    chunk.tokens.set(tokens.subarray(start, start + taken));
+    chunk.total[0] = start + chunk.size;
+    chunk.lengths[0] = start + chunk.size - 1;
+    chunk.run(block, row, slot);
+    return taken;
+  }
+
+  release(): void {
+    for (const chunk of this.#chunks.values()) chunk.release();
+    this.#chunks.clear();
+  }
+
+  #chunk(size: number): Chunk {
+    const known = this.#chunks.get(size);
+    if (known !== undefined) return known;
+    const { model, weightNames } = prefillGraph(this.#config, this.#store.layout, size, this.#cells);
+    const threads = this.#store.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
+    const chunk = new Chunk(size, new Session(model, { threads }), this.#weights, weightNames);
+    this.#chunks.set(size, chunk);
+    return chunk;
+  }
+}

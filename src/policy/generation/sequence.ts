@@ -1,0 +1,175 @@
+/** One growing token sequence and the answer being sampled for it. */
+
+import { AleError } from "../../core/errors.ts";
+import type { Generation, SamplingOptions } from "../../core/ports.ts";
+import { hashKey, uniformAt } from "../../core/rng.ts";
+import type { Row } from "./rows.ts";
+
+/** What `GenerationEngine.submit` takes. */
+export interface GenerationRequest {
+  readonly sequenceId: number;
+  /** Tokens to append before sampling: a prompt or an observation. May be empty once the sequence has tokens. */
+  readonly context: Int32Array;
+  readonly sampling: SamplingOptions;
+  /** Tokens to take instead of sampling; they are scored like sampled ones, and all of them are taken. */
+  readonly forced?: Int32Array;
+}
+
+/** An answer in the making; its tokens are the sequence's from `start` on. */
+export class Answer {
+  /** Position of the first sampled token. */
+  readonly start: number;
+  readonly sampling: SamplingOptions;
+  readonly forced: Int32Array | undefined;
+  /** Most tokens this answer may have. */
+  readonly limit: number;
+  readonly #limitReason: "length" | "context";
+  readonly #stopIds: ReadonlySet<number>;
+  readonly #logprobs: Float32Array;
+  readonly #logprobsT1: Float32Array;
+  readonly #versions: Int32Array;
+  #count = 0;
+
+  /** @param room tokens the sequence may still grow by after the context, at least 1. */
+  constructor(request: GenerationRequest, start: number, room: number) {
+    const wanted = request.forced?.length ?? request.sampling.maxTokens;
+    this.start = start;
+    this.sampling = request.sampling;
+    this.forced = request.forced;
+    this.limit = Math.min(wanted, room);
+    this.#limitReason = wanted <= room ? "length" : "context";
+    this.#stopIds = new Set(request.forced === undefined ? request.sampling.stopIds : []);
+    this.#logprobs = new Float32Array(this.limit);
+    this.#logprobsT1 = new Float32Array(this.limit);
+    this.#versions = new Int32Array(this.limit);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Records a token; returns why the answer ends with it, or `undefined` when it goes on. */
+  add(token: number, logprob: number, logprobT1: number, version: number): Generation["stop"] | undefined {
+    this.#logprobs[this.#count] = logprob;
+    this.#logprobsT1[this.#count] = logprobT1;
+    this.#versions[this.#count] = version;
+    this.#count++;
+    if (this.#stopIds.has(token)) return "stop";
+    return this.#count === this.limit ? this.#limitReason : undefined;
+  }
+
+  finish(tokens: Int32Array, stop: Generation["stop"]): Generation {
+    return {
+      ids: tokens.slice(this.start, this.start + this.#count),
+      logprobs: this.#logprobs.slice(0, this.#count),
+      logprobsT1: this.#logprobsT1.slice(0, this.#count),
+      versions: this.#versions.slice(0, this.#count),
+      stop,
+    };
+  }
+}
+
+/** What a request gets whose context leaves no room for an answer. */
+export const NO_ROOM: Generation = {
+  ids: new Int32Array(0),
+  logprobs: new Float32Array(0),
+  logprobsT1: new Float32Array(0),
+  versions: new Int32Array(0),
+  stop: "context",
+};
+
+export class Sequence {
+  readonly id: number;
+  readonly row: Row;
+  /** Tokens so far in the first `length` elements. */
+  readonly tokens: Int32Array;
+  length = 0;
+  /** Cells of the row that hold keys and values of the first `cached` tokens; at most `length − 1` between steps. */
+  cached = 0;
+  /** Oldest weight version that wrote one of these cells. */
+  cacheVersion = -1;
+  /** Cells of the first context that other sequences may share: all but its last token. */
+  sharedCells = 0;
+  answer: Answer | undefined;
+  /** Length before the latest request. */
+  #requestStart = 0;
+  readonly #noiseKey: readonly [number, number];
+
+  constructor(id: number, noiseKey: string, row: Row, context: number) {
+    this.id = id;
+    this.row = row;
+    this.tokens = new Int32Array(context);
+    this.#noiseKey = hashKey(noiseKey);
+  }
+
+  /** All but the last token are in the cache: the next decode step samples. */
+  get ready(): boolean {
+    return this.answer !== undefined && this.cached === this.length - 1;
+  }
+
+  /** Noise of the next token; depends on the noise key and the position only. */
+  uniform(): number {
+    return uniformAt(this.#noiseKey, this.length);
+  }
+
+  /** Appends a request's context. The caller has checked that it fits. */
+  begin(request: GenerationRequest): void {
+    const start = this.length + request.context.length;
+    this.tokens.set(request.context, this.length);
+    if (this.length === 0) this.sharedCells = request.context.length - 1;
+    this.#requestStart = this.length;
+    this.length = start;
+    this.answer = new Answer(request, start, this.tokens.length - start);
+  }
+
+  /** Appends a token that a decode step under `version` gave; returns the answer when it ends with it. */
+  append(token: number, logprob: number, logprobT1: number, version: number): Generation | undefined {
+    this.cacheVersion = this.cached === 0 ? version : Math.min(this.cacheVersion, version);
+    this.cached++;
+    this.tokens[this.length] = token;
+    this.length++;
+    const stop = this.answer?.add(token, logprob, logprobT1, version);
+    if (stop === undefined) return undefined;
+    const generation = this.answer?.finish(this.tokens, stop);
+    this.answer = undefined;
+    return generation;
+  }
+
+  /** Takes back the latest request, as if it had never been made. */
+  rollBack(): void {
+    this.length = this.#requestStart;
+    this.cached = Math.min(this.cached, Math.max(0, this.length - 1));
+    if (this.length === 0) this.sharedCells = 0;
+    this.answer = undefined;
+  }
+}
+
+/** @throws AleError("engine") naming what is wrong with a request for a sequence of `length` tokens. */
+export function checkRequest(request: GenerationRequest, length: number, vocabularySize: number): void {
+  const { sequenceId, context, sampling, forced } = request;
+  const refuse = (why: string): never => {
+    throw new AleError("engine", `generation for sequence ${sequenceId}: ${why}`);
+  };
+  if (length + context.length === 0) refuse("the first context is empty");
+  for (const [what, ids] of [
+    ["context", context],
+    ["forced", forced ?? []],
+  ] as const) {
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i] as number;
+      if (id < 0 || id >= vocabularySize) {
+        refuse(`${what} token ${i} is ${id}, but the vocabulary has ${vocabularySize} tokens`);
+      }
+    }
+  }
+  if (forced !== undefined) {
+    if (forced.length === 0) refuse("there are no forced tokens");
+    return;
+  }
+  if (!Number.isInteger(sampling.maxTokens) || sampling.maxTokens < 1) {
+    refuse(`maxTokens is ${sampling.maxTokens}; at least 1 is needed`);
+  }
+  if (!sampling.greedy && !(sampling.temperature > 0 && Number.isFinite(sampling.temperature))) {
+    refuse(`temperature is ${sampling.temperature}; it must be above 0 (use greedy for the most likely token)`);
+  }
+}
