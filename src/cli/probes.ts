@@ -2,9 +2,9 @@
 
 import { accessSync, constants, mkdirSync, readFileSync, statfsSync, unlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { availableParallelism, freemem, tmpdir, totalmem } from "node:os";
-import { dirname, join } from "node:path";
-import { aleHome, defaultStorePath } from "../config/paths.ts";
+import { availableParallelism, freemem, totalmem } from "node:os";
+import { join } from "node:path";
+import { aleHome } from "../config/paths.ts";
 import { errorMessage } from "../core/errors.ts";
 import { formatBytes } from "../tui/format.ts";
 
@@ -65,7 +65,8 @@ function memoryLimit(): number | undefined {
 }
 
 export function probeOpenFiles(): Probe {
-  const [, soft, hard] = /^Max open files\s+(\d+|unlimited)\s+(\d+|unlimited)/m.exec(readText("/proc/self/limits")) ?? [];
+  const [, soft, hard] =
+    /^Max open files\s+(\d+|unlimited)\s+(\d+|unlimited)/m.exec(readText("/proc/self/limits")) ?? [];
   const limit = soft === undefined || soft === "unlimited" ? Number.POSITIVE_INFINITY : Number(soft);
   return {
     name: "open files",
@@ -141,8 +142,6 @@ export async function probePort(port: number): Promise<Probe> {
     hint: "another program (or another run) listens there; use --service.port 0 for a free port",
   };
 }
-
-
 
 function readText(path: string): string {
   try {

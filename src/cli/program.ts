@@ -4,6 +4,7 @@
 
 import { Command, CommanderError } from "commander";
 import { AleError } from "../core/errors.ts";
+import { VERSION } from "../core/version.ts";
 import { CommandLine, examples, type Output } from "./command-line.ts";
 import { reportError, usageError } from "./report-error.ts";
 
@@ -84,20 +85,14 @@ export const VERBS: readonly Verb[] = [
  * Runs a command line (without the program's name) and returns the exit code: 0 done, 1 the job failed, 2 the input can be
  * corrected, 130 interrupted.
  */
-export async function runCli(
-  argv: readonly string[],
-  streams: {
-    readonly stdout: Output;
-    readonly stderr: Output;
-    readonly env?: Readonly<Record<string, string | undefined>>;
-  } = process,
-): Promise<number> {
+export async function runCli(argv: readonly string[], streams: Streams = process): Promise<number> {
   const json = argv.includes("--json");
   let cli = new CommandLine(streams);
+  let program: Command | undefined;
   try {
     const { rest, overrides } = await takeSettings(argv);
     cli = new CommandLine({ ...pickStreams(streams), overrides });
-    const program = await buildProgram(rest, cli);
+    program = await buildProgram(rest, cli);
     if (rest.length === 0) {
       program.outputHelp();
       return 0;
@@ -105,15 +100,38 @@ export async function runCli(
     await program.parseAsync(rest, { from: "user" });
     return cli.exitCode;
   } catch (error) {
-    if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return 0;
-      return reportError(usageError(error, commandPath(argv)), cli, json);
-    }
-    return reportError(error, cli, json);
+    if (!(error instanceof CommanderError)) return reportError(error, cli, json);
+    if (error.exitCode === 0) return 0;
+    if (error.code === "commander.help") return 2; // A command without its subcommand: the help was shown.
+    return reportError(await explainUsage(error, program, argv), cli, json);
   }
 }
 
-function pickStreams({ stdout, stderr, env }: { stdout: Output; stderr: Output; env?: CommandLine["env"] }) {
+interface Streams {
+  readonly stdout: Output;
+  readonly stderr: Output;
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
+/** A parser error in our form; an unknown `--steps` is recognised as the setting `--trainer.steps`. */
+async function explainUsage(
+  error: CommanderError,
+  program: Command | undefined,
+  argv: readonly string[],
+): Promise<AleError> {
+  const path = commandPath(program, argv);
+  const usage = usageError(error, path.join(" "));
+  const [, option] = /^unknown option '--([^'=]*)/.exec(usage.message) ?? [];
+  const verb = VERBS.find((candidate) => candidate.name === path[1]);
+  if (option === undefined || verb?.settings !== true || usage.message.includes("did you mean")) return usage;
+  const { listSettings } = await import("../config/schema-tree.ts");
+  const keys = listSettings().map((setting) => setting.key);
+  const same = keys.filter((key) => key.split(".").at(-1) === option).map((key) => `--${key}`);
+  if (same.length === 0) return usage;
+  return new AleError("usage", `${usage.message}; did you mean ${same.join(" or ")}?`, { hint: usage.hint ?? "" });
+}
+
+function pickStreams({ stdout, stderr, env }: Streams): Streams {
   return { stdout, stderr, ...(env === undefined ? {} : { env }) };
 }
 
@@ -130,6 +148,7 @@ async function takeSettings(
 export async function buildProgram(argv: readonly string[], cli: CommandLine): Promise<Command> {
   const program = configure(new Command("ale"), cli)
     .description("An agentic learning ecosystem: agents work on real tasks in real sandboxes and learn from it.")
+    .version(`ale ${VERSION}`, "-V, --version", "print the version")
     .helpCommand("help [command]", "show help for a command")
     .addHelpText(
       "after",
@@ -187,9 +206,13 @@ function refuseSettings(verb: string, overrides: readonly string[]): AleError {
 }
 
 /** `ale tasks check` for the arguments of that command, for the hint to its help. */
-function commandPath(argv: readonly string[]): string {
-  const words = argv.filter((argument) => !argument.startsWith("-"));
-  if (!VERBS.some((verb) => verb.name === words[0])) return "ale";
-  const nested = /^(tasks|runs|config)$/.test(words[0] ?? "") && /^[a-z]+$/.test(words[1] ?? "");
-  return `ale ${words.slice(0, nested ? 2 : 1).join(" ")}`;
+function commandPath(program: Command | undefined, argv: readonly string[]): string[] {
+  const path = ["ale"];
+  let command = program;
+  for (const word of argv.filter((argument) => !argument.startsWith("-"))) {
+    command = command?.commands.find((child) => child.name() === word);
+    if (command === undefined) break;
+    path.push(word);
+  }
+  return path;
 }

@@ -5,8 +5,8 @@ import { addRunOptions, loadFromFlags, printDryRun, type RunFlags, startRun } fr
 export function defineRun(command: Command, cli: CommandLine): void {
   addRunOptions(command)
     .description(
-      "Train a policy as an experiment file says: agents work on tasks in sandboxes, and what they did trains the policy.\n" +
-        "Ctrl-C saves; ale resume continues.",
+      "Train a policy as an experiment file says: agents work on tasks in sandboxes, and what they did trains the " +
+        "policy. Ctrl-C saves; ale resume continues.",
     )
     .addHelpText(
       "after",

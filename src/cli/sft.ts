@@ -5,8 +5,8 @@ import { addRunOptions, loadFromFlags, printDryRun, type RunFlags, startRun } fr
 export function defineSft(command: Command, cli: CommandLine): void {
   addRunOptions(command)
     .description(
-      "Record demonstrations by running known solutions (and, where the file says so, typical mistakes) in sandboxes, and\n" +
-        "train a policy to imitate them. The result is a folder that ale run and ale eval take as a policy.",
+      "Record demonstrations by running known solutions (and, where the file says so, typical mistakes) in sandboxes, " +
+        "and train a policy to imitate them. The result is a folder that ale run and ale eval take as a policy.",
     )
     .addHelpText(
       "after",

@@ -1,5 +1,6 @@
 import { release } from "node:os";
-import { dependencies, version } from "../../package.json";
+import { dependencies } from "../../package.json";
+import { VERSION } from "../core/version.ts";
 
 /** Set by the build (`define`); absent when the source is run. */
 declare const ALE_REVISION: string | undefined;
@@ -7,7 +8,7 @@ declare const ALE_REVISION: string | undefined;
 /** Versions of Ale and of what decides its results. */
 export function versionInfo(): Readonly<Record<string, string>> {
   return {
-    ale: version,
+    ale: VERSION,
     revision: typeof ALE_REVISION === "string" ? ALE_REVISION : "source",
     bun: `${Bun.version} (${Bun.revision.slice(0, 9)})`,
     onnxruntime: dependencies["onnxruntime-node"],

@@ -1,14 +1,10 @@
-/**
- * Experiments that come with Ale. In the executable the entry point hands over the embedded files; in a checkout they
- * are read from `experiments/`.
- */
+/** Experiments that come with Ale; the entry point hands them over, so that nothing here knows where they lie. */
 
-import { readdirSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 
-let embedded: ReadonlyMap<string, string> | undefined;
+let embedded: ReadonlyMap<string, string> = new Map();
 
-/** Registers the experiments of the executable: file name (`shell.toml`) to TOML text. */
+/** Registers the experiments that come with Ale: file name (`shell.toml`) to TOML text. */
 export function setEmbeddedExperiments(
   experiments: ReadonlyMap<string, string> | Readonly<Record<string, string>>,
 ): void {
@@ -18,7 +14,6 @@ export function setEmbeddedExperiments(
 
 /** File name to TOML text, sorted by name. */
 export function embeddedExperiments(): ReadonlyMap<string, string> {
-  embedded ??= new Map(readCheckout());
   return embedded;
 }
 
@@ -30,16 +25,4 @@ export function findEmbedded(path: string): { readonly name: string; readonly te
     if (text !== undefined) return { name: `experiments/${name}`, text };
   }
   return undefined;
-}
-
-function readCheckout(): [string, string][] {
-  const folder = join(import.meta.dir, "..", "..", "experiments");
-  try {
-    return readdirSync(folder)
-      .filter((name) => name.endsWith(".toml"))
-      .sort()
-      .map((name) => [name, readFileSync(join(folder, name), "utf8")]);
-  } catch {
-    return []; // No checkout around the code: the executable registers its own.
-  }
 }
