@@ -1,0 +1,106 @@
+/** What the writer can be asked to do. Each operation is applied completely or not at all. */
+
+import type { AleEvent, EvaluationSummary, RunStatus } from "../core/events.ts";
+import type { Task, Trajectory } from "../core/types.ts";
+import type { EpisodePurpose } from "./schema.ts";
+
+export interface NewRun {
+  readonly name: string;
+  readonly algorithm: string;
+  readonly seed: number;
+  readonly configToml: string;
+  readonly configHash: string;
+  /** Absolute path of the run directory. */
+  readonly outDir: string;
+  readonly isolation: string;
+  /** Steps the run is to have at its end. */
+  readonly steps: number;
+  readonly aleVersion: string;
+}
+
+/** Everything a step makes permanent. */
+export interface StepCommit {
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly weightVersion: number;
+  /** Seconds of work since the run began, over all resumptions. */
+  readonly wallSeconds: number;
+  /** What `resume` needs besides the checkpoint, such as positions of random number streams. */
+  readonly state?: Readonly<Record<string, unknown>>;
+  readonly evaluations?: readonly EvaluationSummary[];
+  readonly checkpoint?: { readonly path: string };
+  /** Steps whose checkpoint folders were removed to save space. */
+  readonly prunedCheckpoints?: readonly number[];
+  readonly events?: readonly AleEvent[];
+}
+
+export interface NewEvent {
+  readonly runId: string | null;
+  readonly at: number;
+  readonly event: AleEvent;
+}
+
+/** What `truncateAfter` removed. */
+export interface Truncation {
+  /** Last step that remains; null when none does. */
+  readonly step: number | null;
+  readonly removedSteps: number;
+  readonly removedEpisodes: number;
+}
+
+export type WriteOperation =
+  | { readonly type: "createRun"; readonly run: NewRun; readonly owner: string }
+  | { readonly type: "claimRun"; readonly runId: string; readonly owner: string; readonly steps?: number }
+  | { readonly type: "endRun"; readonly runId: string; readonly status: RunStatus; readonly reason?: string }
+  | { readonly type: "writeTasks"; readonly tasks: readonly StoredTask[] }
+  | {
+      readonly type: "writeEpisodes";
+      readonly runId: string;
+      readonly step: number;
+      readonly purpose: EpisodePurpose;
+      readonly trajectories: readonly Trajectory[];
+    }
+  | { readonly type: "commitStep"; readonly runId: string; readonly step: number; readonly commit: StepCommit }
+  | { readonly type: "truncateAfter"; readonly runId: string; readonly step: number }
+  | { readonly type: "appendEvents"; readonly events: readonly NewEvent[] };
+
+/** The columns of a task; its files stay in the suite. */
+export type StoredTask = Pick<Task, "id" | "suite" | "family" | "split" | "seed"> & { readonly instruction?: string };
+
+/** What each operation answers. */
+export interface WriteResults {
+  readonly createRun: string;
+  readonly claimRun: null;
+  readonly endRun: null;
+  readonly writeTasks: null;
+  readonly writeEpisodes: null;
+  readonly commitStep: null;
+  readonly truncateAfter: Truncation;
+  readonly appendEvents: null;
+}
+
+export type OperationType = WriteOperation["type"];
+
+/** Main thread → writer. */
+export type WriterRequest =
+  | {
+      readonly type: "open";
+      readonly path: string;
+      readonly durable: boolean;
+      readonly maxBytes?: number;
+      readonly busyMs?: number;
+    }
+  | { readonly type: "write"; readonly id: number; readonly operation: WriteOperation }
+  | { readonly type: "close" };
+
+/** An `AleError` as it crosses between threads. */
+export interface ErrorMessage {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+/** Writer → main thread. */
+export type WriterReply =
+  | { readonly type: "opened"; readonly error?: ErrorMessage }
+  | { readonly type: "written"; readonly id: number; readonly result?: unknown; readonly error?: ErrorMessage }
+  | { readonly type: "closed" };

@@ -1,0 +1,118 @@
+/** What reading the store gives. */
+
+import type { EvaluationSummary, RunStatus } from "../core/events.ts";
+import type { PhaseTimes, Split, StopReason, TokenRecord, Turn } from "../core/types.ts";
+import type { EpisodePurpose } from "./schema.ts";
+
+export interface RunRecord {
+  readonly id: string;
+  readonly name: string;
+  /** `interrupted` also where a run says `running` but its process is gone. */
+  readonly status: RunStatus;
+  readonly reason: string | null;
+  readonly algorithm: string;
+  readonly seed: number;
+  readonly configHash: string;
+  readonly outDir: string;
+  readonly isolation: string;
+  readonly aleVersion: string;
+  /** Steps the run is to have at its end. */
+  readonly steps: number;
+  readonly committedStep: number | null;
+  readonly episodes: number;
+  readonly wallSeconds: number;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly finishedAt: number | null;
+}
+
+export interface StepRecord {
+  readonly step: number;
+  readonly committedAt: number;
+  readonly wallSeconds: number;
+  readonly state: Readonly<Record<string, unknown>>;
+}
+
+export interface CheckpointRecord {
+  readonly step: number;
+  readonly path: string;
+  readonly weightVersion: number;
+  readonly createdAt: number;
+}
+
+/** The newest committed step and what a resumed run goes on from. */
+export interface CommittedStep extends StepRecord {
+  /** Newest checkpoint that was not pruned; its step may be older. */
+  readonly checkpoint: CheckpointRecord | null;
+}
+
+export interface MetricsRow {
+  readonly step: number;
+  /** Values by name; null where a value was not a finite number. */
+  readonly metrics: Readonly<Record<string, number | null>>;
+}
+
+export interface EpisodeRecord {
+  readonly id: string;
+  readonly runId: string;
+  readonly groupId: string;
+  readonly taskId: string;
+  readonly family: string;
+  readonly split: Split;
+  readonly seed: number;
+  readonly step: number;
+  readonly purpose: EpisodePurpose;
+  readonly member: number;
+  readonly reward: number;
+  readonly stopReason: StopReason;
+  readonly error: string | null;
+  readonly isolation: string;
+  readonly grading: string;
+  readonly turns: number;
+  readonly tokens: number;
+  readonly sampledTokens: number;
+  readonly startedAt: number;
+  readonly phases: PhaseTimes;
+}
+
+export interface EpisodeDetail extends Omit<EpisodeRecord, "turns" | "tokens"> {
+  readonly instruction: string | null;
+  readonly turns: readonly Turn[];
+  readonly tokens: TokenRecord;
+}
+
+export interface EpisodeFilter {
+  readonly runId?: string;
+  readonly step?: number;
+  readonly purpose?: EpisodePurpose;
+  readonly family?: string;
+  readonly split?: Split;
+  readonly stopReason?: StopReason;
+  /** Only episodes with the full reward, or only those without. */
+  readonly solved?: boolean;
+}
+
+export interface EpisodePage {
+  readonly episodes: readonly EpisodeRecord[];
+  /** Give it as `cursor` to get the next page; null on the last one. */
+  readonly nextCursor: string | null;
+}
+
+export interface FamilyRecord {
+  readonly suite: string;
+  readonly family: string;
+  readonly split: Split;
+  readonly tasks: number;
+  readonly episodes: number;
+  readonly solved: number;
+}
+
+export interface EventRecord {
+  readonly id: number;
+  readonly runId: string | null;
+  readonly at: number;
+  readonly type: string;
+  readonly body: Readonly<Record<string, unknown>>;
+}
+
+export type EvaluationRecord = EvaluationSummary;

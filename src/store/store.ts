@@ -1,0 +1,289 @@
+/**
+ * The store: one libSQL file with many runs. Writes go through the one writer, each call resolves when its data is
+ * committed; reads use a connection that cannot write. Several processes may use the same file.
+ */
+
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
+import { AleError } from "../core/errors.ts";
+import type { RunStatus } from "../core/events.ts";
+import type { Trajectory } from "../core/types.ts";
+import { type Connection, needsMigration, openReader } from "./connection.ts";
+import { describeDatabaseError } from "./database-errors.ts";
+import type { NewEvent, NewRun, StepCommit, StoredTask, Truncation } from "./operations.ts";
+import { processIdentity } from "./owner.ts";
+import * as readEpisodes from "./read-episodes.ts";
+import * as readRuns from "./read-runs.ts";
+import type {
+  CheckpointRecord,
+  CommittedStep,
+  EpisodeDetail,
+  EpisodeFilter,
+  EpisodePage,
+  EvaluationRecord,
+  EventRecord,
+  FamilyRecord,
+  MetricsRow,
+  RunRecord,
+  StepRecord,
+} from "./records.ts";
+import type { EpisodePurpose } from "./schema.ts";
+import { Writer } from "./writer.ts";
+
+export interface StoreOptions {
+  /** `read` opens an existing file only, and starts no writer. */
+  readonly mode?: "write" | "read";
+  /** Survive a power failure without losing the last second (an fsync per commit). */
+  readonly durable?: boolean;
+  /** Largest size of the file in bytes; writing more fails like a full disk. */
+  readonly maxBytes?: number;
+  /** How long a statement waits for another process's lock, in milliseconds. */
+  readonly busyMs?: number;
+}
+
+/** Trajectories per message to the writer: bounds memory and the length of a transaction. */
+const EPISODES_PER_MESSAGE = 256;
+const EPISODES_PER_READ = 100;
+const EVENTS_PER_READ = 1000;
+
+/**
+ * Opens (and in mode `write` creates or migrates) a store.
+ * @throws AleError("store") when the file is no store, damaged, newer than this code, locked, missing or not writable;
+ * AleError("storage_full").
+ */
+export async function openStore(path: string, options: StoreOptions = {}): Promise<Store> {
+  const file = resolve(path);
+  const settings = {
+    durable: options.durable ?? false,
+    ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
+    ...(options.busyMs === undefined ? {} : { busyMs: options.busyMs }),
+  };
+  if (options.mode === "read") {
+    const reader = await openReader(file, options.busyMs);
+    if (!(await needsMigration(reader))) return new Store(reader, undefined);
+    reader.client.close();
+    await (await Writer.open(file, settings)).close();
+    return new Store(await openReader(file, options.busyMs), undefined);
+  }
+  const writer = await Writer.open(file, settings);
+  try {
+    return new Store(await openReader(file, options.busyMs), writer);
+  } catch (error) {
+    await writer.close();
+    throw error;
+  }
+}
+
+/** Is there a store at `path`? */
+export function storeExists(path: string): boolean {
+  return existsSync(path);
+}
+
+export class Store implements AsyncDisposable {
+  readonly #reader: Connection;
+  readonly #writer: Writer | undefined;
+
+  constructor(reader: Connection, writer: Writer | undefined) {
+    this.#reader = reader;
+    this.#writer = writer;
+  }
+
+  get path(): string {
+    return this.#reader.path;
+  }
+
+  get writable(): boolean {
+    return this.#writer !== undefined;
+  }
+
+  // --- writing -------------------------------------------------------------------------------------------------------
+
+  /** Creates a run in state `running`, worked on by this process, and returns its id. */
+  async createRun(run: NewRun): Promise<string> {
+    return this.#requireWriter().write({ type: "createRun", run, owner: ownIdentity() }, run.configToml.length);
+  }
+
+  /**
+   * Takes a run over to go on with it. `steps` is its new number of steps, where that changed.
+   * @throws AleError("store") when another living process works on it.
+   */
+  async claimRun(runId: string, steps?: number): Promise<void> {
+    const claim = { type: "claimRun", runId, owner: ownIdentity(), ...(steps === undefined ? {} : { steps }) } as const;
+    await this.#requireWriter().write(claim, 0);
+  }
+
+  /** Ends the work of this process on the run. */
+  async endRun(runId: string, status: Exclude<RunStatus, "running">, reason?: string): Promise<void> {
+    const end = { type: "endRun", runId, status, ...(reason === undefined ? {} : { reason }) } as const;
+    await this.#requireWriter().write(end, 0);
+  }
+
+  /** Records tasks with their instructions; episodes alone record what their trajectory says of the task. */
+  async writeTasks(tasks: readonly StoredTask[]): Promise<void> {
+    const rows = tasks.map(({ id, suite, family, split, seed, instruction }) => ({
+      ...{ id, suite, family, split, seed },
+      ...(instruction === undefined ? {} : { instruction }),
+    }));
+    await this.#requireWriter().write({ type: "writeTasks", tasks: rows }, rows.length * 512);
+  }
+
+  /**
+   * Stores episodes of a step that is not committed yet. Each call is one transaction per 256 episodes.
+   * @throws AleError("store") when an episode of that id is stored already; AleError("storage_full").
+   */
+  async writeEpisodes(
+    runId: string,
+    step: number,
+    purpose: EpisodePurpose,
+    trajectories: readonly Trajectory[],
+  ): Promise<void> {
+    const writer = this.#requireWriter();
+    for (let i = 0; i < trajectories.length; i += EPISODES_PER_MESSAGE) {
+      const some = trajectories.slice(i, i + EPISODES_PER_MESSAGE);
+      const bytes = some.reduce((sum, trajectory) => sum + trajectoryBytes(trajectory), 0);
+      await writer.write({ type: "writeEpisodes", runId, step, purpose, trajectories: some }, bytes);
+    }
+  }
+
+  /**
+   * Makes a step permanent: metrics, evaluations, weight version, checkpoint and state appear in one transaction, or not
+   * at all. @throws AleError("store") when the step, or a later one, is committed already.
+   */
+  async commitStep(runId: string, step: number, commit: StepCommit): Promise<void> {
+    await this.#requireWriter().write({ type: "commitStep", runId, step, commit }, 64 << 10);
+  }
+
+  /** Removes in one transaction whatever belongs to steps after `step`, and to steps without a commit. */
+  async truncateAfter(runId: string, step: number): Promise<Truncation> {
+    return this.#requireWriter().write({ type: "truncateAfter", runId, step }, 0);
+  }
+
+  async appendEvents(events: readonly NewEvent[]): Promise<void> {
+    await this.#requireWriter().write({ type: "appendEvents", events }, events.length * 256);
+  }
+
+  // --- reading -------------------------------------------------------------------------------------------------------
+
+  /** Newest first. */
+  async listRuns(limit = 1000): Promise<RunRecord[]> {
+    return this.#read((database) => readRuns.selectRuns(database, limit));
+  }
+
+  /** The run with that id, or with the only id that begins so. Throws `AleError("store")` for none or several. */
+  async getRun(idOrPrefix: string): Promise<RunRecord> {
+    return this.#read((database) => readRuns.selectRun(database, idOrPrefix));
+  }
+
+  /** The full id for a unique prefix. Throws as `getRun`. */
+  async resolveRun(prefix: string): Promise<string> {
+    return (await this.getRun(prefix)).id;
+  }
+
+  /** The newest run whose results are in that folder. */
+  async findRunByFolder(outDir: string): Promise<RunRecord | undefined> {
+    return this.#read((database) => readRuns.selectRunByFolder(database, resolve(outDir)));
+  }
+
+  /** The resolved experiment file of a run. */
+  async readConfiguration(hash: string): Promise<string | undefined> {
+    return this.#read((database) => readRuns.selectConfiguration(database, hash));
+  }
+
+  async lastCommitted(runId: string): Promise<CommittedStep | undefined> {
+    return this.#read((database) => readRuns.selectLastCommitted(database, runId));
+  }
+
+  async readSteps(runId: string): Promise<StepRecord[]> {
+    return this.#read((database) => readRuns.selectSteps(database, runId));
+  }
+
+  /** Checkpoints that were not pruned, oldest first. */
+  async readCheckpoints(runId: string): Promise<CheckpointRecord[]> {
+    return this.#read((database) => readRuns.selectCheckpoints(database, runId));
+  }
+
+  /** One row per step, in order. */
+  async readMetrics(runId: string, filter: readRuns.MetricsFilter = {}): Promise<MetricsRow[]> {
+    return this.#read((database) => readRuns.selectMetrics(database, runId, filter));
+  }
+
+  async readEvaluations(runId: string): Promise<EvaluationRecord[]> {
+    return this.#read((database) => readRuns.selectEvaluations(database, runId));
+  }
+
+  async readEpisodes(
+    filter: EpisodeFilter,
+    page: { readonly limit?: number; readonly cursor?: string; readonly newestFirst?: boolean } = {},
+  ): Promise<EpisodePage> {
+    const { limit = EPISODES_PER_READ, newestFirst = false, cursor } = page;
+    const settings = { limit, newestFirst, ...(cursor === undefined ? {} : { cursor }) };
+    return this.#read((database) => readEpisodes.selectEpisodes(database, filter, settings));
+  }
+
+  async readEpisode(id: string): Promise<EpisodeDetail | undefined> {
+    return this.#read((database) => readEpisodes.selectEpisode(database, id));
+  }
+
+  /** Episodes with turns and tokens in the order they were written; holds `EPISODES_PER_READ` of them at a time. */
+  async *episodes(filter: EpisodeFilter): AsyncGenerator<EpisodeDetail> {
+    for (let after = 0; ; ) {
+      const from = after;
+      const { details, last } = await this.#read((database) =>
+        readEpisodes.selectDetails(database, filter, from, EPISODES_PER_READ),
+      );
+      yield* details;
+      if (last === undefined) return;
+      after = last;
+    }
+  }
+
+  /** Episodes and successes per family and split, over all runs or one. */
+  async readFamilies(runId?: string): Promise<FamilyRecord[]> {
+    return this.#read((database) => readEpisodes.selectFamilies(database, runId));
+  }
+
+  /** Events after `sinceId`, oldest first. */
+  async readEvents(
+    filter: { readonly runId?: string; readonly sinceId?: number; readonly limit?: number } = {},
+  ): Promise<EventRecord[]> {
+    const { sinceId = 0, limit = EVENTS_PER_READ, runId } = filter;
+    const settings = { sinceId, limit, ...(runId === undefined ? {} : { runId }) };
+    return this.#read((database) => readRuns.selectEvents(database, settings));
+  }
+
+  async lastEventId(): Promise<number> {
+    return this.#read((database) => readRuns.selectLastEventId(database));
+  }
+
+  async close(): Promise<void> {
+    this.#reader.client.close();
+    await this.#writer?.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #requireWriter(): Writer {
+    if (this.#writer !== undefined) return this.#writer;
+    throw new AleError("internal", `the store ${this.path} was opened for reading`);
+  }
+
+  async #read<T>(query: (database: Connection["database"]) => Promise<T>): Promise<T> {
+    try {
+      return await query(this.#reader.database);
+    } catch (error) {
+      throw describeDatabaseError(error, this.path, "reading the store");
+    }
+  }
+}
+
+function ownIdentity(): string {
+  return processIdentity(process.pid) ?? `${process.pid}:`;
+}
+
+function trajectoryBytes(trajectory: Trajectory): number {
+  let bytes = 1024 + trajectory.tokens.ids.length * 21;
+  for (const turn of trajectory.turns) bytes += 128 + turn.command.length + turn.observation.length;
+  return bytes;
+}

@@ -1,0 +1,191 @@
+/** Episodes with their groups, tasks, turns and tokens, in rows of many at a time. */
+
+import { and, eq, inArray, max, sql } from "drizzle-orm";
+import { AleError } from "../core/errors.ts";
+import type { Trajectory } from "../core/types.ts";
+import type { StoredTask, WriteOperation } from "./operations.ts";
+import * as schema from "./schema.ts";
+import { packTokens } from "./tokens.ts";
+import type { Transaction } from "./writes.ts";
+
+/** Rows per INSERT: larger ones are not faster, and SQLite takes at most 32766 values. */
+const ROWS = 100;
+/** Keys per SELECT. */
+const KEYS = 500;
+
+function* chunks<T>(items: readonly T[], size: number): Generator<T[]> {
+  for (let i = 0; i < items.length; i += size) yield items.slice(i, i + size);
+}
+
+/** Makes sure that every task has a row; what is known already stays. */
+export async function writeTasks(tx: Transaction, tasks: readonly StoredTask[]): Promise<void> {
+  for (const some of chunks(tasks, ROWS)) {
+    await tx
+      .insert(schema.tasks)
+      .values(
+        some.map((task) => ({
+          key: task.id,
+          suite: task.suite,
+          family: task.family,
+          split: task.split,
+          seed: task.seed,
+          instruction: task.instruction ?? null,
+        })),
+      )
+      .onConflictDoUpdate({
+        target: schema.tasks.key,
+        set: { instruction: sql`coalesce(${schema.tasks.instruction}, excluded.instruction)` },
+      });
+  }
+}
+
+/** @throws AleError("store") when an episode of that id is stored already. */
+export async function writeEpisodes(
+  tx: Transaction,
+  operation: Extract<WriteOperation, { type: "writeEpisodes" }>,
+): Promise<void> {
+  const { runId, step, purpose, trajectories } = operation;
+  if (trajectories.length === 0) return;
+  await refuseDoubles(tx, trajectories);
+  const taskIds = await ensureTasks(tx, trajectories);
+  const groupIds = await ensureGroups(tx, runId, step, trajectories, taskIds);
+  const [last] = await tx.select({ id: max(schema.episodes.id) }).from(schema.episodes);
+  const first = (last?.id ?? 0) + 1;
+  const rows = trajectories.map((trajectory, i) => ({
+    ...episodeColumns(trajectory),
+    id: first + i,
+    runId,
+    step,
+    purpose,
+    groupId: required(groupIds, trajectory.groupId),
+    taskId: required(taskIds, trajectory.taskId),
+  }));
+  for (const some of chunks(rows, ROWS)) await tx.insert(schema.episodes).values(some);
+  const turns = trajectories.flatMap((trajectory, i) => turnRows(trajectory, first + i));
+  for (const some of chunks(turns, ROWS)) await tx.insert(schema.turns).values(some);
+  const tokens = trajectories.map((trajectory, i) => ({ episodeId: first + i, ...packTokens(trajectory.tokens) }));
+  for (const some of chunks(tokens, ROWS)) await tx.insert(schema.tokens).values(some);
+  await tx
+    .update(schema.runs)
+    .set({ episodes: sql`${schema.runs.episodes} + ${trajectories.length}`, updatedAt: Date.now() })
+    .where(eq(schema.runs.id, runId));
+}
+
+function episodeColumns(trajectory: Trajectory) {
+  const { phases, tokens } = trajectory;
+  let sampledTokens = 0;
+  for (const bit of tokens.mask) sampledTokens += bit;
+  return {
+    key: trajectory.episodeId,
+    member: trajectory.member,
+    reward: Number.isFinite(trajectory.reward) ? trajectory.reward : 0,
+    stopReason: trajectory.stopReason,
+    error: trajectory.error ?? null,
+    isolation: trajectory.isolation,
+    grading: trajectory.grading,
+    turns: trajectory.turns.length,
+    tokens: tokens.ids.length,
+    sampledTokens,
+    startedAt: trajectory.startedAt,
+    resetMs: phases.reset,
+    generateMs: phases.generate,
+    toolMs: phases.tool,
+    gradeMs: phases.grade,
+  };
+}
+
+function turnRows(trajectory: Trajectory, episodeId: number) {
+  return trajectory.turns.map((turn) => ({
+    episodeId,
+    turn: turn.index,
+    command: turn.command,
+    observation: turn.observation,
+    exitCode: turn.exitCode,
+    startedMs: turn.startedMs,
+    generatedMs: turn.generatedMs,
+    observedMs: turn.observedMs,
+  }));
+}
+
+async function refuseDoubles(tx: Transaction, trajectories: readonly Trajectory[]): Promise<void> {
+  const keys = trajectories.map((trajectory) => trajectory.episodeId);
+  const stored: string[] = [];
+  for (const some of chunks(keys, KEYS)) {
+    const rows = await tx
+      .select({ key: schema.episodes.key })
+      .from(schema.episodes)
+      .where(inArray(schema.episodes.key, some));
+    stored.push(...rows.map((row) => row.key));
+  }
+  const seen = new Set<string>();
+  const double = stored[0] ?? keys.find((key) => seen.size === seen.add(key).size);
+  if (double !== undefined) throw new AleError("store", `episode ${double} is stored already`);
+}
+
+async function ensureTasks(tx: Transaction, trajectories: readonly Trajectory[]): Promise<Map<string, number>> {
+  const wanted = new Map(trajectories.map((trajectory) => [trajectory.taskId, trajectory]));
+  const ids = await selectTasks(tx, [...wanted.keys()]);
+  const missing = [...wanted.values()].filter((trajectory) => !ids.has(trajectory.taskId));
+  if (missing.length === 0) return ids;
+  await writeTasks(
+    tx,
+    missing.map(({ taskId, family, split, seed }) => ({
+      id: taskId,
+      suite: taskId.split("/")[0] ?? "",
+      family,
+      split,
+      seed,
+    })),
+  );
+  const added = await selectTasks(
+    tx,
+    missing.map((trajectory) => trajectory.taskId),
+  );
+  return new Map([...ids, ...added]);
+}
+
+async function selectTasks(tx: Transaction, keys: readonly string[]): Promise<Map<string, number>> {
+  const ids = new Map<string, number>();
+  for (const some of chunks(keys, KEYS)) {
+    const rows = await tx
+      .select({ id: schema.tasks.id, key: schema.tasks.key })
+      .from(schema.tasks)
+      .where(inArray(schema.tasks.key, some));
+    for (const { id, key } of rows) ids.set(key, id);
+  }
+  return ids;
+}
+
+async function ensureGroups(
+  tx: Transaction,
+  runId: string,
+  step: number,
+  trajectories: readonly Trajectory[],
+  taskIds: ReadonlyMap<string, number>,
+): Promise<Map<string, number>> {
+  const wanted = new Map(trajectories.map((trajectory) => [trajectory.groupId, trajectory]));
+  const ids = new Map<string, number>();
+  for (const some of chunks([...wanted.keys()], KEYS)) {
+    const rows = await tx
+      .select({ id: schema.groups.id, key: schema.groups.key })
+      .from(schema.groups)
+      .where(and(eq(schema.groups.runId, runId), inArray(schema.groups.key, some)));
+    for (const { id, key } of rows) ids.set(key, id);
+  }
+  const [last] = await tx.select({ id: max(schema.groups.id) }).from(schema.groups);
+  let next = (last?.id ?? 0) + 1;
+  const rows = [];
+  for (const [key, trajectory] of wanted) {
+    if (ids.has(key)) continue;
+    rows.push({ id: next, key, runId, step, taskId: required(taskIds, trajectory.taskId) });
+    ids.set(key, next++);
+  }
+  for (const some of chunks(rows, ROWS)) await tx.insert(schema.groups).values(some);
+  return ids;
+}
+
+function required(ids: ReadonlyMap<string, number>, key: string): number {
+  const id = ids.get(key);
+  if (id === undefined) throw new AleError("internal", `no row for ${key}`);
+  return id;
+}

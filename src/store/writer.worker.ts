@@ -1,0 +1,116 @@
+/// <reference lib="webworker" />
+/**
+ * The one writer: a thread with the only writing connection of this process. Whatever waits when it gets to work goes into
+ * one transaction, so that many small writes cost one commit.
+ */
+
+import { AleError, errorMessage } from "../core/errors.ts";
+import { type Connection, openWriter } from "./connection.ts";
+import { describeDatabaseError } from "./database-errors.ts";
+import type { ErrorMessage, WriteOperation, WriterReply, WriterRequest } from "./operations.ts";
+import { applyOperation } from "./writes.ts";
+
+interface Waiting {
+  readonly id: number;
+  readonly operation: WriteOperation;
+}
+
+/** Operations per transaction: bounds how long readers see the old state and how much a failure repeats. */
+const BATCH = 64;
+
+declare const self: Worker;
+
+let connection: Connection | undefined;
+let queue: Waiting[] = [];
+let working = false;
+let closing = false;
+
+function reply(message: WriterReply): void {
+  self.postMessage(message);
+}
+
+function errorOf(error: unknown): ErrorMessage {
+  if (!(error instanceof AleError)) return { code: "internal", message: errorMessage(error) };
+  const { code, message, hint } = error;
+  return hint === undefined ? { code, message } : { code, message, hint };
+}
+
+self.onmessage = ({ data }: MessageEvent<WriterRequest>) => {
+  switch (data.type) {
+    case "open":
+      void open(data);
+      break;
+    case "write":
+      queue.push(data);
+      void work();
+      break;
+    case "close":
+      closing = true;
+      void work();
+      break;
+  }
+};
+
+async function open(request: Extract<WriterRequest, { type: "open" }>): Promise<void> {
+  try {
+    connection = await openWriter(request.path, request);
+    reply({ type: "opened" });
+  } catch (error) {
+    reply({ type: "opened", error: errorOf(error) });
+  }
+}
+
+async function work(): Promise<void> {
+  if (working) return;
+  working = true;
+  while (queue.length > 0) {
+    const batch = queue.slice(0, BATCH);
+    queue = queue.slice(BATCH);
+    await writeBatch(batch);
+    // Statements run synchronously: let messages in, so that the next batch holds what came meanwhile.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  working = false;
+  if (closing) await close();
+}
+
+/** All operations in one transaction; if one fails, each in its own, so that only the faulty one is refused. */
+async function writeBatch(batch: readonly Waiting[]): Promise<void> {
+  try {
+    const results = await transact(batch);
+    for (const [i, { id }] of batch.entries()) reply({ type: "written", id, result: results[i] });
+  } catch (error) {
+    const [only] = batch;
+    if (batch.length === 1 && only !== undefined) {
+      reply({ type: "written", id: only.id, error: errorOf(error) });
+      return;
+    }
+    for (const one of batch) await writeBatch([one]);
+  }
+}
+
+async function transact(batch: readonly Waiting[]): Promise<unknown[]> {
+  if (connection === undefined) throw new AleError("internal", "the writer of the store is not open");
+  const { database, path } = connection;
+  try {
+    return await database.transaction(async (tx) => {
+      const results: unknown[] = [];
+      for (const { operation } of batch) results.push(await applyOperation(tx, operation));
+      return results;
+    });
+  } catch (error) {
+    throw describeDatabaseError(error, path, "writing to the store");
+  }
+}
+
+async function close(): Promise<void> {
+  try {
+    await connection?.client.execute("PRAGMA optimize");
+    await connection?.client.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+  } catch {
+    // Every commit is in the WAL; whoever opens the store next folds it in.
+  }
+  connection?.client.close();
+  connection = undefined;
+  reply({ type: "closed" });
+}

@@ -1,0 +1,207 @@
+/** The write operations, each on an open transaction. Only the writer calls these. */
+
+import { and, eq, gt, inArray, max, sql } from "drizzle-orm";
+import type { LibSQLDatabase } from "drizzle-orm/libsql";
+import { AleError } from "../core/errors.ts";
+import type { AleEvent } from "../core/events.ts";
+import { makeRunId } from "./ids.ts";
+import type {
+  NewEvent,
+  NewRun,
+  OperationType,
+  StepCommit,
+  Truncation,
+  WriteOperation,
+  WriteResults,
+} from "./operations.ts";
+import { isAlive } from "./owner.ts";
+import * as schema from "./schema.ts";
+import { writeEpisodes, writeTasks } from "./write-episodes.ts";
+
+export type Transaction = Parameters<Parameters<LibSQLDatabase["transaction"]>[0]>[0];
+
+export async function applyOperation(tx: Transaction, operation: WriteOperation): Promise<WriteResults[OperationType]> {
+  switch (operation.type) {
+    case "createRun":
+      return createRun(tx, operation.run, operation.owner);
+    case "claimRun":
+      return claimRun(tx, operation.runId, operation.owner, operation.steps);
+    case "endRun":
+      return endRun(tx, operation);
+    case "writeTasks":
+      await writeTasks(tx, operation.tasks);
+      return null;
+    case "writeEpisodes":
+      await requireRun(tx, operation.runId);
+      await writeEpisodes(tx, operation);
+      return null;
+    case "commitStep":
+      return commitStep(tx, operation.runId, operation.step, operation.commit);
+    case "truncateAfter":
+      return truncateAfter(tx, operation.runId, operation.step);
+    case "appendEvents":
+      await insertEvents(tx, operation.events);
+      return null;
+  }
+}
+
+async function createRun(tx: Transaction, run: NewRun, owner: string): Promise<string> {
+  const now = Date.now();
+  await tx
+    .insert(schema.configurations)
+    .values({ hash: run.configHash, toml: run.configToml, createdAt: now })
+    .onConflictDoNothing();
+  const { configToml: _, ...columns } = run;
+  for (let attempt = 0; attempt < 64; attempt++) {
+    const id = makeRunId(run.name, now, Math.random());
+    const taken = await tx.select({ id: schema.runs.id }).from(schema.runs).where(eq(schema.runs.id, id));
+    if (taken.length > 0) continue;
+    await tx.insert(schema.runs).values({ ...columns, id, owner, status: "running", createdAt: now, updatedAt: now });
+    return id;
+  }
+  throw new AleError("store", `no free id for a run named ${run.name}`, { hint: "try again in a second" });
+}
+
+async function requireRun(tx: Transaction, runId: string): Promise<typeof schema.runs.$inferSelect> {
+  const [run] = await tx.select().from(schema.runs).where(eq(schema.runs.id, runId));
+  if (run !== undefined) return run;
+  throw new AleError("store", `there is no run ${runId}`, { hint: "list them with: ale runs ls" });
+}
+
+async function claimRun(tx: Transaction, runId: string, owner: string, steps: number | undefined): Promise<null> {
+  const run = await requireRun(tx, runId);
+  if (run.owner !== owner && isAlive(run.owner)) {
+    const pid = run.owner?.split(":")[0];
+    throw new AleError("store", `run ${runId} is being worked on by process ${pid}`, {
+      hint: `wait for it, or stop it with: kill ${pid}`,
+    });
+  }
+  await tx
+    .update(schema.runs)
+    .set({
+      owner,
+      status: "running",
+      reason: null,
+      finishedAt: null,
+      updatedAt: Date.now(),
+      ...(steps === undefined ? {} : { steps }),
+    })
+    .where(eq(schema.runs.id, runId));
+  return null;
+}
+
+async function endRun(tx: Transaction, end: Extract<WriteOperation, { type: "endRun" }>): Promise<null> {
+  await requireRun(tx, end.runId);
+  const now = Date.now();
+  await tx
+    .update(schema.runs)
+    .set({ status: end.status, reason: end.reason ?? null, owner: null, updatedAt: now, finishedAt: now })
+    .where(eq(schema.runs.id, end.runId));
+  return null;
+}
+
+async function commitStep(tx: Transaction, runId: string, step: number, commit: StepCommit): Promise<null> {
+  const run = await requireRun(tx, runId);
+  if (!Number.isSafeInteger(step) || step < 0) throw new AleError("store", `${step} is not a step of run ${runId}`);
+  if (run.committedStep !== null && step <= run.committedStep) {
+    throw new AleError(
+      "store",
+      `step ${step} of run ${runId} cannot be committed: step ${run.committedStep} already is`,
+    );
+  }
+  const now = Date.now();
+  const { wallSeconds, weightVersion } = commit;
+  await tx.insert(schema.steps).values({ runId, step, committedAt: now, wallSeconds, state: commit.state ?? {} });
+  const values = Object.entries(commit.metrics).map(([name, value]) => ({
+    runId,
+    step,
+    name,
+    value: Number.isFinite(value) ? value : null,
+  }));
+  if (values.length > 0) await tx.insert(schema.metrics).values(values);
+  await tx
+    .insert(schema.weightVersions)
+    .values({ runId, version: weightVersion, step, createdAt: now })
+    .onConflictDoNothing();
+  for (const row of commit.evaluations ?? []) {
+    await tx.insert(schema.evaluations).values({ ...row, runId });
+  }
+  await recordCheckpoints(tx, runId, step, commit, now);
+  await insertEvents(
+    tx,
+    (commit.events ?? []).map((event) => ({ runId, at: now, event })),
+  );
+  await tx
+    .update(schema.runs)
+    .set({ committedStep: step, wallSeconds, updatedAt: now })
+    .where(eq(schema.runs.id, runId));
+  return null;
+}
+
+async function recordCheckpoints(tx: Transaction, runId: string, step: number, commit: StepCommit, now: number) {
+  const { checkpoint, prunedCheckpoints: pruned = [], weightVersion } = commit;
+  if (checkpoint !== undefined) {
+    await tx.insert(schema.checkpoints).values({ runId, step, path: checkpoint.path, weightVersion, createdAt: now });
+  }
+  if (pruned.length > 0) {
+    await tx
+      .update(schema.checkpoints)
+      .set({ prunedAt: now })
+      .where(and(eq(schema.checkpoints.runId, runId), inArray(schema.checkpoints.step, [...pruned])));
+  }
+}
+
+/** Undoes everything after `step`, and whatever later steps left behind without a commit. */
+async function truncateAfter(tx: Transaction, runId: string, step: number): Promise<Truncation> {
+  const run = await requireRun(tx, runId);
+  const keep = Math.min(step, run.committedStep ?? -1);
+  const stepped = [
+    schema.steps,
+    schema.metrics,
+    schema.weightVersions,
+    schema.checkpoints,
+    schema.evaluations,
+    schema.events,
+  ] as const;
+  const countSteps = () => tx.$count(schema.steps, eq(schema.steps.runId, runId));
+  const countEpisodes = () => tx.$count(schema.episodes, eq(schema.episodes.runId, runId));
+  const stepsBefore = await countSteps();
+  const episodesBefore = await countEpisodes();
+  // Episodes, turns and tokens go with their group.
+  await tx.delete(schema.groups).where(and(eq(schema.groups.runId, runId), gt(schema.groups.step, keep)));
+  for (const table of stepped) await tx.delete(table).where(and(eq(table.runId, runId), gt(table.step, keep)));
+  const [last] = await tx
+    .select({ step: max(schema.steps.step), wallSeconds: max(schema.steps.wallSeconds) })
+    .from(schema.steps)
+    .where(eq(schema.steps.runId, runId));
+  const episodes = await countEpisodes();
+  await tx
+    .update(schema.runs)
+    .set({
+      committedStep: last?.step ?? null,
+      wallSeconds: last?.wallSeconds ?? 0,
+      episodes,
+      updatedAt: sql`max(${schema.runs.updatedAt}, ${Date.now()})`,
+    })
+    .where(eq(schema.runs.id, runId));
+  return {
+    step: last?.step ?? null,
+    removedSteps: stepsBefore - (await countSteps()),
+    removedEpisodes: episodesBefore - episodes,
+  };
+}
+
+async function insertEvents(tx: Transaction, events: readonly NewEvent[]): Promise<void> {
+  for (let i = 0; i < events.length; i += 500) {
+    await tx.insert(schema.events).values(
+      events.slice(i, i + 500).map(({ runId, at, event }) => {
+        const { type, ...body } = event;
+        return { runId, at, type, body, step: stepOf(event) };
+      }),
+    );
+  }
+}
+
+function stepOf(event: AleEvent): number | null {
+  return "step" in event ? event.step : null;
+}
