@@ -1,0 +1,60 @@
+/** Records given commands as a transcript, for supervised training and for proofs that a task can be solved. */
+
+import type { Sandbox, Tokenizer } from "../core/ports.ts";
+import type { Task, TokenRecord } from "../core/types.ts";
+import type { AgentLimits } from "./loop.ts";
+import {
+  encodeObservation,
+  encodePrompt,
+  renderObservation,
+  TranscriptBuilder,
+  transcriptTokens,
+} from "./transcript.ts";
+
+/** Commands and what they showed. */
+export interface RecordedTurn {
+  readonly command: string;
+  readonly observation: string;
+}
+
+/** Runs the commands, one per turn, in a sandbox that already holds the task's files. */
+export async function runDemonstration(
+  task: Task,
+  commands: readonly string[],
+  sandbox: Sandbox,
+  limits: AgentLimits,
+  signal?: AbortSignal,
+): Promise<RecordedTurn[]> {
+  const turns: RecordedTurn[] = [];
+  for (const command of commands) {
+    const result = await sandbox.run(command, {
+      timeoutMs: (limits.commandSeconds ?? task.timeouts.command) * 1000,
+      maxOutputBytes: limits.maxObservationChars * 8,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    turns.push({ command, observation: renderObservation(result, limits.maxObservationChars) });
+  }
+  return turns;
+}
+
+/** The transcript of recorded turns, ended by `<done>`; mask 1 on what a policy would have written. */
+export function encodeDemonstration(
+  instruction: string,
+  turns: readonly RecordedTurn[],
+  tokenizer: Tokenizer,
+): TokenRecord {
+  const tokens = transcriptTokens(tokenizer);
+  const transcript = new TranscriptBuilder();
+  const speak = (ids: Int32Array, turn: number) => {
+    const zeros = new Float32Array(ids.length);
+    const versions = new Int32Array(ids.length);
+    transcript.addGeneration({ ids, logprobs: zeros, logprobsT1: zeros, versions, stop: "stop" }, turn);
+  };
+  transcript.addContext(encodePrompt(tokenizer, tokens, instruction), 0);
+  turns.forEach(({ command, observation }, turn) => {
+    speak(Int32Array.of(...tokenizer.encode(command), tokens.observation), turn);
+    transcript.addContext(encodeObservation(tokenizer, tokens, observation), 0);
+  });
+  speak(Int32Array.of(tokens.done), turns.length);
+  return transcript.build();
+}
