@@ -160,7 +160,11 @@ describe("safetensors", () => {
   test("float32, float16, bfloat16 and float64 are widened to the nearest float32", () => {
     const halves = new Float16Array(values);
     const brains = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
-    const cases: [string, ArrayBufferView<ArrayBuffer>, Float32Array][] = [
+    const cases: [
+      string,
+      Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Float16Array<ArrayBuffer> | Uint16Array<ArrayBuffer>,
+      Float32Array,
+    ][] = [
       ["F32", values, values],
       ["F64", Float64Array.from(values), values],
       ["F16", halves, Float32Array.from(halves)],

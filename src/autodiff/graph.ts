@@ -1,0 +1,251 @@
+/**
+ * Reverse-mode automatic differentiation that emits ONNX. Operators append nodes and record how a gradient flows back
+ * through them; `backward` walks the records in reverse and appends the nodes of the backward pass to the same graph.
+ *
+ * Shapes are static. Operators are functions in the files beside this one; each is differentiated as a whole, so its
+ * backward pass can be written by hand and share intermediate values with the forward pass.
+ */
+
+import { AleError } from "../core/errors.ts";
+import {
+  type Attributes,
+  ELEMENT_BYTES,
+  type ElementType,
+  encodeModel,
+  type OnnxNode,
+  type OnnxTensor,
+  type OnnxValueInfo,
+} from "../onnx/model.ts";
+
+/**
+ * `cpu`: float32 with ONNX Runtime's fused operators. `ref64`: float64 with ONNX's own operators only, the reference all
+ * other profiles are tested against; run it at optimisation level `basic`, as some fusions exist in float32 only.
+ */
+export type Profile = "cpu" | "ref64";
+
+export interface Tensor {
+  readonly name: string;
+  readonly type: ElementType;
+  readonly shape: readonly number[];
+  /** Whether gradients flow into it. */
+  readonly differentiable: boolean;
+}
+
+export interface ApplyOptions {
+  readonly attributes?: Attributes;
+  readonly domain?: string;
+  /** Element type of the output; the graph's float type when omitted. */
+  readonly type?: ElementType;
+}
+
+/** Given the gradients of an operator's outputs (`undefined`: none arrived), accumulates those of its inputs. */
+type Pullback = (gradients: readonly (Tensor | undefined)[]) => void;
+
+interface TapeEntry {
+  readonly outputs: readonly Tensor[];
+  readonly pullback: Pullback;
+}
+
+/** Makes the sum of the gradient so far and one more contribution. */
+export type Contribution = (soFar: Tensor | undefined) => Tensor;
+
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+export class Graph {
+  readonly profile: Profile;
+  readonly float: "float32" | "float64";
+  readonly #nodes: OnnxNode[] = [];
+  readonly #initializers: OnnxTensor[] = [];
+  readonly #inputs: OnnxValueInfo[] = [];
+  readonly #outputs: OnnxValueInfo[] = [];
+  readonly #outputNames = new Map<string, string>();
+  readonly #constants = new Map<string, Tensor>();
+  readonly #gradients = new Map<string, Tensor>();
+  #tape: TapeEntry[] = [];
+
+  constructor(profile: Profile) {
+    this.profile = profile;
+    this.float = profile === "ref64" ? "float64" : "float32";
+  }
+
+  /** A graph input in the graph's float type, or in `type`. */
+  input(
+    name: string,
+    shape: readonly number[],
+    options: { readonly type?: ElementType; readonly differentiable?: boolean } = {},
+  ): Tensor {
+    const type = options.type ?? this.float;
+    this.#inputs.push({ name, type, shape });
+    return { name, type, shape, differentiable: options.differentiable ?? false };
+  }
+
+  /** A float constant in the graph's float type. */
+  constant(shape: readonly number[], values: ArrayLike<number>): Tensor {
+    const data = this.float === "float64" ? Float64Array.from(values) : Float32Array.from(values);
+    return this.#initializer(this.float, shape, data);
+  }
+
+  /** A scalar constant; the same value gives the same tensor. */
+  scalar(value: number): Tensor {
+    return this.#shared(`scalar ${value}`, () => this.constant([], [value]));
+  }
+
+  /** An int64 vector constant (shapes, axes, positions); the same values give the same tensor. */
+  integers(values: readonly number[]): Tensor {
+    return this.#shared(`integers ${values}`, () =>
+      this.#initializer(
+        "int64",
+        [values.length],
+        BigInt64Array.from(values, (value) => BigInt(value)),
+      ),
+    );
+  }
+
+  /** Appends a node with one output, without a backward rule: for use inside operators. */
+  apply(operator: string, inputs: readonly Tensor[], shape: readonly number[], options: ApplyOptions = {}): Tensor {
+    const [output] = this.applyMany(operator, inputs, [{ shape, type: options.type }], options);
+    return output as Tensor;
+  }
+
+  /** As `apply`, for nodes with several outputs. */
+  applyMany(
+    operator: string,
+    inputs: readonly Tensor[],
+    outputs: readonly { readonly shape: readonly number[]; readonly type?: ElementType | undefined }[],
+    options: Omit<ApplyOptions, "type"> = {},
+  ): readonly Tensor[] {
+    const name = `${operator}_${this.#nodes.length}`;
+    const differentiable = inputs.some((input) => input.differentiable);
+    const results = outputs.map((output, i) => ({
+      name: i === 0 ? name : `${name}_${i}`,
+      type: output.type ?? this.float,
+      shape: output.shape,
+      differentiable,
+    }));
+    this.#nodes.push({
+      operator,
+      domain: options.domain ?? "",
+      name,
+      inputs: inputs.map((input) => input.name),
+      outputs: results.map((result) => result.name),
+      attributes: options.attributes ?? {},
+    });
+    return results;
+  }
+
+  /** Records how gradients flow back through an operator with these outputs. */
+  record(outputs: readonly Tensor[], pullback: Pullback): void {
+    if (outputs.some((output) => output.differentiable)) this.#tape.push({ outputs, pullback });
+  }
+
+  /** Cuts the tape: a tensor with the same value into which gradients flow, but no further back. */
+  leaf(tensor: Tensor): Tensor {
+    return { ...tensor, differentiable: true };
+  }
+
+  /** Adds a contribution to the gradient of `tensor`; does nothing where no gradient is wanted. */
+  accumulate(tensor: Tensor, contribution: Contribution): void {
+    if (!tensor.differentiable) return;
+    this.#gradients.set(tensor.name, contribution(this.#gradients.get(tensor.name)));
+  }
+
+  /** Gives `tensor` a gradient to start from, e.g. the sum over earlier micro-batches. */
+  startGradient(tensor: Tensor, gradient: Tensor): void {
+    this.#gradients.set(tensor.name, gradient);
+  }
+
+  /** Emits the backward pass from gradients of a loss with respect to some tensors. Call it once. */
+  backward(seeds: readonly (readonly [tensor: Tensor, gradient: Tensor])[]): void {
+    for (const [tensor, gradient] of seeds) this.startGradient(tensor, gradient);
+    const tape = this.#tape;
+    this.#tape = [];
+    for (const { outputs, pullback } of tape.reverse()) {
+      const gradients = outputs.map((output) => this.#gradients.get(output.name));
+      if (gradients.some((gradient) => gradient !== undefined)) pullback(gradients);
+    }
+  }
+
+  /** The gradient of `tensor` after `backward`. @throws AleError("internal") when the loss does not depend on it. */
+  gradient(tensor: Tensor): Tensor {
+    const gradient = this.#gradients.get(tensor.name);
+    if (gradient === undefined) throw new AleError("internal", `nothing flows back to ${tensor.name}`);
+    return gradient;
+  }
+
+  /** Makes `tensor` a graph output called `name`. The node that computes it writes there directly, without a copy. */
+  output(name: string, tensor: Tensor): void {
+    const computed = this.#nodes.some((node) => node.outputs.includes(tensor.name));
+    if (!computed || this.#outputNames.has(tensor.name)) {
+      const copy = this.apply("Identity", [tensor], tensor.shape, { type: tensor.type });
+      this.#outputNames.set(copy.name, name);
+    } else {
+      this.#outputNames.set(tensor.name, name);
+    }
+    this.#outputs.push({ name, type: tensor.type, shape: tensor.shape });
+  }
+
+  /** Bytes of the finished model; nodes that no output needs are left out. */
+  encode(): Uint8Array {
+    const rename = (name: string) => this.#outputNames.get(name) ?? name;
+    const nodes = this.#neededNodes().map((node) => ({
+      ...node,
+      inputs: node.inputs.map(rename),
+      outputs: node.outputs.map(rename),
+    }));
+    return encodeModel({
+      name: `ale-${this.profile}`,
+      nodes,
+      initializers: this.#initializers,
+      inputs: this.#inputs,
+      outputs: this.#outputs,
+    });
+  }
+
+  /** The nodes some output depends on, in order. */
+  #neededNodes(): readonly OnnxNode[] {
+    const needed = new Set(this.#outputNames.keys());
+    const kept: OnnxNode[] = [];
+    for (const node of [...this.#nodes].reverse()) {
+      if (!node.outputs.some((output) => needed.has(output))) continue;
+      for (const input of node.inputs) needed.add(input);
+      kept.push(node);
+    }
+    return kept.reverse();
+  }
+
+  #shared(key: string, make: () => Tensor): Tensor {
+    const found = this.#constants.get(key);
+    if (found !== undefined) return found;
+    const made = make();
+    this.#constants.set(key, made);
+    return made;
+  }
+
+  #initializer(type: ElementType, shape: readonly number[], data: ArrayBufferView): Tensor {
+    if (data.byteLength !== elementCount(shape) * ELEMENT_BYTES[type]) {
+      throw new AleError("internal", `a constant of shape [${shape}] cannot hold ${data.byteLength} bytes`);
+    }
+    const name = `constant_${this.#initializers.length}`;
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    this.#initializers.push({ name, type, shape, data: bytes });
+    return { name, type, shape, differentiable: false };
+  }
+}
+
+/** Reads `shape` as the same elements in another arrangement; no backward rule. */
+export function reshape(graph: Graph, tensor: Tensor, shape: readonly number[]): Tensor {
+  return graph.apply("Reshape", [tensor, graph.integers(shape)], shape, { type: tensor.type });
+}
+
+/** Permutes the axes; no backward rule. */
+export function transpose(graph: Graph, tensor: Tensor, permutation: readonly number[]): Tensor {
+  const shape = permutation.map((axis) => tensor.shape[axis] as number);
+  return graph.apply("Transpose", [tensor], shape, { attributes: { perm: { ints: permutation } }, type: tensor.type });
+}
+
+/** `soFar` + `contribution`, or `contribution` alone when there is nothing yet. */
+export function plus(graph: Graph, soFar: Tensor | undefined, contribution: Tensor): Tensor {
+  return soFar === undefined ? contribution : graph.apply("Add", [soFar, contribution], contribution.shape);
+}

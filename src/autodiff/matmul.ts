@@ -1,0 +1,64 @@
+/** Products of matrices. */
+
+import { type Graph, type Tensor, transpose } from "./graph.ts";
+
+/**
+ * y = x · Wᵀ for x [N, in] and W [out, in], as Hugging Face stores weights. All three products (y, dx = dy · W,
+ * dW = dyᵀ · x) are single Gemms without a transposed copy, and both gradients are added to what was there by the Gemm.
+ */
+export function linear(graph: Graph, x: Tensor, weight: Tensor): Tensor {
+  const [rows, inner] = x.shape as [number, number];
+  const output = weight.shape[0] as number;
+  const y = graph.apply("Gemm", [x, weight], [rows, output], { attributes: { transB: { int: 1 } } });
+  graph.record([y], ([gradient]) => {
+    const g = gradient as Tensor;
+    graph.accumulate(x, (soFar) => gemm(graph, g, weight, [rows, inner], {}, soFar));
+    graph.accumulate(weight, (soFar) => gemm(graph, g, x, [output, inner], { transposeA: true }, soFar));
+  });
+  return y;
+}
+
+/** a · b (+ `addend`), optionally with `a` transposed; no backward rule. */
+export function gemm(
+  graph: Graph,
+  a: Tensor,
+  b: Tensor,
+  shape: readonly number[],
+  options: { readonly transposeA?: boolean },
+  addend?: Tensor,
+): Tensor {
+  const inputs = addend === undefined ? [a, b] : [a, b, addend];
+  return graph.apply("Gemm", inputs, shape, { attributes: { transA: { int: options.transposeA ? 1 : 0 } } });
+}
+
+/** How `batchedProduct` reads its operands. */
+export interface ProductOptions {
+  readonly transposeA?: boolean;
+  readonly transposeB?: boolean;
+  readonly scale?: number;
+}
+
+/** scale · a · b over the last two axes, either operand transposed; no backward rule. */
+export function batchedProduct(graph: Graph, a: Tensor, b: Tensor, options: ProductOptions = {}): Tensor {
+  const { transposeA = false, transposeB = false, scale = 1 } = options;
+  const rank = a.shape.length;
+  const rows = a.shape[transposeA ? rank - 1 : rank - 2] as number;
+  const columns = b.shape[transposeB ? rank - 2 : rank - 1] as number;
+  const shape = [...a.shape.slice(0, -2), rows, columns];
+  if (graph.profile === "ref64") {
+    const swapped = [...a.shape.keys()];
+    swapped.splice(rank - 2, 2, rank - 1, rank - 2);
+    const left = transposeA ? transpose(graph, a, swapped) : a;
+    const right = transposeB ? transpose(graph, b, swapped) : b;
+    const product = graph.apply("MatMul", [left, right], shape);
+    return scale === 1 ? product : graph.apply("Mul", [product, graph.scalar(scale)], shape);
+  }
+  return graph.apply("FusedMatMul", [a, b], shape, {
+    domain: "com.microsoft",
+    attributes: {
+      transA: { int: transposeA ? 1 : 0 },
+      transB: { int: transposeB ? 1 : 0 },
+      alpha: { float: scale },
+    },
+  });
+}

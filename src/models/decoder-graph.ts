@@ -1,0 +1,131 @@
+/** The decoder as a graph over token sequences: log-probabilities of given tokens, and their gradients. */
+
+import { type AttentionShape, causalAttention, causalMask } from "../autodiff/attention.ts";
+import { add, gatedSilu } from "../autodiff/elementwise.ts";
+import { embedding } from "../autodiff/embedding.ts";
+import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
+import { tokenDistribution } from "../autodiff/log-probability.ts";
+import { linear } from "../autodiff/matmul.ts";
+import { rmsNorm } from "../autodiff/rms-norm.ts";
+import { type RotaryConstants, rotary, rotaryConstants } from "../autodiff/rotary.ts";
+import type { DecoderConfig } from "./config.ts";
+import { EMBEDDING, FINAL_NORM, headName, layerNames, parameterLayout } from "./parameters.ts";
+import { ropeTables } from "./rope.ts";
+
+/** Names of the graph's inputs and outputs beside the parameters, N = rows · length. */
+export const IDS = "ids"; // int64 [N]
+export const LABELS = "labels"; // int64 [N]
+export const INVERSE_TEMPERATURE = "inverse_temperature"; // scalar
+export const LOGPROBS = "logprobs"; // [N, 1]
+export const ENTROPY = "entropy"; // [N, 1]
+export const LOGITS = "logits"; // [N, V]
+/** Loss is −Σ weight · logprob. */
+export const WEIGHTS = "weights"; // [N, 1]
+/** Minus a bonus of Σ weight · entropy. */
+export const ENTROPY_WEIGHTS = "entropy_weights"; // [N, 1]
+/** Gradient of the embedded tokens; the caller adds row i to row `ids[i]` of the embedding's gradient. */
+export const EMBEDDED_GRADIENT = "gradient:embedded"; // [N, d]
+/** Gradient of parameter `name` before this run (input) and after it (output); both may be the same memory. */
+export const accumulatedName = (name: string): string => `accumulated:${name}`;
+export const gradientName = (name: string): string => `gradient:${name}`;
+
+export interface DecoderGraphOptions {
+  readonly profile: Profile;
+  /** Sequences per run, and their length in tokens. */
+  readonly rows: number;
+  readonly length: number;
+  /**
+   * `logits`: forward to logits. `logprobs`: forward to logprobs. `gradients`: logprobs, entropy and gradients of
+   * −Σ weight · logprob. `entropy-gradients`: the same with the entropy bonus.
+   */
+  readonly mode: "logits" | "logprobs" | "gradients" | "entropy-gradients";
+}
+
+/** Emits the graph; parameters are inputs under their own names. Returns the model's bytes. */
+export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Uint8Array {
+  const { rows, length, mode } = options;
+  const graph = new Graph(options.profile);
+  const withGradients = mode === "gradients" || mode === "entropy-gradients";
+  const parameters = new Map<string, Tensor>();
+  for (const { name, shape } of parameterLayout(config).entries) {
+    parameters.set(name, graph.input(name, shape, { differentiable: withGradients }));
+  }
+  const parameter = (name: string) => parameters.get(name) as Tensor;
+  const ids = graph.input(IDS, [rows * length], { type: "int64" });
+  const embedded = embedding(graph, { ...parameter(EMBEDDING), differentiable: false }, ids);
+  const start = withGradients ? graph.leaf(embedded) : embedded;
+  const hidden = decoderLayers(graph, config, { rows, length, start, parameter });
+  const table = parameter(headName(config));
+  if (mode === "logits") {
+    graph.output(LOGITS, linear(graph, hidden, table));
+    return graph.encode();
+  }
+  const labels = graph.input(LABELS, [rows * length], { type: "int64" });
+  const inverseTemperature = graph.input(INVERSE_TEMPERATURE, []);
+  const distribution = tokenDistribution(graph, { hidden, table, labels, inverseTemperature });
+  graph.output(LOGPROBS, distribution.logprobs);
+  if (!withGradients) return graph.encode();
+
+  graph.output(ENTROPY, distribution.entropy);
+  const column = [rows * length, 1];
+  const negated = (name: string) => graph.apply("Neg", [graph.input(name, column)], column);
+  const seeds: [Tensor, Tensor][] = [[distribution.logprobs, negated(WEIGHTS)]];
+  if (mode === "entropy-gradients") seeds.push([distribution.entropy, negated(ENTROPY_WEIGHTS)]);
+  // An untied embedding gets its gradient from the embedded tokens alone, which the caller adds up.
+  const dense = [...parameters.values()].filter(({ name }) => config.tiedEmbeddings || name !== EMBEDDING);
+  for (const tensor of dense) graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
+  graph.backward(seeds);
+  for (const tensor of dense) graph.output(gradientName(tensor.name), graph.gradient(tensor));
+  graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
+  return graph.encode();
+}
+
+interface LayerInputs {
+  readonly rows: number;
+  readonly length: number;
+  /** Embedded tokens [N, d]. */
+  readonly start: Tensor;
+  readonly parameter: (name: string) => Tensor;
+}
+
+/** All layers and the final norm. */
+function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs): Tensor {
+  const { rows, length, parameter } = inputs;
+  const shape: AttentionShape = {
+    rows,
+    length,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    headDim: config.headDim,
+  };
+  const positions = rotaryConstants(graph, length, ropeTables(config, length));
+  const mask = causalMask(graph, length);
+  let x = inputs.start;
+  for (let layer = 0; layer < config.layers; layer++) {
+    const names = layerNames(layer);
+    const attended = rmsNorm(graph, x, parameter(names.attentionNorm), config.normEps);
+    const mixed = attentionBlock(graph, attended, { names, parameter, positions, shape, mask });
+    x = add(graph, x, linear(graph, mixed, parameter(names.output)));
+    const normed = rmsNorm(graph, x, parameter(names.mlpNorm), config.normEps);
+    const gate = linear(graph, normed, parameter(names.gate));
+    const up = linear(graph, normed, parameter(names.up));
+    x = add(graph, x, linear(graph, gatedSilu(graph, gate, up), parameter(names.down)));
+  }
+  return rmsNorm(graph, x, parameter(FINAL_NORM), config.normEps);
+}
+
+interface AttentionInputs {
+  readonly names: ReturnType<typeof layerNames>;
+  readonly parameter: (name: string) => Tensor;
+  readonly positions: RotaryConstants;
+  readonly shape: AttentionShape;
+  readonly mask: Tensor;
+}
+
+function attentionBlock(graph: Graph, x: Tensor, inputs: AttentionInputs): Tensor {
+  const { names, parameter, positions, shape, mask } = inputs;
+  const query = rotary(graph, linear(graph, x, parameter(names.query)), positions);
+  const key = rotary(graph, linear(graph, x, parameter(names.key)), positions);
+  const value = linear(graph, x, parameter(names.value));
+  return causalAttention(graph, query, key, value, shape, mask);
+}

@@ -1,0 +1,221 @@
+/** Decoder graphs of fixed rectangles with the memory they read and write, compiled when first needed. */
+
+import { AleError } from "../core/errors.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import {
+  accumulatedName,
+  decoderGraph,
+  EMBEDDED_GRADIENT,
+  ENTROPY,
+  ENTROPY_WEIGHTS,
+  gradientName,
+  IDS,
+  INVERSE_TEMPERATURE,
+  LABELS,
+  LOGPROBS,
+  WEIGHTS,
+} from "../models/decoder-graph.ts";
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { parameterValues, tensorValues } from "../models/parameter-values.ts";
+import { EMBEDDING, parameterView } from "../models/parameters.ts";
+import { allocateFloat32, allocateInt64 } from "../runtime/memory.ts";
+import { type PreparedCall, Session } from "../runtime/session.ts";
+import { float32Value, int64Value, type Value } from "../runtime/value.ts";
+
+export type RunnerMode = "logprobs" | "gradients" | "entropy-gradients";
+
+interface Rectangle {
+  readonly rows: number;
+  readonly length: number;
+}
+
+/** All runners of one learner; they share the gradient accumulators. */
+export class DecoderRunners {
+  readonly #config: DecoderConfig;
+  readonly #store: ParameterStore;
+  readonly #gradients: Float32Array;
+  readonly #gradientValues: Readonly<Record<string, Value>>;
+  readonly #threads: number;
+  readonly #runners = new Map<string, DecoderRunner>();
+
+  constructor(config: DecoderConfig, store: ParameterStore, gradients: Float32Array, threads: number) {
+    this.#config = config;
+    this.#store = store;
+    this.#gradients = gradients;
+    this.#gradientValues = tensorValues(store.layout, gradients);
+    this.#threads = threads;
+  }
+
+  get(mode: RunnerMode, { rows, length }: Rectangle): DecoderRunner {
+    const key = `${mode} ${rows}x${length}`;
+    const found = this.#runners.get(key);
+    if (found !== undefined) return found;
+    const runner = new DecoderRunner({
+      config: this.#config,
+      store: this.#store,
+      gradients: this.#gradients,
+      gradientValues: this.#gradientValues,
+      threads: this.#threads,
+      mode,
+      rows,
+      length,
+    });
+    this.#runners.set(key, runner);
+    return runner;
+  }
+
+  release(): void {
+    for (const runner of this.#runners.values()) runner.release();
+    this.#runners.clear();
+  }
+}
+
+interface RunnerOptions extends Rectangle {
+  readonly config: DecoderConfig;
+  readonly store: ParameterStore;
+  readonly gradients: Float32Array;
+  readonly gradientValues: Readonly<Record<string, Value>>;
+  readonly threads: number;
+  readonly mode: RunnerMode;
+}
+
+/** One compiled rectangle. Row r, position t predicts token t + 1 of the sequence in that row. */
+export class DecoderRunner {
+  readonly #options: RunnerOptions;
+  readonly #session: Session;
+  readonly #ids: BigInt64Array;
+  readonly #labels: BigInt64Array;
+  readonly #weights: Float32Array;
+  readonly #entropyWeights: Float32Array;
+  readonly #inverseTemperature = allocateFloat32(1);
+  readonly #logprobs: Float32Array;
+  readonly #entropy: Float32Array;
+  readonly #embeddedGradient: Float32Array;
+  readonly #calls = new Map<Slot, PreparedCall>();
+  #lengths: readonly number[] = [];
+
+  constructor(options: RunnerOptions) {
+    this.#options = options;
+    const { config, rows, length, mode, threads } = options;
+    const tokens = rows * length;
+    this.#session = new Session(decoderGraph(config, { profile: "cpu", rows, length, mode }), { threads });
+    this.#ids = allocateInt64(tokens);
+    this.#labels = allocateInt64(tokens);
+    this.#weights = allocateFloat32(tokens);
+    this.#entropyWeights = allocateFloat32(tokens);
+    this.#logprobs = allocateFloat32(tokens);
+    this.#entropy = allocateFloat32(tokens);
+    this.#embeddedGradient = allocateFloat32(mode === "logprobs" ? 0 : tokens * config.hiddenSize);
+  }
+
+  /** Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding. */
+  load(
+    sequences: readonly Int32Array[],
+    weights?: readonly Float32Array[],
+    entropyWeights?: readonly Float32Array[],
+  ): void {
+    const { length } = this.#options;
+    this.#ids.fill(0n);
+    this.#labels.fill(0n);
+    this.#lengths = sequences.map((sequence) => sequence.length - 1);
+    for (const [row, sequence] of sequences.entries()) {
+      const start = row * length;
+      for (let t = 1; t < sequence.length; t++) {
+        this.#ids[start + t - 1] = this.#checkedId(sequence[t - 1] as number);
+        this.#labels[start + t - 1] = this.#checkedId(sequence[t] as number);
+      }
+    }
+    if (weights !== undefined) this.#layWeights(this.#weights, weights);
+    if (entropyWeights !== undefined) this.#layWeights(this.#entropyWeights, entropyWeights);
+  }
+
+  /** Runs the graph on what was loaded. */
+  run(slot: Slot, temperature: number): void {
+    this.#inverseTemperature[0] = 1 / temperature;
+    const call = this.#calls.get(slot) ?? this.#prepare(slot);
+    this.#calls.set(slot, call);
+    call();
+  }
+
+  /** Writes log p of the sequence in `row` to `target`, from element 1 on. */
+  copyLogprobs(row: number, target: Float32Array): void {
+    const start = row * this.#options.length;
+    target.set(this.#logprobs.subarray(start, start + target.length - 1), 1);
+  }
+
+  /** Adds the gradients of the embedded tokens to the rows of the embedding's gradient, in order of position. */
+  scatterEmbeddedGradient(): void {
+    const { store, gradients, config, length } = this.#options;
+    const width = config.hiddenSize;
+    const table = parameterView(store.layout, gradients, EMBEDDING);
+    const rows = this.#embeddedGradient;
+    for (const [row, count] of this.#lengths.entries()) {
+      for (let t = 0; t < count; t++) {
+        const token = row * length + t;
+        const target = Number(this.#ids[token]) * width;
+        const source = token * width;
+        for (let j = 0; j < width; j++)
+          table[target + j] = (table[target + j] as number) + (rows[source + j] as number);
+      }
+    }
+  }
+
+  /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */
+  addSums(sums: { loss: number; entropy: number; tokens: number }): void {
+    const { length, mode } = this.#options;
+    for (const [row, count] of this.#lengths.entries()) {
+      for (let token = row * length; token < row * length + count; token++) {
+        const weight = this.#weights[token] as number;
+        const entropy = this.#entropy[token] as number;
+        if (mode === "entropy-gradients") sums.loss -= (this.#entropyWeights[token] as number) * entropy;
+        if (weight === 0) continue;
+        sums.loss -= weight * (this.#logprobs[token] as number);
+        sums.entropy += entropy;
+        sums.tokens++;
+      }
+    }
+  }
+
+  release(): void {
+    this.#session.release();
+  }
+
+  #checkedId(id: number): bigint {
+    const { vocabularySize } = this.#options.config;
+    if (id < 0 || id >= vocabularySize) {
+      throw new AleError("engine", `token ${id} is outside the vocabulary of ${vocabularySize}`, {
+        hint: "the tokenizer and the model must belong together",
+      });
+    }
+    return BigInt(id);
+  }
+
+  #layWeights(target: Float32Array, weights: readonly Float32Array[]): void {
+    target.fill(0);
+    for (const [row, values] of weights.entries()) target.set(values.subarray(1), row * this.#options.length);
+  }
+
+  #prepare(slot: Slot): PreparedCall {
+    const { store, mode, rows, length, config, gradientValues } = this.#options;
+    const tokens = rows * length;
+    const feeds: Record<string, Value> = {
+      ...parameterValues(store, slot),
+      [IDS]: int64Value(this.#ids, [tokens]),
+      [LABELS]: int64Value(this.#labels, [tokens]),
+      [INVERSE_TEMPERATURE]: float32Value(this.#inverseTemperature, []),
+    };
+    const fetches: Record<string, Value> = { [LOGPROBS]: float32Value(this.#logprobs, [tokens, 1]) };
+    if (mode !== "logprobs") {
+      feeds[WEIGHTS] = float32Value(this.#weights, [tokens, 1]);
+      if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(this.#entropyWeights, [tokens, 1]);
+      fetches[ENTROPY] = float32Value(this.#entropy, [tokens, 1]);
+      fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
+      for (const [name, value] of Object.entries(gradientValues)) {
+        if (name === EMBEDDING && !config.tiedEmbeddings) continue;
+        feeds[accumulatedName(name)] = value;
+        fetches[gradientName(name)] = value;
+      }
+    }
+    return this.#session.prepare(feeds, fetches);
+  }
+}

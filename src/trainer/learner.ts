@@ -1,0 +1,170 @@
+/**
+ * The training side of the numeric engine: log-probabilities, gradients and optimizer steps of a decoder whose parameters
+ * lie in a `ParameterStore`. Not tied to any algorithm: a loss is given as one weight per token.
+ */
+
+import { AleError } from "../core/errors.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { allocateFloat32 } from "../runtime/memory.ts";
+import { type DecoderRunner, DecoderRunners } from "./decoder-runner.ts";
+import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
+import { AdamW, type AdamWSettings, clipScale, GlobalNorm, type OptimizerRange } from "./optimizer.ts";
+
+export interface LearnerOptions {
+  readonly threads: number;
+  /** Tokens per forward and backward pass; sums over micro-batches equal those of one pass. Default 2048. */
+  readonly maxTokensPerMicroBatch?: number;
+  /** Leave norm weights out of weight decay. Default false. */
+  readonly exemptNorms?: boolean;
+}
+
+export interface BackwardResult {
+  /** −Σ weight · logprob − Σ entropyWeight · entropy. */
+  readonly loss: number;
+  /** log p of every token, as `logprobs` gives them. */
+  readonly logprobs: Float32Array[];
+  /** Mean entropy in nats over the tokens whose weight is not 0. */
+  readonly entropy: number;
+}
+
+export interface StepSettings extends AdamWSettings {
+  /** Global gradient-norm clip; 0 = off. */
+  readonly clip: number;
+}
+
+export class Learner {
+  readonly #config: DecoderConfig;
+  readonly #store: ParameterStore;
+  readonly #maxTokens: number;
+  readonly #gradients: Float32Array<ArrayBuffer>;
+  readonly #runners: DecoderRunners;
+  readonly #adamW: AdamW;
+  readonly #norm: GlobalNorm;
+
+  constructor(config: DecoderConfig, store: ParameterStore, options: LearnerOptions) {
+    this.#config = config;
+    this.#store = store;
+    this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
+    this.#gradients = allocateFloat32(store.layout.length);
+    this.#runners = new DecoderRunners(config, store, this.#gradients, options.threads);
+    this.#adamW = new AdamW(this.#gradients, optimizerRanges(store, options.exemptNorms ?? false));
+    this.#norm = new GlobalNorm(this.#gradients);
+  }
+
+  /** Gradients accumulated so far, flat in the store's layout. */
+  get gradients(): Float32Array {
+    return this.#gradients;
+  }
+
+  /**
+   * Teacher-forced log p(token t | tokens < t) of each sequence under the weights of `slot`, at `temperature`; element 0
+   * is 0. Padding and the other sequences have no part in it beyond rounding.
+   * @throws AleError("engine") for a sequence longer than the context.
+   */
+  logprobs(sequences: readonly Int32Array[], slot: number, temperature = 1): Float32Array[] {
+    const results = sequences.map((sequence) => new Float32Array(sequence.length));
+    for (const batch of this.#plan(sequences)) {
+      const runner = this.#runners.get("logprobs", batch);
+      runner.load(batch.members.map((index) => sequences[index] as Int32Array));
+      runner.run(checkedSlot(slot), temperature);
+      copyLogprobs(runner, batch, results);
+    }
+    return results;
+  }
+
+  /**
+   * Adds the gradients of −Σ_t weight_t · log p_t, minus Σ_t entropyWeight_t · entropy_t, to the accumulated ones. Weight t
+   * belongs to token t of its sequence (element 0 is ignored), as does the entropy of the distribution it was drawn from.
+   */
+  backward(
+    sequences: readonly Int32Array[],
+    weights: readonly Float32Array[],
+    slot: number,
+    temperature = 1,
+    entropyWeights?: readonly Float32Array[],
+  ): BackwardResult {
+    const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
+    const sums = { loss: 0, entropy: 0, tokens: 0 };
+    for (const batch of this.#plan(sequences)) {
+      const runner = this.#runners.get(entropyWeights === undefined ? "gradients" : "entropy-gradients", batch);
+      const pick = <T>(items: readonly T[]) => batch.members.map((index) => items[index] as T);
+      runner.load(pick(sequences), pick(weights), entropyWeights && pick(entropyWeights));
+      runner.run(checkedSlot(slot), temperature);
+      runner.scatterEmbeddedGradient();
+      copyLogprobs(runner, batch, logprobs);
+      runner.addSums(sums);
+    }
+    return { loss: sums.loss, logprobs, entropy: sums.tokens === 0 ? 0 : sums.entropy / sums.tokens };
+  }
+
+  /**
+   * One AdamW step with the accumulated gradients, clipped by their global norm: reads slot `from`, writes the unpublished
+   * slot `to`, and clears the gradients. A norm that is not finite leaves `to` as it was.
+   */
+  step(settings: StepSettings, from: number, to: number): { readonly gradNorm: number } {
+    const source = checkedSlot(from);
+    const target = checkedSlot(to);
+    this.#store.assertWritable(target);
+    const gradNorm = this.#norm.compute();
+    if (Number.isFinite(gradNorm)) {
+      const step = this.#store.step(source) + 1;
+      const arrays = (slot: Slot) => ({
+        parameters: this.#store.parameters(slot),
+        firstMoment: this.#store.firstMoment(slot),
+        secondMoment: this.#store.secondMoment(slot),
+      });
+      this.#adamW.update(arrays(source), arrays(target), settings, step, clipScale(gradNorm, settings.clip));
+      this.#store.setStep(target, step);
+    }
+    this.clearGradients();
+    return { gradNorm };
+  }
+
+  /** Forgets accumulated gradients. */
+  clearGradients(): void {
+    this.#gradients.fill(0);
+  }
+
+  /** Frees the compiled graphs. */
+  release(): void {
+    this.#runners.release();
+    this.#adamW.release();
+    this.#norm.release();
+  }
+
+  /** A sequence of n tokens has n − 1 predictions, so that is the length it takes. */
+  #plan(sequences: readonly Int32Array[]): MicroBatch[] {
+    const { contextLength } = this.#config;
+    for (const { length } of sequences) {
+      if (length - 1 > contextLength) {
+        throw new AleError("engine", `a sequence of ${length} tokens does not fit the context of ${contextLength}`);
+      }
+    }
+    const lengths = sequences.map((sequence) => sequence.length - 1);
+    return planMicroBatches(lengths, { tokens: this.#maxTokens, contextLength });
+  }
+}
+
+function checkedSlot(slot: number): Slot {
+  if (slot !== 0 && slot !== 1 && slot !== 2) throw new AleError("internal", `there is no slot ${slot}`);
+  return slot;
+}
+
+function copyLogprobs(runner: DecoderRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
+  for (const [row, index] of batch.members.entries()) runner.copyLogprobs(row, results[index] as Float32Array);
+}
+
+/** Neighbouring tensors with the same decay as one range; padding between tensors is updated too and stays 0. */
+function optimizerRanges(store: ParameterStore, exemptNorms: boolean): OptimizerRange[] {
+  const ranges: OptimizerRange[] = [];
+  const { entries, length } = store.layout;
+  for (const [i, entry] of entries.entries()) {
+    const decay = !(exemptNorms && entry.kind === "norm");
+    const end = entries[i + 1]?.offset ?? length;
+    const last = ranges.at(-1);
+    if (last?.decay === decay) ranges[ranges.length - 1] = { ...last, end };
+    else ranges.push({ begin: entry.offset, end, decay });
+  }
+  return ranges;
+}

@@ -1,0 +1,56 @@
+/** Groups sequences of similar length into rectangles of tokens. */
+
+/** Sequences that go through the model together: `rows` × `length` tokens, some of them padding. */
+export interface MicroBatch {
+  /** Indices of the sequences, at most `rows`; missing rows are padding. */
+  readonly members: readonly number[];
+  readonly rows: number;
+  readonly length: number;
+}
+
+export interface MicroBatchLimits {
+  /** Tokens per micro-batch that rectangles aim at. */
+  readonly tokens: number;
+  /** Longest sequence the model can take. */
+  readonly contextLength: number;
+}
+
+/** Lengths that rectangles may have; each new one costs compiling a graph. */
+const LENGTHS = [16, 32, 48, 64, 96, 128, 160, 208, 256, 384, 512, 768, 1024];
+
+/** The shortest allowed rectangle for `length` tokens. */
+export function bucketLength(length: number, contextLength: number): number {
+  const listed = LENGTHS.find((candidate) => candidate >= length);
+  return Math.min(contextLength, listed ?? Math.ceil(length / 512) * 512);
+}
+
+/** Numbers of rows a rectangle may have: the most that fit, and halves of it, down to one. */
+function rowChoices(length: number, tokens: number): number[] {
+  const choices: number[] = [];
+  for (let rows = Math.max(1, Math.floor(tokens / length)); rows > 1; rows = Math.ceil(rows / 2)) choices.push(rows);
+  return [...choices, 1].reverse();
+}
+
+/**
+ * Covers all sequences of at least one token; the result depends on the lengths only.
+ * @param lengths tokens per sequence. @returns micro-batches, longest first.
+ */
+export function planMicroBatches(lengths: readonly number[], limits: MicroBatchLimits): MicroBatch[] {
+  const buckets = new Map<number, number[]>();
+  for (const [index, length] of lengths.entries()) {
+    if (length < 1) continue;
+    const bucket = bucketLength(length, limits.contextLength);
+    buckets.set(bucket, [...(buckets.get(bucket) ?? []), index]);
+  }
+  const plan: MicroBatch[] = [];
+  for (const [length, indices] of [...buckets].sort(([a], [b]) => b - a)) {
+    const choices = rowChoices(length, limits.tokens);
+    const most = choices.at(-1) as number;
+    for (let begin = 0; begin < indices.length; begin += most) {
+      const members = indices.slice(begin, begin + most);
+      const rows = choices.find((choice) => choice >= members.length) as number;
+      plan.push({ members, rows, length });
+    }
+  }
+  return plan;
+}

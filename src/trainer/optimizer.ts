@@ -1,0 +1,184 @@
+/** AdamW and the global gradient norm over flat arrays, as small graphs that run chunk by chunk. */
+
+import { OnnxBuilder } from "../onnx/builder.ts";
+import { allocateFloat32 } from "../runtime/memory.ts";
+import { type PreparedCall, Session } from "../runtime/session.ts";
+import { float32Value, type Value } from "../runtime/value.ts";
+
+export interface AdamWSettings {
+  readonly lr: number;
+  readonly betas: readonly [number, number];
+  readonly eps: number;
+  /** Decoupled: decaying parameters shrink by lr · weightDecay before the update. */
+  readonly weightDecay: number;
+}
+
+/** Parameters with their moments, flat and of one length. */
+export interface OptimizerArrays {
+  readonly parameters: Float32Array;
+  readonly firstMoment: Float32Array;
+  readonly secondMoment: Float32Array;
+}
+
+/** A stretch of the flat arrays, in elements; `decay` says whether weight decay applies to it. */
+export interface OptimizerRange {
+  readonly begin: number;
+  readonly end: number;
+  readonly decay: boolean;
+}
+
+/** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
+const CHUNK = 1 << 14;
+
+/** Scalars an update reads, computed in float64 from the settings. */
+const SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
+type ScalarName = (typeof SCALARS)[number];
+
+/**
+ * p ← (1 − lr · λ) p; m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²; p ← p − lr · m̂ / (√v̂ + ε), with bias-corrected m̂, v̂.
+ * Loshchilov and Hutter, https://arxiv.org/abs/1711.05101. The bias corrections are folded into step size and ε.
+ */
+export class AdamW {
+  readonly #gradients: Float32Array;
+  readonly #ranges: readonly OptimizerRange[];
+  readonly #session: Session;
+  readonly #scalars: Readonly<Record<ScalarName, Float32Array>>;
+  readonly #scalarValues: Readonly<Record<ScalarName, Value>>;
+  readonly #keepAll: Float32Array;
+  readonly #keepAllValue: Value;
+  readonly #calls = new Map<Float32Array, Map<Float32Array, readonly PreparedCall[]>>();
+
+  /** @param gradients flat array that every update reads. @param ranges what to update; together, the parameters. */
+  constructor(gradients: Float32Array, ranges: readonly OptimizerRange[]) {
+    this.#gradients = gradients;
+    this.#ranges = ranges;
+    this.#session = new Session(adamWGraph(), { threads: 1 });
+    const scalars = {} as Record<ScalarName, Float32Array>;
+    for (const name of SCALARS) scalars[name] = allocateFloat32(1);
+    this.#scalars = scalars;
+    this.#scalarValues = Object.fromEntries(SCALARS.map((name) => [name, float32Value(scalars[name], [])])) as Record<
+      ScalarName,
+      Value
+    >;
+    this.#keepAll = allocateFloat32(1);
+    this.#keepAll[0] = 1;
+    this.#keepAllValue = float32Value(this.#keepAll, []);
+  }
+
+  /**
+   * Reads `from`, writes `to`, which may be the same.
+   * @param step number of this update, from 1. @param gradientScale factor on every gradient (clipping).
+   */
+  update(from: OptimizerArrays, to: OptimizerArrays, settings: AdamWSettings, step: number, gradientScale: number) {
+    const [beta1, beta2] = settings.betas;
+    const correction1 = 1 - beta1 ** step;
+    const rootCorrection2 = Math.sqrt(1 - beta2 ** step);
+    const values: Record<ScalarName, number> = {
+      decay1: beta1,
+      gain1: (1 - beta1) * gradientScale,
+      decay2: beta2,
+      gain2: (1 - beta2) * gradientScale * gradientScale,
+      stepSize: (settings.lr * rootCorrection2) / correction1,
+      eps: settings.eps * rootCorrection2,
+      keep: 1 - settings.lr * settings.weightDecay,
+    };
+    for (const name of SCALARS) this.#scalars[name][0] = values[name];
+    for (const call of this.#callsFor(from, to)) call();
+  }
+
+  release(): void {
+    this.#session.release();
+  }
+
+  #callsFor(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
+    const targets = this.#calls.get(from.parameters) ?? new Map<Float32Array, readonly PreparedCall[]>();
+    this.#calls.set(from.parameters, targets);
+    const calls = targets.get(to.parameters) ?? this.#prepare(from, to);
+    targets.set(to.parameters, calls);
+    return calls;
+  }
+
+  #prepare(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
+    const calls: PreparedCall[] = [];
+    for (const range of this.#ranges) {
+      for (let begin = range.begin; begin < range.end; begin += CHUNK) {
+        const end = Math.min(range.end, begin + CHUNK);
+        const part = (flat: Float32Array) => float32Value(flat.subarray(begin, end), [end - begin]);
+        const feeds = {
+          p: part(from.parameters),
+          m: part(from.firstMoment),
+          v: part(from.secondMoment),
+          g: part(this.#gradients),
+          ...this.#scalarValues,
+          ...(range.decay ? {} : { keep: this.#keepAllValue }),
+        };
+        const fetches = { p2: part(to.parameters), m2: part(to.firstMoment), v2: part(to.secondMoment) };
+        calls.push(this.#session.prepare(feeds, fetches));
+      }
+    }
+    return calls;
+  }
+}
+
+function adamWGraph(): Uint8Array {
+  const graph = new OnnxBuilder("adamw");
+  const [p, m, v, g] = ["p", "m", "v", "g"].map((name) => graph.input(name, "float32", ["n"])) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  for (const name of SCALARS) graph.input(name, "float32", []);
+  graph.node("Add", [graph.node("Mul", [m, "decay1"]), graph.node("Mul", [g, "gain1"])], { outputs: ["m2"] });
+  const square = graph.node("Mul", [graph.node("Mul", [g, g]), "gain2"]);
+  graph.node("Add", [graph.node("Mul", [v, "decay2"]), square], { outputs: ["v2"] });
+  const denominator = graph.node("Add", [graph.node("Sqrt", ["v2"]), "eps"]);
+  const change = graph.node("Div", [graph.node("Mul", ["m2", "stepSize"]), denominator]);
+  graph.node("Sub", [graph.node("Mul", [p, "keep"]), change], { outputs: ["p2"] });
+  for (const name of ["p2", "m2", "v2"]) graph.output(name, "float32", ["n"]);
+  return graph.encode();
+}
+
+/**
+ * Euclidean norm of a flat array, in float32 within a chunk and float64 across chunks. The order of additions is fixed, so
+ * equal arrays give equal norms.
+ */
+export class GlobalNorm {
+  readonly #session: Session;
+  readonly #partial = allocateFloat32(1);
+  readonly #calls: readonly PreparedCall[];
+
+  constructor(flat: Float32Array) {
+    const graph = new OnnxBuilder("norm");
+    const row = graph.input("row", "float32", [1, "n"]);
+    const attributes = { transB: { int: 1 } };
+    graph.node("FusedMatMul", [row, row], { outputs: ["sum"], domain: "com.microsoft", attributes });
+    graph.output("sum", "float32", [1, 1]);
+    this.#session = new Session(graph.encode(), { threads: 1 });
+    const sum = float32Value(this.#partial, [1, 1]);
+    const calls: PreparedCall[] = [];
+    for (let begin = 0; begin < flat.length; begin += CHUNK) {
+      const part = flat.subarray(begin, Math.min(flat.length, begin + CHUNK));
+      calls.push(this.#session.prepare({ row: float32Value(part, [1, part.length]) }, { sum }));
+    }
+    this.#calls = calls;
+  }
+
+  compute(): number {
+    let total = 0;
+    for (const call of this.#calls) {
+      call();
+      total += this.#partial[0] as number;
+    }
+    return Math.sqrt(total);
+  }
+
+  release(): void {
+    this.#session.release();
+  }
+}
+
+/** Factor that brings a gradient of this norm down to `clip`; PyTorch's `clip_grad_norm_`. A `clip` of 0 means no limit. */
+export function clipScale(norm: number, clip: number): number {
+  return clip > 0 ? Math.min(1, clip / (norm + 1e-6)) : 1;
+}
