@@ -111,7 +111,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
     });
     Object.assign(outcome, result);
     await session.close();
-    if (outcome.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
+    if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
   } finally {
     await sandbox.destroy();
   }
