@@ -61,13 +61,13 @@ let loaded: CApi | undefined;
 
 /** Loads the library at the first call. @throws AleError("engine") when it is missing or of another version. */
 export function ortApi(): CApi {
-  loaded ??= load(ortLibraryPath());
+  loaded ??= load();
   return loaded;
 }
 
-function load(path: string): CApi {
-  setNativeEnvironment("ORT_DISABLE_TELEMETRY", "1");
-  const api = openLibrary(path);
+function load(): CApi {
+  setNativeEnvironment("ORT_DISABLE_TELEMETRY", "1"); // Before the library is even mapped.
+  const api = openLibrary(ortLibraryPath());
   const call = {} as Record<FunctionName, NativeFunction>;
   for (const [name, { index, args, returns }] of Object.entries(FUNCTIONS)) {
     call[name as FunctionName] = nativeFunction(read.ptr(api as Pointer, index * 8), args, returns);

@@ -1,28 +1,24 @@
-/** Where the ONNX Runtime library lies. The executable unpacks its own copy and names it with `setOrtLibraryPath`. */
+/** Where the ONNX Runtime library lies: unpacked from the executable, or in `node_modules`. */
 
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { AleError } from "../core/errors.ts";
+import { loadOrtLibrary } from "./natives.ts";
+import { isCompiled } from "./shipped.ts";
 
 /** The release Ale is tested with. From 1.29 on the library sends telemetry by default, so a newer one is refused. */
 export const ORT_VERSION = "1.27.0";
 
 const PACKAGED = "node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime.so.1";
 
-let override: string | undefined;
-
-/** Names the library to load; call it before anything uses the runtime. */
-export function setOrtLibraryPath(path: string): void {
-  override = path;
-}
-
 /**
- * Absolute path of `libonnxruntime.so.1`: what `setOrtLibraryPath` named, else the copy in the nearest `node_modules`.
+ * Absolute path of `libonnxruntime.so.1`: in the executable its own copy, which is then loaded already; else the copy in the
+ * nearest `node_modules`.
  * @throws AleError("engine") when there is none.
  */
 export function ortLibraryPath(): string {
-  if (override !== undefined) return override;
+  if (isCompiled) return loadOrtLibrary();
   let folder = dirname(fileURLToPath(import.meta.url));
   for (;;) {
     const candidate = join(folder, PACKAGED);

@@ -1,0 +1,41 @@
+/** The two ways a process of Ale goes on after `main.ts`: as the command line, or in a role. */
+
+import { setEmbeddedExperiments } from "./config/embedded.ts";
+import { AleError } from "./core/errors.ts";
+import type { Role } from "./device/self.ts";
+import { setEmbeddedModels } from "./models/policy-folder.ts";
+import { shippedFiles, shippedTexts } from "./runtime/shipped.ts";
+import { setEmbeddedTasks } from "./tasks/source.ts";
+
+/** Entry of each role. */
+const ROLES: Readonly<Record<Role, () => Promise<void>>> = {
+  engine: async () => (await import("./device/engine.ts")).runEngine(),
+};
+
+/** Runs this process as `role` until its work is over. @throws AleError("usage") for an unknown role. */
+export async function runRole(role: string): Promise<void> {
+  const entry = Object.hasOwn(ROLES, role) ? ROLES[role as Role] : undefined;
+  if (entry === undefined) throw new AleError("usage", `Ale has no role ${JSON.stringify(role)}`);
+  registerShippedFiles();
+  await entry();
+}
+
+/** Runs a command line and ends the process with its exit code once everything written has been taken. */
+export async function runCommandLine(argv: readonly string[]): Promise<never> {
+  registerShippedFiles();
+  const { runCli } = await import("./cli/program.ts");
+  const code = await runCli(argv);
+  await Promise.all([drained(process.stdout), drained(process.stderr)]);
+  process.exit(code);
+}
+
+/** Hands the files that come with Ale to the parts that use them; large ones are read when they are asked for. */
+function registerShippedFiles(): void {
+  setEmbeddedExperiments(shippedTexts("experiments"));
+  setEmbeddedModels(shippedFiles("models"));
+  setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
+}
+
+function drained(stream: NodeJS.WriteStream): Promise<void> {
+  return new Promise((resolve) => stream.write("", () => resolve()));
+}
