@@ -48,15 +48,25 @@ const MAX_PROBLEMS = 10;
  * @throws AleError("config") naming file and line (or option), key, value and what is allowed.
  */
 export function loadExperiment({ files, overrides = [] }: LoadOptions): LoadedExperiment {
-  const layers = files.map(readLayer);
+  return resolveLayers(files.map(readLayer), overrides);
+}
+
+function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): LoadedExperiment {
   let merged = layers.reduce((base, layer) => mergeTables(base, layer.table), {} as Record<string, unknown>);
   const parsed = orderOverrides(overrides.map(parseOverride));
   for (const override of parsed) merged = applyOverride(merged, override);
   const raw = fillVariants(merged);
   const result = ExperimentSchema.safeParse(raw);
-  if (!result.success)
-    throw configError(result.error.issues, raw, layers, new Set(parsed.map((o) => o.path.join("."))));
-  return resolveExperiment(result.data);
+  if (result.success) return resolveExperiment(result.data);
+  throw configError(result.error.issues, raw, layers, new Set(parsed.map(({ path }) => path.join("."))));
+}
+
+/**
+ * Reads one experiment from text, such as the resolved one that a run keeps.
+ * @throws AleError("config") as `loadExperiment`; `name` is what messages call the text.
+ */
+export function parseExperiment(name: string, toml: string): LoadedExperiment {
+  return resolveLayers([parseLayer(name, toml)], []);
 }
 
 /** Hash, changed settings and TOML of an experiment that was already checked. */
@@ -99,6 +109,15 @@ export function changedSettings(experiment: Experiment): ChangedSetting[] {
   );
 }
 
+/** Dotted keys whose values differ between two experiments. */
+export function differingKeys(a: Experiment, b: Experiment): string[] {
+  const before = flatten(a);
+  const after = flatten(b);
+  return [...new Set([...before.keys(), ...after.keys()])].filter(
+    (key) => canonicalJson(before.get(key) ?? null) !== canonicalJson(after.get(key) ?? null),
+  );
+}
+
 function flatten(table: Readonly<Record<string, unknown>>, prefix = "", into = new Map<string, unknown>()) {
   for (const [name, value] of Object.entries(table)) {
     const key = prefix === "" ? name : `${prefix}.${name}`;
@@ -110,6 +129,10 @@ function flatten(table: Readonly<Record<string, unknown>>, prefix = "", into = n
 
 function readLayer(path: string): Layer {
   const { name, text } = readExperimentText(path);
+  return parseLayer(name, text);
+}
+
+function parseLayer(name: string, text: string): Layer {
   try {
     return { name, table: parse(text), lines: findKeyLines(text) };
   } catch (error) {
