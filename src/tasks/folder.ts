@@ -1,0 +1,55 @@
+/** What is known of a task folder before it is given a split and a seed. */
+
+import type { EnvironmentSpec, SandboxFile, Split, Task } from "../core/types.ts";
+import type { TaskFile } from "./schema.ts";
+
+/** What a task folder becomes: something that gives tasks. */
+export interface TaskFamily {
+  readonly name: string;
+  /** Path of the folder, for messages. */
+  readonly folder: string;
+  readonly description: string;
+  /** `false` for a plain Harbor folder, which is the same task whatever the split and seed. */
+  readonly parametric: boolean;
+  readonly environment: EnvironmentSpec;
+  render(split: Split, seed: number): Task;
+}
+
+/** A task folder as read, before it is given a split and a seed. */
+export interface TaskFolder {
+  readonly suite: string;
+  readonly family: string;
+  readonly path: string;
+  readonly file: TaskFile;
+  readonly instruction: string;
+  readonly files: readonly SandboxFile[];
+  readonly tests: readonly SandboxFile[];
+  readonly solution: readonly SandboxFile[];
+}
+
+/** Where instance files lie inside a task folder. */
+export const WORKDIR_FOLDER = "environment/files";
+
+const MEBIBYTE = 1024 * 1024;
+
+/** The parts of a task that are the same for all its instances. */
+export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environment" | "timeouts"> {
+  const { environment, agent, verifier } = folder.file;
+  return {
+    suite: folder.suite,
+    environment: {
+      profile: environment.profile,
+      workdir: environment.workdir,
+      cpus: environment.cpus,
+      memoryBytes: environment.memory_mb * MEBIBYTE,
+      diskBytes: environment.storage_mb * MEBIBYTE,
+      pids: environment.pids,
+    },
+    timeouts: { command: agent.command_timeout_sec, agent: agent.timeout_sec, verifier: verifier.timeout_sec },
+  };
+}
+
+/** Permission bits of a file of a task folder. */
+export function defaultMode(path: string, scripts: boolean, executable = false): number {
+  return executable || (scripts && path.endsWith(".sh")) ? 0o755 : 0o644;
+}
