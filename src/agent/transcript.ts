@@ -1,91 +1,57 @@
 /**
- * The compact transcript of small policies:
+ * The compact transcript small policies read and write:
  *
- *     <task>instruction<cmd>command<obs>observation<cmd>command<obs>observation<cmd><done>
+ *     <task>text<cmd>ls -S<obs>a.txt⏎b.txt<cmd>rm a.txt<obs><cmd><done>
  *
- * The environment writes `<task>…<cmd>` and, after each observation, `<cmd>`; the policy writes a command and `<obs>` (run
- * it), or `<done>` as its whole answer. `<cmd>` tells the policy where a text that was written for it ends. What was sampled
- * is kept as it was sampled; only instructions and observations are ever encoded.
+ * The environment writes `<task>…<cmd>` and, after each observation, `<cmd>`. The policy writes a command and `<obs>`
+ * ("run it"), or `<done>`. The prompt token `<cmd>` is what tells the policy where an observation ends.
  */
 
-import type { Generation, Tokenizer } from "../core/ports.ts";
-import type { CommandResult } from "../core/ports.ts";
+import type { CommandResult, Generation, Tokenizer } from "../core/ports.ts";
 import type { TokenRecord } from "../core/types.ts";
 
-/** Limits of an episode as the policy sees it. */
-export interface AgentLimits {
-  /** Answers per episode, the final `<done>` included. */
-  readonly maxTurns: number;
-  /** Tokens of an answer, its `<obs>` included. */
-  readonly maxCommandTokens: number;
-  /** Tokens of an episode: instruction, commands and observations. */
-  readonly maxEpisodeTokens: number;
-  /** Characters of an observation that are shown. */
-  readonly maxObservationChars: number;
-  /** Wall-clock limit of a command in seconds; the task's own limit when omitted. */
-  readonly commandSeconds?: number;
-}
-
 /** Ids of the tokens that structure a transcript. */
-export interface SpecialIds {
-  readonly pad: number;
+export interface TranscriptTokens {
   readonly task: number;
-  readonly cmd: number;
-  readonly obs: number;
+  readonly command: number;
+  readonly observation: number;
   readonly done: number;
+  /** All specials; none of them may stand inside a command. */
+  readonly all: readonly number[];
 }
 
-/** Throws `AleError("tokenizer")` when the tokenizer was not made for transcripts. */
-export function specialIds(tokenizer: Tokenizer): SpecialIds {
-  return {
-    pad: tokenizer.special("<pad>"),
-    task: tokenizer.special("<task>"),
-    cmd: tokenizer.special("<cmd>"),
-    obs: tokenizer.special("<obs>"),
-    done: tokenizer.special("<done>"),
-  };
+/** Throws `AleError("tokenizer")` when the tokenizer lacks one of them. */
+export function transcriptTokens(tokenizer: Tokenizer): TranscriptTokens {
+  const task = tokenizer.special("<task>");
+  const command = tokenizer.special("<cmd>");
+  const observation = tokenizer.special("<obs>");
+  const done = tokenizer.special("<done>");
+  return { task, command, observation, done, all: [tokenizer.special("<pad>"), task, command, observation, done] };
 }
 
-/** What an answer asks for. */
-export type Answer =
-  | { readonly kind: "command"; readonly command: string }
-  | { readonly kind: "done" }
-  /** `command` is what there was of it. */
-  | { readonly kind: "length" | "format"; readonly command: string };
-
-/** Reads a sampled answer. A structural token anywhere but in its place is a format error. */
-export function readAnswer(generation: Generation, tokenizer: Tokenizer, special: SpecialIds): Answer {
-  const { ids } = generation;
-  const structural = new Set([special.pad, special.task, special.cmd, special.obs, special.done]);
-  const end = ids.findIndex((id) => structural.has(id));
-  const command = tokenizer.decode(end === -1 ? ids : ids.subarray(0, end));
-  if (end === -1) return { kind: "length", command };
-  if (end !== ids.length - 1) return { kind: "format", command };
-  if (ids[end] === special.done && end === 0) return { kind: "done" };
-  if (ids[end] === special.obs && end > 0) return { kind: "command", command };
-  return { kind: "format", command };
+/** `<task>text<cmd>` */
+export function encodePrompt(tokenizer: Tokenizer, tokens: TranscriptTokens, instruction: string): Int32Array {
+  return Int32Array.of(tokens.task, ...tokenizer.encode(instruction), tokens.command);
 }
 
-/** Bytes of output an observation is made of. */
-const OBSERVED_BYTES = 400;
-/** The shell's name for the command it was given, with a line number that depends on what ran before. */
-const SHELL_PREFIX = /^(?:\S*\/)?(?:ba)?sh: (?:line \d+: )?/gm;
+/** `observation<cmd>` */
+export function encodeObservation(tokenizer: Tokenizer, tokens: TranscriptTokens, observation: string): Int32Array {
+  return Int32Array.of(...tokenizer.encode(observation), tokens.command);
+}
 
 /**
- * What the policy sees of a command: its output in printable ASCII, without the shell's own prefix, at most `maxChars`
- * characters, after `!` when the command failed. Nothing in it depends on time, process ids or paths of the shell.
+ * What the policy sees of a command: its output without the shell's own prefix, non-printables as `?`, at most `maxChars`
+ * characters, with `!` in front when it failed.
  */
-export function renderObservation(result: Pick<CommandResult, "exitCode" | "output">, maxChars: number): string {
-  const bytes = result.output.subarray(0, Math.max(OBSERVED_BYTES, maxChars));
-  const text = Array.from(bytes, (byte) => (byte === 10 || (byte >= 32 && byte < 127) ? String.fromCharCode(byte) : "?"))
-    .join("")
-    .replace(SHELL_PREFIX, "")
-    .replace(/^\n+|\n+$/g, "");
-  return (result.exitCode === 0 ? "" : "!") + text.slice(0, maxChars);
+export function renderObservation(result: CommandResult, maxChars: number): string {
+  const text = new TextDecoder("latin1").decode(result.output);
+  const plain = text.replaceAll("bash: line 1: ", "").replace(/[^\n\x20-\x7e]/g, "?");
+  const shown = plain.replace(/^\n+|\n+$/g, "").slice(0, maxChars);
+  return result.exitCode === 0 ? shown : `!${shown}`;
 }
 
-/** A transcript as it grows; becomes the token record of the trajectory. */
-export class Transcript {
+/** Grows a token record turn by turn. */
+export class TranscriptBuilder {
   readonly #ids: number[] = [];
   readonly #mask: number[] = [];
   readonly #logprobs: number[] = [];
@@ -97,20 +63,20 @@ export class Transcript {
     return this.#ids.length;
   }
 
-  /** Appends what the environment writes. */
-  appendContext(ids: Int32Array): void {
-    for (const id of ids) this.#push(id, 0, 0, 0, 0, -1);
+  /** Tokens the policy was shown. */
+  addContext(ids: Int32Array, version: number): void {
+    for (const id of ids) this.#add(id, 0, 0, 0, version, -1);
   }
 
-  /** Appends a sampled answer as turn `turn`. */
-  appendAnswer(answer: Omit<Generation, "stop">, turn: number): void {
-    answer.ids.forEach((id, i) => {
-      const at = (values: ArrayLike<number>) => values[i] as number;
-      this.#push(id, 1, at(answer.logprobs), at(answer.logprobsT1), at(answer.versions), turn);
+  /** Tokens the policy sampled in `turn`. */
+  addGeneration(generation: Generation, turn: number): void {
+    generation.ids.forEach((id, t) => {
+      const logprob = generation.logprobs[t] as number;
+      this.#add(id, 1, logprob, generation.logprobsT1[t] as number, generation.versions[t] as number, turn);
     });
   }
 
-  record(): TokenRecord {
+  build(): TokenRecord {
     return {
       ids: Int32Array.from(this.#ids),
       mask: Uint8Array.from(this.#mask),
@@ -121,7 +87,7 @@ export class Transcript {
     };
   }
 
-  #push(id: number, mask: number, logprob: number, logprobT1: number, version: number, turn: number): void {
+  #add(id: number, mask: number, logprob: number, logprobT1: number, version: number, turn: number): void {
     this.#ids.push(id);
     this.#mask.push(mask);
     this.#logprobs.push(logprob);
@@ -129,14 +95,4 @@ export class Transcript {
     this.#versions.push(version);
     this.#turnIds.push(turn);
   }
-}
-
-/** `<task>instruction<cmd>` */
-export function openingContext(instruction: string, tokenizer: Tokenizer, special: SpecialIds): Int32Array {
-  return Int32Array.from([special.task, ...tokenizer.encode(instruction), special.cmd]);
-}
-
-/** `observation<cmd>` */
-export function observationContext(observation: string, tokenizer: Tokenizer, special: SpecialIds): Int32Array {
-  return Int32Array.from([...tokenizer.encode(observation), special.cmd]);
 }
