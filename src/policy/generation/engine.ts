@@ -11,6 +11,7 @@ import type { ParameterStore, Publication } from "../../models/parameter-store.t
 import { DecodeBlock, Decoder } from "./decoder.ts";
 import { cellsFor, Prefiller } from "./prefiller.ts";
 import { type Block, freeCell, RowPool } from "./rows.ts";
+import { type DeterminismReport, testDeterminism } from "./self-test.ts";
 import { checkRequest, type GenerationRequest, NO_ROOM, Sequence } from "./sequence.ts";
 import { SlotWeights } from "./weight-values.ts";
 
@@ -34,7 +35,9 @@ export interface Finished {
 }
 
 export interface StepResult {
-  readonly finished: Finished[];
+  readonly finished: readonly Finished[];
+  /** Sequences that got a token. */
+  readonly sampled: readonly number[];
   /** False when there was nothing to do. */
   readonly worked: boolean;
 }
@@ -159,33 +162,36 @@ export class GenerationEngine {
   step(): StepResult {
     const prefilled = this.#waiting.size > 0 && this.#prefill();
     const block = prefilled ? undefined : this.#busiest();
-    if (block !== undefined) this.#decode(block);
+    const sampled = block === undefined ? [] : this.#decode(block);
     const finished = this.#finished;
     this.#finished = [];
-    return { finished, worked: prefilled || block !== undefined || finished.length > 0 };
+    return { finished, sampled, worked: prefilled || block !== undefined || finished.length > 0 };
   }
 
-  /** Steps until all of `sequenceIds` have their answers; those of other sequences are kept for the next `step`. */
-  drain(sequenceIds: Iterable<number>, onStep: () => void = () => {}): ReadonlyMap<number, Generation> {
-    const missing = new Set(sequenceIds);
-    const answers = new Map<number, Generation>();
+  /**
+   * Steps until `pending` is empty: the sequences in it whose answers are awaited. `onAnswer` is called with each of
+   * them, taken out of `pending`, and may submit again and put it back. `onDecode` is called after each decode step
+   * with the sequences it gave a token. Answers of other sequences are kept for `step`.
+   */
+  drain(
+    pending: Set<number>,
+    onAnswer: (finished: Finished) => void,
+    onDecode: (sampled: readonly number[]) => void = () => {},
+  ): void {
     const foreign: Finished[] = [];
     try {
-      while (missing.size > 0) {
-        const { finished, worked } = this.step();
-        onStep();
+      while (pending.size > 0) {
+        const { finished, worked, sampled } = this.step();
+        if (sampled.length > 0) onDecode(sampled);
+        if (!worked) throw new AleError("internal", `nobody computes answers for sequences ${[...pending].join(", ")}`);
         for (const item of finished) {
-          if (missing.delete(item.sequenceId)) answers.set(item.sequenceId, item.generation);
+          if (pending.delete(item.sequenceId)) onAnswer(item);
           else foreign.push(item);
-        }
-        if (!worked && missing.size > 0) {
-          throw new AleError("internal", `sequences ${[...missing]} wait for answers that nobody computes`);
         }
       }
     } finally {
       this.#finished.push(...foreign);
     }
-    return answers;
   }
 
   /** Logits [vocabulary] of the sequence's latest token, if the latest decode step was one of its block; shared memory. */
@@ -204,6 +210,11 @@ export class GenerationEngine {
   place(sequenceId: number): { readonly block: number; readonly row: number } {
     const { row } = this.#open(sequenceId);
     return { block: row.block.index, row: row.index };
+  }
+
+  /** Checks on this machine, with this thread count and the published weights, what `deterministic = true` relies on. */
+  selfTestDeterminism(): DeterminismReport {
+    return testDeterminism(this);
   }
 
   /** Makes the next contexts be computed even where an equal one could be copied. */
@@ -303,7 +314,8 @@ export class GenerationEngine {
     return busiest;
   }
 
-  #decode(block: Block): void {
+  /** Returns the sequences that got a token. */
+  #decode(block: Block): number[] {
     const started = performance.now();
     const { slot, version } = this.#published();
     const active = fillInputs(block);
@@ -314,6 +326,7 @@ export class GenerationEngine {
     for (const sequence of active) this.#checkFinite(block, sequence, version);
     for (const sequence of active) this.#take(block, sequence, version);
     this.stats.decodeMs += performance.now() - started;
+    return active.map(({ id }) => id);
   }
 
   /** Reads a row's outputs into its sequence and files the answer when it ends. */

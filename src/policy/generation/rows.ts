@@ -59,14 +59,16 @@ export class RowPool {
   }
 
   /**
-   * A row without owner in the first block that has one, so that few blocks run, and run full.
+   * A row without owner in the first block that has one, so that few blocks run, and run full; one whose cache is of no
+   * use to others, if there is a choice.
    * @param reserve may open one block more than others, so that probes work while every row is taken.
    * @throws AleError("engine") when none is free.
    */
   claim(reserve: boolean): Row {
     for (const block of this.blocks) {
       if (block.index >= this.#maxBlocks && !reserve) break;
-      const row = block.rows.find(({ sequence }) => sequence === undefined);
+      const free = block.rows.filter(({ sequence }) => sequence === undefined);
+      const row = free.find(({ prefix }) => prefix === undefined) ?? free[0];
       if (row !== undefined) return row;
     }
     if (this.blocks.length < this.#maxBlocks + (reserve ? 1 : 0)) {

@@ -1,0 +1,178 @@
+/**
+ * The parity probe (DESIGN D4): the same sequences through generation's graphs and through training's graph, under the
+ * same weights, must have the same log-probabilities. A cache that is permuted, shifted or stale does not fail, it only
+ * makes the policy worse, so this is measured in every way in which generation lays out its work.
+ */
+
+import { AleError } from "../../core/errors.ts";
+import type { SamplingOptions } from "../../core/ports.ts";
+import type { Slot } from "../../models/parameter-store.ts";
+import type { GenerationEngine } from "./engine.ts";
+
+/** Largest |Δ log p| allowed in float32. */
+export const PARITY_LIMIT = 1e-4;
+
+/** The training side: log p(token t | tokens < t) per sequence under the weights of `slot`; element 0 is 0. */
+export interface TeacherForcing {
+  logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): readonly Float32Array[];
+}
+
+/** A sequence cut into turns: the tokens of each are given up to `context` and scored from there to `end`. */
+interface Turn {
+  readonly start: number;
+  readonly context: number;
+  readonly end: number;
+}
+
+/** One way of laying out the work. */
+interface Layout {
+  readonly name: string;
+  /** Most sequences open at once; a finished one makes room for the next, in its row. */
+  readonly window: number;
+  /** Order in which sequences are opened. */
+  order(indices: readonly number[]): number[];
+  turns(length: number, index: number): Turn[];
+  /** Sequences with equal beginnings may copy instead of compute. */
+  readonly shared: boolean;
+}
+
+/** The first turn gives `first` tokens; then `scored` and `given` tokens take turns to the end. */
+function cut(length: number, first: number, scored: number, given: number): Turn[] {
+  const turns: Turn[] = [];
+  let start = 0;
+  let context = Math.min(Math.max(1, first), length - 1);
+  while (context < length) {
+    const end = Math.min(length, context + scored);
+    turns.push({ start, context, end });
+    start = end;
+    context = end + given;
+  }
+  return turns;
+}
+
+function layouts(slots: number): Layout[] {
+  const inOrder = (indices: readonly number[]) => [...indices];
+  return [
+    {
+      name: "decode steps only",
+      window: slots,
+      order: inOrder,
+      turns: (length) => cut(length, 1, length, 0),
+      shared: false,
+    },
+    {
+      name: "prefill in chunks between turns",
+      window: slots,
+      order: inOrder,
+      turns: (length, i) => cut(length, length >> 1, 3 + (i % 5), 2 + (i % 9)),
+      shared: false,
+    },
+    {
+      name: "copied first contexts",
+      window: slots,
+      order: (indices) => indices.flatMap((i) => [i, i]),
+      turns: (length) => cut(length, Math.floor((length * 2) / 3), length, 0),
+      shared: true,
+    },
+    {
+      name: "rows that change hands, finishing in another order",
+      window: Math.max(2, Math.min(5, slots)),
+      order: (indices) => [...indices].reverse(),
+      turns: (length, i) => cut(length, 1 + ((i * 7) % 23), 4 + ((i * 3) % 11), 1 + (i % 4)),
+      shared: false,
+    },
+  ];
+}
+
+const FORCED: SamplingOptions = { temperature: 1, greedy: false, maxTokens: 1, stopIds: [] };
+
+/**
+ * Teacher-forces `sequences` through generation in every layout, in fresh rows, and returns the largest absolute
+ * difference to training's log-probabilities under the weights of `slot`, which must be the published ones. Sequences
+ * are cut to the engine's context; those of one token have nothing to compare and are left out. Sequences that are open
+ * meanwhile go on and lose nothing.
+ * @throws AleError("engine") when there is nothing to compare or when a log-probability is not a number.
+ */
+export function probeParity(
+  engine: GenerationEngine,
+  learner: TeacherForcing,
+  sequences: readonly Int32Array[],
+  slot: Slot,
+): number {
+  const usable = sequences.filter(({ length }) => length > 1).map((ids) => ids.slice(0, engine.options.context));
+  if (usable.length === 0) {
+    throw new AleError("engine", "the parity probe needs at least one sequence of two tokens");
+  }
+  const expected = learner.logprobs(usable, slot, 1);
+  let largest = 0;
+  for (const layout of layouts(engine.options.slots)) {
+    for (const { index, start, logprobs } of teacherForce(engine, usable, layout)) {
+      const reference = expected[index] as Float32Array;
+      for (const [i, logprob] of logprobs.entries()) {
+        const difference = Math.abs(logprob - (reference[start + i] as number));
+        if (Number.isNaN(difference)) {
+          throw new AleError("engine", `parity probe (${layout.name}): sequence ${index}, token ${start + i} is NaN`);
+        }
+        largest = Math.max(largest, difference);
+      }
+    }
+  }
+  return largest;
+}
+
+/** Log-probabilities of the tokens of sequence `index` from `start` on. */
+interface Scored {
+  readonly index: number;
+  readonly start: number;
+  readonly logprobs: Float32Array;
+}
+
+function teacherForce(engine: GenerationEngine, sequences: readonly Int32Array[], layout: Layout): Scored[] {
+  const queue = layout.order(sequences.map((_, i) => i));
+  const open = new Map<number, { readonly index: number; readonly turns: Turn[]; turn: number }>();
+  const pending = new Set<number>();
+  const scored: Scored[] = [];
+  let nextId = -1;
+  const submit = (id: number) => {
+    const job = open.get(id);
+    const turn = job?.turns[job.turn];
+    if (job === undefined || turn === undefined) return false;
+    const ids = sequences[job.index] as Int32Array;
+    engine.submit({
+      sequenceId: id,
+      context: ids.subarray(turn.start, turn.context),
+      forced: ids.subarray(turn.context, turn.end),
+      sampling: FORCED,
+    });
+    pending.add(id);
+    return true;
+  };
+  const openNext = () => {
+    const index = queue.shift();
+    if (index === undefined) return;
+    const id = nextId--;
+    if (!layout.shared) engine.forgetPrefixes();
+    engine.open(id, "parity");
+    open.set(id, { index, turns: layout.turns((sequences[index] as Int32Array).length, index), turn: 0 });
+    submit(id);
+  };
+  engine.forgetPrefixes();
+  try {
+    for (let i = 0; i < layout.window; i++) openNext();
+    engine.drain(pending, ({ sequenceId, generation }) => {
+      const job = open.get(sequenceId);
+      const turn = job?.turns[job.turn];
+      if (job === undefined || turn === undefined) return;
+      scored.push({ index: job.index, start: turn.context, logprobs: generation.logprobsT1 });
+      job.turn++;
+      if (submit(sequenceId)) return;
+      engine.close(sequenceId);
+      open.delete(sequenceId);
+      openNext();
+    });
+  } finally {
+    for (const id of open.keys()) engine.close(id);
+    engine.forgetPrefixes();
+  }
+  return scored;
+}

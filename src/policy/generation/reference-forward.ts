@@ -1,0 +1,113 @@
+/**
+ * A decoder's forward pass in plain float64 loops, for tests: slow, and sharing nothing with the graphs but the names of
+ * parameters and the frequency table.
+ */
+
+import type { DecoderConfig } from "../../models/config.ts";
+import {
+  EMBEDDING,
+  FINAL_NORM,
+  headName,
+  layerNames,
+  type ParameterLayout,
+  parameterView,
+} from "../../models/parameters.ts";
+import { ropeFrequencies } from "../../models/rope.ts";
+
+type Vector = Float64Array<ArrayBuffer>;
+
+/** Logits [vocabulary] after each token of `ids`. */
+export function referenceLogits(
+  config: DecoderConfig,
+  layout: ParameterLayout,
+  flat: Float32Array,
+  ids: ArrayLike<number>,
+): Vector[] {
+  const weight = (name: string) => parameterView(layout, flat, name);
+  const rows = (matrix: Float32Array, row: number) =>
+    Float64Array.from(matrix.subarray(row * config.hiddenSize, (row + 1) * config.hiddenSize));
+  let xs = Array.from({ length: ids.length }, (_, t) => rows(weight(EMBEDDING), ids[t] as number));
+  for (let layer = 0; layer < config.layers; layer++) {
+    const names = layerNames(layer);
+    const normed = xs.map((x) => rmsNorm(x, weight(names.attentionNorm), config.normEps));
+    const project = (name: string) => normed.map((x) => multiply(weight(name), x));
+    const attended = attention(config, project(names.query), project(names.key), project(names.value));
+    xs = xs.map((x, t) => add(x, multiply(weight(names.output), attended[t] as Vector)));
+    xs = xs.map((x) => {
+      const inner = rmsNorm(x, weight(names.mlpNorm), config.normEps);
+      const up = multiply(weight(names.up), inner);
+      const gated = multiply(weight(names.gate), inner).map((g, i) => (g / (1 + Math.exp(-g))) * (up[i] as number));
+      return add(x, multiply(weight(names.down), gated));
+    });
+  }
+  return xs.map((x) => multiply(weight(headName(config)), rmsNorm(x, weight(FINAL_NORM), config.normEps)));
+}
+
+/** log softmax(logits / temperature) at `id`. */
+export function referenceLogprob(logits: Vector, id: number, temperature = 1): number {
+  const scaled = logits.map((z) => z / temperature);
+  const most = scaled.reduce((a, b) => Math.max(a, b));
+  return (scaled[id] as number) - most - Math.log(scaled.reduce((sum, z) => sum + Math.exp(z - most), 0));
+}
+
+function attention(config: DecoderConfig, queries: Vector[], keys: Vector[], values: Vector[]): Vector[] {
+  const { heads, kvHeads, headDim } = config;
+  const frequencies = Float64Array.from(ropeFrequencies(config));
+  const turned = (xs: Vector[], head: number) => xs.map((x, t) => rotate(part(x, head, headDim), t, frequencies));
+  const outputs = queries.map(() => new Float64Array(heads * headDim));
+  for (let head = 0; head < heads; head++) {
+    const kvHead = Math.floor((head * kvHeads) / heads);
+    const q = turned(queries, head);
+    const k = turned(keys, kvHead);
+    for (const [t, query] of q.entries()) {
+      const scores = k.slice(0, t + 1).map((key) => dot(query, key) / Math.sqrt(headDim));
+      const most = Math.max(...scores);
+      const weights = scores.map((score) => Math.exp(score - most));
+      const total = weights.reduce((a, b) => a + b);
+      for (const [s, weight] of weights.entries()) {
+        const value = part(values[s] as Vector, kvHead, headDim);
+        for (let i = 0; i < headDim; i++) {
+          const output = outputs[t] as Vector;
+          output[head * headDim + i] = (output[head * headDim + i] as number) + (weight / total) * (value[i] as number);
+        }
+      }
+    }
+  }
+  return outputs;
+}
+
+/** Rotates pairs (i, i + half) by position · frequency. */
+function rotate(x: Vector, position: number, frequencies: Vector): Vector {
+  const half = x.length / 2;
+  return x.map((_, i) => {
+    const angle = position * (frequencies[i % half] as number);
+    const [low, high] = [x[i % half] as number, x[(i % half) + half] as number];
+    return i < half ? low * Math.cos(angle) - high * Math.sin(angle) : high * Math.cos(angle) + low * Math.sin(angle);
+  });
+}
+
+function part(x: Vector, head: number, headDim: number): Vector {
+  return x.subarray(head * headDim, (head + 1) * headDim);
+}
+
+function rmsNorm(x: Vector, gain: Float32Array, eps: number): Vector {
+  const scale = 1 / Math.sqrt(dot(x, x) / x.length + eps);
+  return x.map((value, i) => value * scale * (gain[i] as number));
+}
+
+/** W x for W in [out, in]. */
+function multiply(weight: Float32Array, x: Vector): Vector {
+  return Float64Array.from({ length: weight.length / x.length }, (_, row) => {
+    let sum = 0;
+    for (let i = 0; i < x.length; i++) sum += (weight[row * x.length + i] as number) * (x[i] as number);
+    return sum;
+  });
+}
+
+function add(a: Vector, b: Vector): Vector {
+  return a.map((value, i) => value + (b[i] as number));
+}
+
+function dot(a: Vector, b: Vector): number {
+  return a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
+}
