@@ -1,0 +1,71 @@
+/** The policy an experiment starts from: config, tokenizer and weights. */
+
+import { readFileSync } from "node:fs";
+import type { Experiment } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
+import type { Tokenizer } from "../core/ports.ts";
+import type { WeightSource } from "../device/protocol.ts";
+import { configFromHuggingFace, configFromPreset, configToHuggingFace } from "../models/config.ts";
+import { openPolicyFolder } from "../models/policy-folder.ts";
+import { shippedFiles } from "../runtime/shipped.ts";
+import { assertVocabulary, parseTokenizer } from "../tokens/tokenizer.ts";
+
+export interface PolicySource {
+  /** `config.json`, as parsed JSON. */
+  readonly modelConfig: Readonly<Record<string, unknown>>;
+  readonly tokenizer: Tokenizer;
+  /** Text of `tokenizer.json`. */
+  readonly tokenizerText: string;
+  readonly weights: WeightSource;
+}
+
+/** Reads a policy folder. Throws `AleError("model" | "tokenizer")` naming the file that is missing or does not fit. */
+export function policyFromFolder(path: string): PolicySource {
+  const folder = openPolicyFolder(path);
+  const modelConfig = folder.readJson("config.json");
+  const config = configFromHuggingFace(modelConfig, `${folder.location}/config.json`);
+  const bytes = folder.read("tokenizer.json");
+  const tokenizer = parseTokenizer(bytes, `${folder.location}/tokenizer.json`);
+  assertVocabulary(tokenizer, config.vocabularySize, `${folder.location}/tokenizer.json`);
+  if (!folder.has("model.safetensors")) folder.read("model.safetensors");
+  return {
+    modelConfig,
+    tokenizer,
+    tokenizerText: new TextDecoder().decode(bytes),
+    weights: { kind: "folder", folder: path },
+  };
+}
+
+/** The policy of `experiment.model.path`. */
+export function startingPolicy(experiment: Experiment): PolicySource {
+  const { path } = experiment.model;
+  if (path === undefined) {
+    throw new AleError(
+      "config",
+      "model.path is not set: reinforcement learning needs a policy that can already do something",
+      {
+        hint: "make one with `ale sft experiments/shell-sft.toml`, or use --model.path models/shell-start",
+      },
+    );
+  }
+  return policyFromFolder(path);
+}
+
+/** `config.json` of the preset `models/<name>.toml`, with the vocabulary of `vocabularySize` tokens. */
+export function presetConfig(name: string, vocabularySize: number): Record<string, unknown> {
+  const path = `models/${name}.toml`;
+  const config = configFromPreset(readPreset(path, name), path);
+  return configToHuggingFace({ ...config, vocabularySize });
+}
+
+function readPreset(path: string, name: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    const shipped = shippedFiles("models");
+    const read = shipped.get(path);
+    if (read !== undefined) return new TextDecoder().decode(read());
+    const known = [...shipped.keys()].flatMap((file) => /^models\/([^/]+)\.toml$/.exec(file)?.[1] ?? []);
+    throw new AleError("config", `model.preset: there is no preset ${name}`, { hint: `presets: ${known.join(", ")}` });
+  }
+}

@@ -1,0 +1,217 @@
+/**
+ * A run as the store and the run directory see it: created or taken over, committed step by step, ended once. The rule that
+ * makes `ale resume` exact: a step's checkpoint is on disk before its commit, and whatever has no commit is removed when the
+ * run is taken over again.
+ */
+
+import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { AleError } from "../core/errors.ts";
+import type { EvaluationSummary } from "../core/events.ts";
+import type { Trajectory } from "../core/types.ts";
+import { VERSION } from "../core/version.ts";
+import type { EngineClient } from "../device/engine-client.ts";
+import type { EpisodePurpose } from "../store/schema.ts";
+import { openStore, type Store } from "../store/store.ts";
+import type { RunOptions } from "./api.ts";
+import { Checkpoints } from "./checkpoints.ts";
+
+export interface RunDescription {
+  /** `grpo`, `reinforce` or `sft`. */
+  readonly algorithm: string;
+  readonly steps: number;
+  readonly isolation: string;
+  /** Files every checkpoint carries besides the weights, e.g. the tokenizer. */
+  readonly extras: ReadonlyMap<string, string>;
+}
+
+/** Where a run goes on from. */
+export interface ResumePoint {
+  readonly step: number;
+  /** Checkpoint folder of that step. */
+  readonly folder: string;
+}
+
+export class RunSession implements AsyncDisposable {
+  readonly runId: string;
+  readonly store: Store;
+  readonly checkpoints: Checkpoints;
+  readonly resumedFrom: ResumePoint | undefined;
+  /** All evaluations so far, in order. */
+  readonly evaluations: EvaluationSummary[];
+  readonly #options: RunOptions;
+  readonly #wallBefore: number;
+  readonly #started = performance.now();
+  readonly #metricsFile: string;
+  committedStep: number;
+  #ended = false;
+
+  private constructor(
+    options: RunOptions,
+    store: Store,
+    start: {
+      runId: string;
+      checkpoints: Checkpoints;
+      resumedFrom: ResumePoint | undefined;
+      evaluations: EvaluationSummary[];
+      wallBefore: number;
+    },
+  ) {
+    this.#options = options;
+    this.store = store;
+    this.runId = start.runId;
+    this.checkpoints = start.checkpoints;
+    this.resumedFrom = start.resumedFrom;
+    this.evaluations = start.evaluations;
+    this.#wallBefore = start.wallBefore;
+    this.committedStep = start.resumedFrom?.step ?? -1;
+    this.#metricsFile = join(options.outDir, "metrics.jsonl");
+  }
+
+  /** Creates the run, or takes the one over that `options.resumeRunId` names. */
+  static async open(options: RunOptions, description: RunDescription): Promise<RunSession> {
+    mkdirSync(options.outDir, { recursive: true });
+    const store = await openStore(options.storePath);
+    try {
+      const checkpoints = new Checkpoints(options.outDir, description.extras);
+      const session =
+        options.resumeRunId === undefined
+          ? await RunSession.#create(options, store, checkpoints, description)
+          : await RunSession.#resume(options, store, checkpoints, options.resumeRunId);
+      session.#announce(description);
+      return session;
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+  }
+
+  static async #create(
+    options: RunOptions,
+    store: Store,
+    checkpoints: Checkpoints,
+    description: RunDescription,
+  ): Promise<RunSession> {
+    const runId = await store.createRun({
+      name: options.experiment.name,
+      algorithm: description.algorithm,
+      seed: options.experiment.seed,
+      configToml: options.toml,
+      configHash: options.configHash,
+      outDir: options.outDir,
+      isolation: description.isolation,
+      steps: description.steps,
+      aleVersion: VERSION,
+    });
+    writeFileSync(join(options.outDir, "config.toml"), options.toml);
+    return new RunSession(options, store, {
+      runId,
+      checkpoints,
+      resumedFrom: undefined,
+      evaluations: [],
+      wallBefore: 0,
+    });
+  }
+
+  /** Goes back to the newest committed step that has a checkpoint; a run killed before its first one starts again. */
+  static async #resume(
+    options: RunOptions,
+    store: Store,
+    checkpoints: Checkpoints,
+    runId: string,
+  ): Promise<RunSession> {
+    await store.claimRun(runId);
+    const committed = await store.lastCommitted(runId);
+    let step = committed?.step ?? -1;
+    while (step >= 0 && !checkpoints.has(step)) step--;
+    if (committed !== undefined && step < 0) {
+      throw new AleError("store", `${options.outDir} holds none of the checkpoints of run ${runId}`, {
+        hint: "put its checkpoints folder back, or start a new run",
+      });
+    }
+    await store.truncateAfter(runId, step);
+    checkpoints.removeAfter(step);
+    const session = new RunSession(options, store, {
+      runId,
+      checkpoints,
+      resumedFrom: step < 0 ? undefined : { step, folder: checkpoints.path(step) },
+      evaluations: await store.readEvaluations(runId),
+      wallBefore: (await store.lastCommitted(runId))?.wallSeconds ?? 0,
+    });
+    await session.#rewriteMetrics();
+    return session;
+  }
+
+  get wallSeconds(): number {
+    return this.#wallBefore + (performance.now() - this.#started) / 1000;
+  }
+
+  async writeEpisodes(step: number, purpose: EpisodePurpose, trajectories: readonly Trajectory[]): Promise<void> {
+    await this.store.writeEpisodes(this.runId, step, purpose, trajectories);
+  }
+
+  /** Saves the checkpoint when one is due, then makes the step permanent. `keep` are steps whose checkpoints stay. */
+  async commit(
+    step: number,
+    engine: EngineClient,
+    metrics: Readonly<Record<string, number>>,
+    evaluations: readonly EvaluationSummary[],
+    keep: readonly number[],
+    due: boolean,
+  ): Promise<void> {
+    const path = due ? await this.checkpoints.save(engine, step) : undefined;
+    await this.store.commitStep(this.runId, step, {
+      metrics,
+      weightVersion: engine.version,
+      wallSeconds: this.wallSeconds,
+      evaluations,
+      ...(path === undefined ? {} : { checkpoint: { path } }),
+    });
+    this.committedStep = step;
+    this.evaluations.push(...evaluations);
+    appendFileSync(this.#metricsFile, `${JSON.stringify({ step, ...metrics })}\n`);
+    if (due) this.checkpoints.prune(this.#options.experiment.checkpoint.keep, keep);
+    this.#options.hub.emit({ type: "step.finished", step, metrics });
+  }
+
+  /** Ends the run in the store; later calls do nothing. */
+  async end(status: "finished" | "interrupted" | "failed", reason?: string): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    await this.store.endRun(this.runId, status, reason);
+    // what an engine mapped while the run lasted
+    rmSync(join(this.#options.outDir, "state"), { recursive: true, force: true });
+    this.#options.hub.emit({
+      type: "run.finished",
+      runId: this.runId,
+      status,
+      ...(reason === undefined ? {} : { reason }),
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.store.close();
+  }
+
+  #announce(description: RunDescription): void {
+    this.#options.hub.emit({
+      type: "run.started",
+      runId: this.runId,
+      name: this.#options.experiment.name,
+      outDir: this.#options.outDir,
+      seed: this.#options.experiment.seed,
+      algorithm: description.algorithm,
+      isolation: description.isolation,
+      steps: description.steps,
+      ...(this.resumedFrom === undefined ? {} : { resumedFrom: this.resumedFrom.step }),
+    });
+  }
+
+  /** The file may hold lines of steps that were not committed. */
+  async #rewriteMetrics(): Promise<void> {
+    if (!existsSync(this.#metricsFile)) return;
+    const rows = await this.store.readMetrics(this.runId);
+    const lines = rows.map(({ step, metrics }) => `${JSON.stringify({ step, ...metrics })}\n`);
+    writeFileSync(this.#metricsFile, lines.join(""));
+  }
+}
