@@ -14,7 +14,7 @@ import {
 } from "../../models/parameters.ts";
 import { ropeFrequencies } from "../../models/rope.ts";
 
-type Vector = Float64Array<ArrayBuffer>;
+type Vector = Float64Array;
 
 /** Logits [vocabulary] after each token of `ids`. */
 export function referenceLogits(
@@ -26,7 +26,7 @@ export function referenceLogits(
   const weight = (name: string) => parameterView(layout, flat, name);
   const rows = (matrix: Float32Array, row: number) =>
     Float64Array.from(matrix.subarray(row * config.hiddenSize, (row + 1) * config.hiddenSize));
-  let xs = Array.from({ length: ids.length }, (_, t) => rows(weight(EMBEDDING), ids[t] as number));
+  let xs: Vector[] = Array.from({ length: ids.length }, (_, t) => rows(weight(EMBEDDING), ids[t] as number));
   for (let layer = 0; layer < config.layers; layer++) {
     const names = layerNames(layer);
     const normed = xs.map((x) => rmsNorm(x, weight(names.attentionNorm), config.normEps));
@@ -52,7 +52,7 @@ export function referenceLogprob(logits: Vector, id: number, temperature = 1): n
 
 function attention(config: DecoderConfig, queries: Vector[], keys: Vector[], values: Vector[]): Vector[] {
   const { heads, kvHeads, headDim } = config;
-  const frequencies = Float64Array.from(ropeFrequencies(config));
+  const frequencies = ropeFrequencies(config);
   const turned = (xs: Vector[], head: number) => xs.map((x, t) => rotate(part(x, head, headDim), t, frequencies));
   const outputs = queries.map(() => new Float64Array(heads * headDim));
   for (let head = 0; head < heads; head++) {
