@@ -8,6 +8,7 @@ export interface Output {
   write(text: string): unknown;
   readonly isTTY?: boolean;
   readonly columns?: number;
+  on?(event: "error", listener: (error: Error & { readonly code?: string }) => void): unknown;
 }
 
 export class CommandLine {
@@ -34,6 +35,18 @@ export class CommandLine {
   /** Colours for stdout. */
   get paint(): Painter {
     return painterFor(this.stdout, this.env);
+  }
+
+  /**
+   * Goes on without output when a reader such as `head` ends early; a run is worth finishing all the same. Without a
+   * listener, the first failed write would end the process.
+   */
+  tolerateClosedPipes(): void {
+    for (const stream of [this.stdout, this.stderr]) {
+      stream.on?.("error", (error: Error & { readonly code?: string }) => {
+        if (error.code !== "EPIPE") throw error;
+      });
+    }
   }
 
   /** A line of the result. */

@@ -10,6 +10,7 @@ import { AleError } from "../core/errors.ts";
 import type { RunExperiment, RunResult } from "../experiment/api.ts";
 import { formatValue } from "../tui/format.ts";
 import { highlightToml } from "../tui/highlight.ts";
+import type { PanelHistory } from "../tui/panel-state.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { summaryLines } from "../tui/summary.ts";
 import { type CommandLine, wholeNumber } from "./command-line.ts";
@@ -85,10 +86,11 @@ export async function watchRun(
     readonly storePath: string;
     readonly flags: RunFlags;
     readonly resumeRunId?: string;
+    readonly history?: PanelHistory;
   },
   execute: RunExperiment,
 ): Promise<void> {
-  const { outDir, storePath, flags, resumeRunId } = target;
+  const { outDir, storePath, flags, resumeRunId, history } = target;
   const { experiment, toml, hash: configHash, changed } = loaded;
   const serve = flags.serve !== false && experiment.service.enabled;
   const { result, state } = await watch(
@@ -98,6 +100,7 @@ export async function watchRun(
       stream: cli.stdout,
       changed: changed.map(showSetting),
       parityLimit: experiment.trainer.parityLimit,
+      ...(history === undefined ? {} : { history }),
     },
     (hub, signal) =>
       execute({

@@ -8,13 +8,17 @@ import type { CommandLine } from "./command-line.ts";
 
 const MAX_MESSAGE = 8000;
 
-/** Prints the error; with `json` also as `{"error": …}` on stdout. Returns the exit code. */
+/**
+ * Prints the error; with `json` also as `{"error": …}` on stdout, but for an interrupt, whose run has printed its result.
+ * Returns the exit code.
+ */
 export function reportError(error: unknown, cli: CommandLine, json: boolean): number {
   const known = error instanceof AleError ? error : wrapUnknown(error);
   const paint = painterFor(cli.stderr, cli.env);
   const message = sanitizeText(known.message).slice(0, MAX_MESSAGE);
   const hint = known.hint === undefined ? undefined : sanitizeText(known.hint).slice(0, MAX_MESSAGE);
-  if (json) cli.printJson({ error: { code: known.code, message, ...(hint === undefined ? {} : { hint }) } });
+  if (json && known.code !== "interrupted")
+    cli.printJson({ error: { code: known.code, message, ...(hint === undefined ? {} : { hint }) } });
   const label = known.code === "interrupted" ? paint("yellow", "stopped:") : paint("red", "error:");
   cli.stderr.write(`${label} ${message}\n`);
   if (hint !== undefined) cli.stderr.write(`  ${paint("bold", "next:")} ${hint}\n`);

@@ -5,6 +5,7 @@ import { differingKeys, type LoadedExperiment, parseExperiment } from "../config
 import { AleError } from "../core/errors.ts";
 import type { RunExperiment } from "../experiment/api.ts";
 import type { RunRecord } from "../store/records.ts";
+import type { PanelHistory } from "../tui/panel-state.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { watchRun } from "./experiment-run.ts";
 import { findRun, noStore, readStore, storePathOf } from "./stored-runs.ts";
@@ -38,9 +39,22 @@ export function defineResume(command: Command, cli: CommandLine): void {
       const run = name === undefined ? await lastUnfinished(storePath) : await findRun(storePath, name);
       refuseUnlessResumable(run);
       const loaded = await loadStored(storePath, run);
-      const target = { outDir: run.outDir, storePath, flags, resumeRunId: run.id };
+      const history = await readHistory(storePath, run);
+      const target = { outDir: run.outDir, storePath, flags, resumeRunId: run.id, ...(history && { history }) };
       await watchRun(cli, loaded, target, executorOf(run));
     });
+}
+
+/** The curves so far, so that the panel of a resumed run shows all of it. */
+async function readHistory(storePath: string, run: RunRecord): Promise<PanelHistory | undefined> {
+  const reward = "critic/rewards/mean";
+  return readStore(storePath, async (store) => ({
+    rewards: (await store.readMetrics(run.id, { names: [reward] })).map(({ step, metrics }) => ({
+      x: step,
+      y: metrics[reward] ?? Number.NaN,
+    })),
+    evaluations: await store.readEvaluations(run.id),
+  }));
 }
 
 function executorOf(run: RunRecord): RunExperiment {

@@ -2,7 +2,7 @@
 
 import { AleError } from "../core/errors.ts";
 import { EventHub } from "../core/events.ts";
-import { createPanelState, type PanelState } from "../tui/panel-state.ts";
+import { createPanelState, type PanelHistory, type PanelState } from "../tui/panel-state.ts";
 import { painterFor } from "../tui/style.ts";
 import { isTerminal, openView, type ViewMode } from "../tui/view.ts";
 import type { CommandLine, Output } from "./command-line.ts";
@@ -16,6 +16,7 @@ export interface WatchOptions {
   /** Settings that differ from their defaults, as `key=value`. */
   readonly changed?: readonly string[];
   readonly parityLimit?: number;
+  readonly history?: PanelHistory;
 }
 
 /** Panel on a terminal, else plain lines. */
@@ -31,12 +32,13 @@ export async function watch<T>(
   options: WatchOptions,
   work: (hub: EventHub, signal: AbortSignal) => Promise<T>,
 ): Promise<{ result: T; state: PanelState }> {
-  const { cli, mode, stream, changed, parityLimit } = options;
+  const { cli, mode, stream, changed, parityLimit, history } = options;
   const hub = new EventHub();
   const state = createPanelState({
     startedAt: Date.now(),
     ...(changed === undefined ? {} : { changed }),
     ...(parityLimit === undefined ? {} : { parityLimit }),
+    ...(history === undefined ? {} : { history }),
   });
   using view = openView(hub, state, { mode, stream, paint: painterFor(stream, cli.env) });
   using interrupt = listenForInterrupt((message) => view.say(message));

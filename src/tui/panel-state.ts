@@ -55,6 +55,12 @@ export interface PanelState {
   message: string | undefined;
 }
 
+/** The curves of a run so far. */
+export interface PanelHistory {
+  readonly rewards: readonly { readonly x: number; readonly y: number }[];
+  readonly evaluations: readonly EvaluationSummary[];
+}
+
 /** Seconds over which the live rates are averaged. */
 const RATE_SECONDS = 10;
 const MAX_CURVE_POINTS = 5000;
@@ -63,6 +69,8 @@ export function createPanelState(options: {
   readonly startedAt: number;
   readonly changed?: readonly string[];
   readonly parityLimit?: number;
+  /** What a resumed run did before. */
+  readonly history?: PanelHistory;
 }): PanelState {
   return {
     startedAt: options.startedAt,
@@ -73,8 +81,8 @@ export function createPanelState(options: {
     parityLimit: options.parityLimit,
     step: 0,
     metrics: {},
-    rewards: [],
-    evaluations: [],
+    rewards: [...(options.history?.rewards ?? [])],
+    evaluations: [...(options.history?.evaluations ?? [])],
     inFlight: new Map(),
     collection: undefined,
     training: false,
@@ -146,8 +154,10 @@ function finishStep(state: PanelState, event: EventOf<"step.finished">, at: numb
   state.metrics = event.metrics;
   state.training = false;
   state.collection = undefined;
-  state.stepsHere++;
-  state.lastStepAt = at;
+  if (state.firstStepAt !== undefined) {
+    state.stepsHere++; // Step 0, the evaluation before the first update, does not count.
+    state.lastStepAt = at;
+  }
   const reward = event.metrics["critic/rewards/mean"];
   if (reward !== undefined) state.rewards.push({ x: event.step, y: reward });
   if (state.rewards.length > MAX_CURVE_POINTS) thin(state.rewards);

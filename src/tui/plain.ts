@@ -55,7 +55,8 @@ function startLine(event: EventOf<"run.started">, changed: readonly string[]): s
   return `${head}, ${event.steps} steps${resumed}, isolation ${sanitizeLine(event.isolation, 80)}\nresults ${sanitizeLine(event.outDir)}${settings}`;
 }
 
-function stepLine(state: PanelState, { step, metrics }: EventOf<"step.finished">): string {
+function stepLine(state: PanelState, { step, metrics }: EventOf<"step.finished">): string | undefined {
+  if (metrics["critic/rewards/mean"] === undefined) return undefined; // Step 0: its evaluations have been told.
   const total = String(state.run?.steps ?? step);
   const parts = [`step ${String(step).padStart(total.length)}/${total}`];
   const add = (name: string, format: (value: number) => string) => {
