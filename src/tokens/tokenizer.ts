@@ -26,6 +26,8 @@ export class BpeTokenizer implements Tokenizer {
   readonly #pattern: RegExp;
   readonly #specials: ReadonlyMap<string, number>;
   readonly #cache = new Map<string, readonly number[]>();
+  /** Bytes of each token, filled as they are needed. */
+  readonly #bytes: Uint8Array[] = [];
 
   /**
    * `json` is a parsed `tokenizer.json`, `source` its path for messages.
@@ -55,10 +57,14 @@ export class BpeTokenizer implements Tokenizer {
     return Int32Array.from(ids);
   }
 
-  /** Byte tokens that do not form UTF-8 become U+FFFD. */
+  /**
+   * The text of any tokens, to the byte; byte tokens that do not form UTF-8 become U+FFFD. The library's own decoder throws
+   * for an empty list, drops spaces before punctuation unless told not to (`ls .` would run as `ls.`) and loses a byte order
+   * mark, so the bytes of the tokens are joined here.
+   */
   decode(ids: Int32Array): string {
-    // the library throws for an empty list
-    return ids.length === 0 ? "" : this.#library.decode([...ids], { skip_special_tokens: false });
+    const parts = Array.from(ids, (id) => this.#bytesOf(id));
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Buffer.concat(parts));
   }
 
   special(name: string): number {
@@ -67,6 +73,17 @@ export class BpeTokenizer implements Tokenizer {
     throw new AleError("tokenizer", `the tokenizer has no token ${name}`, {
       hint: `it has ${[...this.#specials.keys()].join(" ")}; use the tokenizer the policy was trained with`,
     });
+  }
+
+  #bytesOf(id: number): Uint8Array {
+    let bytes = this.#bytes[id];
+    if (bytes === undefined) {
+      const token = this.#library.id_to_token(id) ?? "";
+      const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
+      bytes = byte === undefined ? new TextEncoder().encode(token) : Uint8Array.of(Number.parseInt(byte, 16));
+      this.#bytes[id] = bytes;
+    }
+    return bytes;
   }
 
   #encodeWord(word: string): readonly number[] {

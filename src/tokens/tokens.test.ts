@@ -27,8 +27,27 @@ test("a word has the same tokens after a space, a slash and an equals sign", () 
 
 test("any text comes back as it was", () => {
   fc.assert(
-    fc.property(fc.string({ unit: "grapheme" }), (text) => {
-      expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+    fc.property(
+      fc.string({ unit: "binary" }).filter((text) => text.isWellFormed()),
+      (text) => {
+        expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+      },
+    ),
+  );
+});
+
+test("spaces before punctuation and byte order marks survive", () => {
+  for (const text of ["ls .", "echo ! , ?", "it 's", "\ufeffabc", "a\tb\0", ""]) {
+    expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+  }
+});
+
+test("any bytes can be written with byte tokens, and any tokens can be read", () => {
+  const idOf = (byte: number) => tokenizer.encode(String.fromCharCode(byte))[0] as number;
+  expect(tokenizer.decode(Int32Array.of(idOf(9), idOf(65)))).toBe("\tA");
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: 0, max: 299 })), (ids) => {
+      expect(typeof tokenizer.decode(Int32Array.from(ids))).toBe("string");
     }),
   );
 });
