@@ -163,7 +163,7 @@ describe("safetensors", () => {
     const cases: [
       string,
       Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Float16Array<ArrayBuffer> | Uint16Array<ArrayBuffer>,
-      Float32Array,
+      Float32Array<ArrayBuffer>,
     ][] = [
       ["F32", values, values],
       ["F64", Float64Array.from(values), values],

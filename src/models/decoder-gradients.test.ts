@@ -1,0 +1,67 @@
+import { describe, expect, test } from "bun:test";
+import { Rng } from "../core/rng.ts";
+import type { DecoderConfig } from "./config.ts";
+import { DecoderReference } from "./decoder-reference.ts";
+import { rootMeanSquare } from "./gradient-check.ts";
+import { parameterView } from "./parameters.ts";
+
+const CONFIG: DecoderConfig = {
+  vocabularySize: 19,
+  hiddenSize: 16,
+  layers: 2,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 6,
+  intermediateSize: 20,
+  normEps: 1e-5,
+  ropeTheta: 10_000,
+  ropeScaling: { factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4, originalContextLength: 16 },
+  tiedEmbeddings: true,
+  contextLength: 32,
+};
+const LENGTH = 9;
+const STEP = 1e-3;
+
+/** Weights large enough that attention and gates are far from linear. */
+function fill(reference: DecoderReference): void {
+  const rng = new Rng("weights");
+  for (const { name, kind, shape } of reference.layout.entries) {
+    const view = parameterView(reference.layout, reference.parameters, name);
+    const spread = kind === "norm" ? 0.2 : 1.5 * (shape[1] as number) ** -0.5;
+    for (let i = 0; i < view.length; i++) view[i] = (kind === "norm" ? 1 : 0) + spread * rng.normal();
+  }
+}
+
+describe.each([true, false])("whole model, tied embeddings %p", (tiedEmbeddings) => {
+  test("gradients of weighted log-probabilities and entropies against central differences", () => {
+    const reference = new DecoderReference({ ...CONFIG, tiedEmbeddings }, LENGTH);
+    fill(reference);
+    const rng = new Rng("data");
+    // token 3 comes up often, so that rows of the embedding's gradient are sums
+    const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 18)));
+    const weights = Float64Array.from(sequence, () => (rng.next() < 0.3 ? 0 : rng.normal()));
+    const bonus = Float64Array.from(sequence, () => 0.3 * rng.normal());
+    const loss = () => reference.run(sequence, weights, 0.8, bonus);
+    loss();
+    const gradients = reference.gradients.slice();
+    let worst = 0;
+    for (const { name, offset, size } of reference.layout.entries) {
+      const rms = rootMeanSquare(parameterView(reference.layout, gradients, name));
+      for (let probe = 0; probe < 4; probe++) {
+        // the first probe of the embedding is in the row of the frequent token
+        const element = offset + (probe === 0 && offset === 0 ? 3 * CONFIG.hiddenSize : rng.int(0, size - 1));
+        const centre = reference.parameters[element] as number;
+        const at = (shift: number) => {
+          reference.parameters[element] = centre + shift;
+          return loss();
+        };
+        const difference = (8 * (at(STEP) - at(-STEP)) - (at(2 * STEP) - at(-2 * STEP))) / (12 * STEP);
+        reference.parameters[element] = centre;
+        worst = Math.max(worst, Math.abs(difference - (gradients[element] as number)) / rms);
+      }
+    }
+    reference.release();
+    expect(worst).toBeGreaterThan(0);
+    expect(worst).toBeLessThan(1e-8);
+  });
+});
