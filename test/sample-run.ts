@@ -136,10 +136,6 @@ export async function writeSampleRun(store: Store, options: SampleRun): Promise<
       state: { sampler: step * groups },
       checkpoint: { path: `checkpoints/step-${String(step).padStart(6, "0")}` },
       prunedCheckpoints: step >= 2 ? [step - 2] : [],
-      events: [
-        ...evaluations.map((evaluation) => ({ type: "evaluation.finished" as const, ...evaluation })),
-        { type: "step.finished", step, metrics },
-      ],
     });
   }
   if (options.until === undefined) await store.endRun(runId, "finished");

@@ -20,12 +20,23 @@ export const STORE_VERSION = MIGRATIONS.length;
 /** `application_id` of our files: "AleS" in ASCII. */
 const APPLICATION_ID = 0x416c6553;
 const SQLITE_MAGIC = "SQLite format 3\0";
+/**
+ * Pages in the write-ahead log before it is folded into the file: four times SQLite's default, since pages that change
+ * with every batch are then written (and synchronised) a quarter as often.
+ */
+const CHECKPOINT_PAGES = 4000;
 /** How long a statement waits for the lock of another process. */
 const BUSY_MS = 10_000;
 
 export interface Connection {
   readonly path: string;
   readonly client: Client;
+  readonly database: LibSQLDatabase;
+}
+
+/** An open write transaction, for SQL of our own and for drizzle. */
+export interface WriteTransaction {
+  readonly raw: Transaction;
   readonly database: LibSQLDatabase;
 }
 
@@ -58,6 +69,7 @@ export async function openWriter(path: string, settings: WriterSettings): Promis
     await client.execute("PRAGMA journal_mode = WAL");
     await client.execute(`PRAGMA synchronous = ${settings.durable ? "FULL" : "NORMAL"}`);
     await client.execute("PRAGMA foreign_keys = ON");
+    await client.execute(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     if (settings.maxBytes !== undefined) await limitSize(client, settings.maxBytes);
     await migrate(connection);
     return connection;
@@ -87,6 +99,22 @@ export async function openReader(path: string, busyMs = BUSY_MS): Promise<Connec
   } catch (error) {
     connection?.client.close();
     throw describeDatabaseError(error, path, "opening the store");
+  }
+}
+
+/** Runs `work` in one write transaction: everything it wrote is committed, or nothing when it throws. */
+export async function inTransaction<T>(
+  { client }: Connection,
+  work: (transaction: WriteTransaction) => Promise<T>,
+): Promise<T> {
+  const raw = await client.transaction("write");
+  try {
+    // drizzle asks no more of a client than `execute`, which a transaction has as well.
+    const result = await work({ raw, database: drizzle(raw as unknown as Client) });
+    await raw.commit();
+    return result;
+  } finally {
+    raw.close();
   }
 }
 
@@ -140,21 +168,19 @@ async function checkVersion({ client, path }: Connection): Promise<void> {
 }
 
 /** Brings the tables to the current version in one transaction; whoever else opens the file at the same time waits. */
-async function migrate({ client, path }: Connection): Promise<void> {
-  if ((await pragma(client, "user_version")) === STORE_VERSION) return;
-  const transaction = await client.transaction("write");
-  try {
-    const version = await pragma(transaction, "user_version");
-    if (version > STORE_VERSION) throw new AleError("store", `${path} was migrated to version ${version} just now`);
-    for (const { statements } of MIGRATIONS.slice(version)) {
-      for (const statement of statements) await transaction.execute(statement);
+async function migrate(connection: Connection): Promise<void> {
+  if ((await pragma(connection.client, "user_version")) === STORE_VERSION) return;
+  await inTransaction(connection, async ({ raw }) => {
+    const version = await pragma(raw, "user_version");
+    if (version > STORE_VERSION) {
+      throw new AleError("store", `${connection.path} was migrated to version ${version} just now`);
     }
-    await transaction.execute(`PRAGMA application_id = ${APPLICATION_ID}`);
-    await transaction.execute(`PRAGMA user_version = ${STORE_VERSION}`);
-    await transaction.commit();
-  } finally {
-    transaction.close();
-  }
+    for (const { statements } of MIGRATIONS.slice(version)) {
+      for (const statement of statements) await raw.execute(statement);
+    }
+    await raw.execute(`PRAGMA application_id = ${APPLICATION_ID}`);
+    await raw.execute(`PRAGMA user_version = ${STORE_VERSION}`);
+  });
 }
 
 async function limitSize(client: Client, maxBytes: number): Promise<void> {

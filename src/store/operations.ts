@@ -18,7 +18,7 @@ export interface NewRun {
   readonly aleVersion: string;
 }
 
-/** Everything a step makes permanent. */
+/** Everything a step makes permanent; its `evaluation.finished` and `step.finished` events are recorded with it. */
 export interface StepCommit {
   readonly metrics: Readonly<Record<string, number>>;
   readonly weightVersion: number;
@@ -30,7 +30,6 @@ export interface StepCommit {
   readonly checkpoint?: { readonly path: string };
   /** Steps whose checkpoint folders were removed to save space. */
   readonly prunedCheckpoints?: readonly number[];
-  readonly events?: readonly AleEvent[];
 }
 
 export interface NewEvent {
@@ -47,6 +46,12 @@ export interface Truncation {
   readonly removedEpisodes: number;
 }
 
+/** A trajectory whose tokens travel in a block. */
+export interface NewEpisode extends Omit<Trajectory, "tokens"> {
+  readonly tokenCount: number;
+  readonly sampledTokens: number;
+}
+
 export type WriteOperation =
   | { readonly type: "createRun"; readonly run: NewRun; readonly owner: string }
   | { readonly type: "claimRun"; readonly runId: string; readonly owner: string; readonly steps?: number }
@@ -57,7 +62,9 @@ export type WriteOperation =
       readonly runId: string;
       readonly step: number;
       readonly purpose: EpisodePurpose;
-      readonly trajectories: readonly Trajectory[];
+      readonly episodes: readonly NewEpisode[];
+      /** The token blocks of all episodes, one after the other; moved to the writer, not copied. */
+      readonly tokens: Uint8Array<ArrayBuffer>;
     }
   | { readonly type: "commitStep"; readonly runId: string; readonly step: number; readonly commit: StepCommit }
   | { readonly type: "truncateAfter"; readonly runId: string; readonly step: number }

@@ -10,7 +10,7 @@ import type { RunStatus } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import { type Connection, needsMigration, openReader } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
-import type { NewEvent, NewRun, StepCommit, StoredTask, Truncation } from "./operations.ts";
+import type { NewEpisode, NewEvent, NewRun, StepCommit, StoredTask, Truncation } from "./operations.ts";
 import { processIdentity } from "./owner.ts";
 import * as readEpisodes from "./read-episodes.ts";
 import * as readRuns from "./read-runs.ts";
@@ -28,6 +28,7 @@ import type {
   StepRecord,
 } from "./records.ts";
 import type { EpisodePurpose } from "./schema.ts";
+import { layOutTokens, plainBytes } from "./tokens.ts";
 import { Writer } from "./writer.ts";
 
 export interface StoreOptions {
@@ -140,8 +141,11 @@ export class Store implements AsyncDisposable {
     const writer = this.#requireWriter();
     for (let i = 0; i < trajectories.length; i += EPISODES_PER_MESSAGE) {
       const some = trajectories.slice(i, i + EPISODES_PER_MESSAGE);
-      const bytes = some.reduce((sum, trajectory) => sum + trajectoryBytes(trajectory), 0);
-      await writer.write({ type: "writeEpisodes", runId, step, purpose, trajectories: some }, bytes);
+      const episodes = some.map(toNewEpisode);
+      const tokens = layOutAll(some);
+      const bytes = tokens.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
+      const operation = { type: "writeEpisodes", runId, step, purpose, episodes, tokens } as const;
+      await writer.write(operation, bytes, [tokens.buffer]);
     }
   }
 
@@ -282,8 +286,23 @@ function ownIdentity(): string {
   return processIdentity(process.pid) ?? `${process.pid}:`;
 }
 
-function trajectoryBytes(trajectory: Trajectory): number {
-  let bytes = 1024 + trajectory.tokens.ids.length * 21;
-  for (const turn of trajectory.turns) bytes += 128 + turn.command.length + turn.observation.length;
+function toNewEpisode({ tokens, ...rest }: Trajectory): NewEpisode {
+  let sampledTokens = 0;
+  for (const bit of tokens.mask) sampledTokens += bit;
+  return { ...rest, tokenCount: tokens.ids.length, sampledTokens };
+}
+
+function layOutAll(trajectories: readonly Trajectory[]): Uint8Array<ArrayBuffer> {
+  const total = trajectories.reduce((sum, { tokens }) => sum + plainBytes(tokens.ids.length), 0);
+  const blocks = new Uint8Array(total);
+  let offset = 0;
+  for (const { tokens } of trajectories) offset = layOutTokens(tokens, blocks, offset);
+  return blocks;
+}
+
+/** About what an episode's text occupies in memory. */
+function textBytes({ turns }: NewEpisode): number {
+  let bytes = 1024;
+  for (const turn of turns) bytes += 128 + turn.command.length + turn.observation.length;
   return bytes;
 }

@@ -21,25 +21,39 @@ const BYTES_PER_TOKEN = 21;
 /** Below this size the frame costs more than it saves. */
 const SMALL = 64;
 
-/** Packs the six arrays; throws `AleError("store")` when their lengths differ. */
-export function packTokens(record: TokenRecord): PackedTokens {
+/** Size of the uncompressed block of `count` tokens. */
+export function plainBytes(count: number): number {
+  return count * BYTES_PER_TOKEN;
+}
+
+/**
+ * Writes the six arrays to `target` from `offset` on and returns where they end.
+ * @throws AleError("store") when their lengths differ.
+ */
+export function layOutTokens(record: TokenRecord, target: Uint8Array, offset: number): number {
   const count = record.ids.length;
   const arrays = [record.ids, record.logprobs, record.logprobsT1, record.versions, record.turnIds, record.mask];
-  const plain = Buffer.allocUnsafeSlow(count * BYTES_PER_TOKEN);
-  let offset = 0;
+  let end = offset;
   for (const array of arrays) {
     if (array.length !== count) {
       throw new AleError("store", `token arrays of different lengths: ${arrays.map((a) => a.length).join(", ")}`);
     }
-    plain.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), offset);
-    offset += array.byteLength;
+    target.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), end);
+    end += array.byteLength;
   }
-  if (plain.length < SMALL) return { format: RAW, count, data: plain };
-  const packed = Bun.zstdCompressSync(plain, { level: 1 });
-  return packed.length < plain.length ? { format: ZSTD, count, data: packed } : { format: RAW, count, data: plain };
+  return end;
 }
 
-/** The inverse of `packTokens`; throws `AleError("store")` when the block is not what its format says. */
+/** Compresses what `layOutTokens` wrote for `count` tokens. */
+export function packTokens(plain: Uint8Array, count: number): PackedTokens {
+  if (plain.length >= SMALL) {
+    const packed = Bun.zstdCompressSync(plain, { level: 1 });
+    if (packed.length < plain.length) return { format: ZSTD, count, data: packed };
+  }
+  return { format: RAW, count, data: Buffer.from(plain) };
+}
+
+/** The arrays again; throws `AleError("store")` when the block is not what its format says. */
 export function unpackTokens(packed: PackedTokens): TokenRecord {
   const { format, count } = packed;
   if (format !== RAW && format !== ZSTD) {

@@ -1,24 +1,19 @@
 /** Episodes with their groups, tasks, turns and tokens, in rows of many at a time. */
 
 import { and, eq, inArray, max, sql } from "drizzle-orm";
+import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
-import type { Trajectory } from "../core/types.ts";
-import type { StoredTask, WriteOperation } from "./operations.ts";
+import type { WriteTransaction } from "./connection.ts";
+import { chunks, insertRows, ROWS } from "./insert-rows.ts";
+import type { NewEpisode, StoredTask, WriteOperation } from "./operations.ts";
 import * as schema from "./schema.ts";
-import { packTokens } from "./tokens.ts";
-import type { Transaction } from "./writes.ts";
+import { type PackedTokens, packTokens, plainBytes } from "./tokens.ts";
 
-/** Rows per INSERT: larger ones are not faster, and SQLite takes at most 32766 values. */
-const ROWS = 100;
 /** Keys per SELECT. */
 const KEYS = 500;
 
-function* chunks<T>(items: readonly T[], size: number): Generator<T[]> {
-  for (let i = 0; i < items.length; i += size) yield items.slice(i, i + size);
-}
-
 /** Makes sure that every task has a row; what is known already stays. */
-export async function writeTasks(tx: Transaction, tasks: readonly StoredTask[]): Promise<void> {
+export async function writeTasks(tx: LibSQLDatabase, tasks: readonly StoredTask[]): Promise<void> {
   for (const some of chunks(tasks, ROWS)) {
     await tx
       .insert(schema.tasks)
@@ -41,14 +36,15 @@ export async function writeTasks(tx: Transaction, tasks: readonly StoredTask[]):
 
 /** @throws AleError("store") when an episode of that id is stored already. */
 export async function writeEpisodes(
-  tx: Transaction,
+  transaction: WriteTransaction,
   operation: Extract<WriteOperation, { type: "writeEpisodes" }>,
 ): Promise<void> {
-  const { runId, step, purpose, trajectories } = operation;
+  const { runId, step, purpose, episodes: trajectories } = operation;
   if (trajectories.length === 0) return;
+  const { database: tx, raw } = transaction;
   await refuseDoubles(tx, trajectories);
   const taskIds = await ensureTasks(tx, trajectories);
-  const groupIds = await ensureGroups(tx, runId, step, trajectories, taskIds);
+  const groupIds = await ensureGroups(transaction, runId, step, trajectories, taskIds);
   const [last] = await tx.select({ id: max(schema.episodes.id) }).from(schema.episodes);
   const first = (last?.id ?? 0) + 1;
   const rows = trajectories.map((trajectory, i) => ({
@@ -60,21 +56,28 @@ export async function writeEpisodes(
     groupId: required(groupIds, trajectory.groupId),
     taskId: required(taskIds, trajectory.taskId),
   }));
-  for (const some of chunks(rows, ROWS)) await tx.insert(schema.episodes).values(some);
+  await insertRows(raw, schema.episodes, rows);
   const turns = trajectories.flatMap((trajectory, i) => turnRows(trajectory, first + i));
-  for (const some of chunks(turns, ROWS)) await tx.insert(schema.turns).values(some);
-  const tokens = trajectories.map((trajectory, i) => ({ episodeId: first + i, ...packTokens(trajectory.tokens) }));
-  for (const some of chunks(tokens, ROWS)) await tx.insert(schema.tokens).values(some);
+  await insertRows(raw, schema.turns, turns);
+  const tokens = [...packAll(trajectories, operation.tokens)].map((block, i) => ({ episodeId: first + i, ...block }));
+  await insertRows(raw, schema.tokens, tokens);
   await tx
     .update(schema.runs)
     .set({ episodes: sql`${schema.runs.episodes} + ${trajectories.length}`, updatedAt: Date.now() })
     .where(eq(schema.runs.id, runId));
 }
 
-function episodeColumns(trajectory: Trajectory) {
-  const { phases, tokens } = trajectory;
-  let sampledTokens = 0;
-  for (const bit of tokens.mask) sampledTokens += bit;
+function* packAll(trajectories: readonly NewEpisode[], blocks: Uint8Array): Generator<PackedTokens> {
+  let start = 0;
+  for (const { tokenCount } of trajectories) {
+    const end = start + plainBytes(tokenCount);
+    yield packTokens(blocks.subarray(start, end), tokenCount);
+    start = end;
+  }
+}
+
+function episodeColumns(trajectory: NewEpisode) {
+  const { phases } = trajectory;
   return {
     key: trajectory.episodeId,
     member: trajectory.member,
@@ -84,8 +87,8 @@ function episodeColumns(trajectory: Trajectory) {
     isolation: trajectory.isolation,
     grading: trajectory.grading,
     turns: trajectory.turns.length,
-    tokens: tokens.ids.length,
-    sampledTokens,
+    tokens: trajectory.tokenCount,
+    sampledTokens: trajectory.sampledTokens,
     startedAt: trajectory.startedAt,
     resetMs: phases.reset,
     generateMs: phases.generate,
@@ -94,7 +97,7 @@ function episodeColumns(trajectory: Trajectory) {
   };
 }
 
-function turnRows(trajectory: Trajectory, episodeId: number) {
+function turnRows(trajectory: NewEpisode, episodeId: number) {
   return trajectory.turns.map((turn) => ({
     episodeId,
     turn: turn.index,
@@ -107,7 +110,7 @@ function turnRows(trajectory: Trajectory, episodeId: number) {
   }));
 }
 
-async function refuseDoubles(tx: Transaction, trajectories: readonly Trajectory[]): Promise<void> {
+async function refuseDoubles(tx: LibSQLDatabase, trajectories: readonly NewEpisode[]): Promise<void> {
   const keys = trajectories.map((trajectory) => trajectory.episodeId);
   const stored: string[] = [];
   for (const some of chunks(keys, KEYS)) {
@@ -122,7 +125,7 @@ async function refuseDoubles(tx: Transaction, trajectories: readonly Trajectory[
   if (double !== undefined) throw new AleError("store", `episode ${double} is stored already`);
 }
 
-async function ensureTasks(tx: Transaction, trajectories: readonly Trajectory[]): Promise<Map<string, number>> {
+async function ensureTasks(tx: LibSQLDatabase, trajectories: readonly NewEpisode[]): Promise<Map<string, number>> {
   const wanted = new Map(trajectories.map((trajectory) => [trajectory.taskId, trajectory]));
   const ids = await selectTasks(tx, [...wanted.keys()]);
   const missing = [...wanted.values()].filter((trajectory) => !ids.has(trajectory.taskId));
@@ -144,7 +147,7 @@ async function ensureTasks(tx: Transaction, trajectories: readonly Trajectory[])
   return new Map([...ids, ...added]);
 }
 
-async function selectTasks(tx: Transaction, keys: readonly string[]): Promise<Map<string, number>> {
+async function selectTasks(tx: LibSQLDatabase, keys: readonly string[]): Promise<Map<string, number>> {
   const ids = new Map<string, number>();
   for (const some of chunks(keys, KEYS)) {
     const rows = await tx
@@ -157,10 +160,10 @@ async function selectTasks(tx: Transaction, keys: readonly string[]): Promise<Ma
 }
 
 async function ensureGroups(
-  tx: Transaction,
+  { database: tx, raw }: WriteTransaction,
   runId: string,
   step: number,
-  trajectories: readonly Trajectory[],
+  trajectories: readonly NewEpisode[],
   taskIds: ReadonlyMap<string, number>,
 ): Promise<Map<string, number>> {
   const wanted = new Map(trajectories.map((trajectory) => [trajectory.groupId, trajectory]));
@@ -180,7 +183,7 @@ async function ensureGroups(
     rows.push({ id: next, key, runId, step, taskId: required(taskIds, trajectory.taskId) });
     ids.set(key, next++);
   }
-  for (const some of chunks(rows, ROWS)) await tx.insert(schema.groups).values(some);
+  await insertRows(raw, schema.groups, rows);
   return ids;
 }
 

@@ -57,8 +57,12 @@ export class Writer {
     return writer;
   }
 
-  /** Resolves when the operation is committed. `bytes` is about what it occupies while it waits. */
-  async write<O extends WriteOperation>(operation: O, bytes: number): Promise<WriteResults[O["type"]]> {
+  /** Resolves when the operation is committed. `bytes` is about what it occupies while it waits; `move` is given away. */
+  async write<O extends WriteOperation>(
+    operation: O,
+    bytes: number,
+    move: ArrayBuffer[] = [],
+  ): Promise<WriteResults[O["type"]]> {
     await this.#room(bytes);
     if (this.#failure !== undefined) throw this.#failure;
     const id = this.#nextId++;
@@ -66,7 +70,7 @@ export class Writer {
     this.#pending.set(id, { bytes, resolve, reject });
     this.#waitingBytes += bytes;
     this.#worker.ref();
-    this.#post({ type: "write", id, operation });
+    this.#post({ type: "write", id, operation }, move);
     const result = await deadline(`writing to the store ${this.#path} (${operation.type})`, REPLY_MS, promise, "store");
     return result as WriteResults[O["type"]];
   }
@@ -83,8 +87,8 @@ export class Writer {
     }
   }
 
-  #post(message: WriterRequest): void {
-    this.#worker.postMessage(message);
+  #post(message: WriterRequest, move: ArrayBuffer[] = []): void {
+    this.#worker.postMessage(message, move);
   }
 
   async #room(bytes: number): Promise<void> {

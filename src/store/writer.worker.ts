@@ -5,7 +5,7 @@
  */
 
 import { AleError, errorMessage } from "../core/errors.ts";
-import { type Connection, openWriter } from "./connection.ts";
+import { type Connection, inTransaction, openWriter } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
 import type { ErrorMessage, WriteOperation, WriterReply, WriterRequest } from "./operations.ts";
 import { applyOperation } from "./writes.ts";
@@ -91,15 +91,14 @@ async function writeBatch(batch: readonly Waiting[]): Promise<void> {
 
 async function transact(batch: readonly Waiting[]): Promise<unknown[]> {
   if (connection === undefined) throw new AleError("internal", "the writer of the store is not open");
-  const { database, path } = connection;
   try {
-    return await database.transaction(async (tx) => {
+    return await inTransaction(connection, async (transaction) => {
       const results: unknown[] = [];
-      for (const { operation } of batch) results.push(await applyOperation(tx, operation));
+      for (const { operation } of batch) results.push(await applyOperation(transaction, operation));
       return results;
     });
   } catch (error) {
-    throw describeDatabaseError(error, path, "writing to the store");
+    throw describeDatabaseError(error, connection.path, "writing to the store");
   }
 }
 

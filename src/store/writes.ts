@@ -4,6 +4,7 @@ import { and, eq, gt, inArray, max, sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import type { AleEvent } from "../core/events.ts";
+import type { WriteTransaction } from "./connection.ts";
 import { makeRunId } from "./ids.ts";
 import type {
   NewEvent,
@@ -18,9 +19,11 @@ import { isAlive } from "./owner.ts";
 import * as schema from "./schema.ts";
 import { writeEpisodes, writeTasks } from "./write-episodes.ts";
 
-export type Transaction = Parameters<Parameters<LibSQLDatabase["transaction"]>[0]>[0];
-
-export async function applyOperation(tx: Transaction, operation: WriteOperation): Promise<WriteResults[OperationType]> {
+export async function applyOperation(
+  transaction: WriteTransaction,
+  operation: WriteOperation,
+): Promise<WriteResults[OperationType]> {
+  const tx = transaction.database;
   switch (operation.type) {
     case "createRun":
       return createRun(tx, operation.run, operation.owner);
@@ -33,7 +36,7 @@ export async function applyOperation(tx: Transaction, operation: WriteOperation)
       return null;
     case "writeEpisodes":
       await requireRun(tx, operation.runId);
-      await writeEpisodes(tx, operation);
+      await writeEpisodes(transaction, operation);
       return null;
     case "commitStep":
       return commitStep(tx, operation.runId, operation.step, operation.commit);
@@ -45,7 +48,7 @@ export async function applyOperation(tx: Transaction, operation: WriteOperation)
   }
 }
 
-async function createRun(tx: Transaction, run: NewRun, owner: string): Promise<string> {
+async function createRun(tx: LibSQLDatabase, run: NewRun, owner: string): Promise<string> {
   const now = Date.now();
   await tx
     .insert(schema.configurations)
@@ -62,13 +65,13 @@ async function createRun(tx: Transaction, run: NewRun, owner: string): Promise<s
   throw new AleError("store", `no free id for a run named ${run.name}`, { hint: "try again in a second" });
 }
 
-async function requireRun(tx: Transaction, runId: string): Promise<typeof schema.runs.$inferSelect> {
+async function requireRun(tx: LibSQLDatabase, runId: string): Promise<typeof schema.runs.$inferSelect> {
   const [run] = await tx.select().from(schema.runs).where(eq(schema.runs.id, runId));
   if (run !== undefined) return run;
   throw new AleError("store", `there is no run ${runId}`, { hint: "list them with: ale runs ls" });
 }
 
-async function claimRun(tx: Transaction, runId: string, owner: string, steps: number | undefined): Promise<null> {
+async function claimRun(tx: LibSQLDatabase, runId: string, owner: string, steps: number | undefined): Promise<null> {
   const run = await requireRun(tx, runId);
   if (run.owner !== owner && isAlive(run.owner)) {
     const pid = run.owner?.split(":")[0];
@@ -90,7 +93,7 @@ async function claimRun(tx: Transaction, runId: string, owner: string, steps: nu
   return null;
 }
 
-async function endRun(tx: Transaction, end: Extract<WriteOperation, { type: "endRun" }>): Promise<null> {
+async function endRun(tx: LibSQLDatabase, end: Extract<WriteOperation, { type: "endRun" }>): Promise<null> {
   await requireRun(tx, end.runId);
   const now = Date.now();
   await tx
@@ -100,7 +103,7 @@ async function endRun(tx: Transaction, end: Extract<WriteOperation, { type: "end
   return null;
 }
 
-async function commitStep(tx: Transaction, runId: string, step: number, commit: StepCommit): Promise<null> {
+async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commit: StepCommit): Promise<null> {
   const run = await requireRun(tx, runId);
   if (!Number.isSafeInteger(step) || step < 0) throw new AleError("store", `${step} is not a step of run ${runId}`);
   if (run.committedStep !== null && step <= run.committedStep) {
@@ -138,7 +141,7 @@ async function commitStep(tx: Transaction, runId: string, step: number, commit: 
   return null;
 }
 
-async function recordCheckpoints(tx: Transaction, runId: string, step: number, commit: StepCommit, now: number) {
+async function recordCheckpoints(tx: LibSQLDatabase, runId: string, step: number, commit: StepCommit, now: number) {
   const { checkpoint, prunedCheckpoints: pruned = [], weightVersion } = commit;
   if (checkpoint !== undefined) {
     await tx.insert(schema.checkpoints).values({ runId, step, path: checkpoint.path, weightVersion, createdAt: now });
@@ -152,7 +155,7 @@ async function recordCheckpoints(tx: Transaction, runId: string, step: number, c
 }
 
 /** Undoes everything after `step`, and whatever later steps left behind without a commit. */
-async function truncateAfter(tx: Transaction, runId: string, step: number): Promise<Truncation> {
+async function truncateAfter(tx: LibSQLDatabase, runId: string, step: number): Promise<Truncation> {
   const run = await requireRun(tx, runId);
   const keep = Math.min(step, run.committedStep ?? -1);
   const stepped = [
@@ -191,7 +194,7 @@ async function truncateAfter(tx: Transaction, runId: string, step: number): Prom
   };
 }
 
-async function insertEvents(tx: Transaction, events: readonly NewEvent[]): Promise<void> {
+async function insertEvents(tx: LibSQLDatabase, events: readonly NewEvent[]): Promise<void> {
   for (let i = 0; i < events.length; i += 500) {
     await tx.insert(schema.events).values(
       events.slice(i, i + 500).map(({ runId, at, event }) => {
