@@ -1,0 +1,3 @@
+#!/bin/bash
+set -e
+rm "$(ls {{ flag }} | head -n 1)"
