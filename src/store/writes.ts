@@ -130,9 +130,13 @@ async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commi
     await tx.insert(schema.evaluations).values({ ...row, runId });
   }
   await recordCheckpoints(tx, runId, step, commit, now);
+  const events: AleEvent[] = [
+    ...(commit.evaluations ?? []).map((row) => ({ type: "evaluation.finished" as const, ...row })),
+    { type: "step.finished", step, metrics: commit.metrics },
+  ];
   await insertEvents(
     tx,
-    (commit.events ?? []).map((event) => ({ runId, at: now, event })),
+    events.map((event) => ({ runId, at: now, event })),
   );
   await tx
     .update(schema.runs)
