@@ -97,7 +97,6 @@ export class EngineCore {
 
   dispose(): void {
     this.generation.dispose();
-    this.#learner.dispose();
   }
 
   #published(): { slot: Slot; version: number } {

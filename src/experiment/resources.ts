@@ -5,6 +5,7 @@
 
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
+import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome } from "../config/paths.ts";
 import type { EventHub } from "../core/events.ts";
@@ -59,27 +60,43 @@ export async function startEngine(
   );
 }
 
+/** The parts of a run that an episode touches. */
+export interface EpisodeParts {
+  readonly options: { readonly experiment: Experiment; readonly hub: EventHub; readonly signal: AbortSignal };
+  readonly source: { readonly tokenizer: Tokenizer };
+  readonly provider: SandboxProvider;
+  readonly engine: Policy;
+}
+
 /** What an episode of this experiment is run with. */
 export function episodeContext(
-  experiment: Experiment,
-  parts: { policy: Policy; provider: SandboxProvider; tokenizer: Tokenizer; hub: EventHub; signal: AbortSignal },
+  { options, source, provider, engine }: EpisodeParts,
   sampling: { readonly temperature: number; readonly greedy: boolean },
 ): EpisodeContext {
-  const { rollout, sandbox } = experiment;
+  const { rollout, sandbox } = options.experiment;
   return {
-    ...parts,
-    limits: {
-      maxTurns: rollout.maxTurns,
-      maxCommandTokens: rollout.maxCommandTokens,
-      maxEpisodeTokens: rollout.maxEpisodeTokens,
-      maxObservationChars: rollout.maxObservationChars,
-      ...(rollout.commandSeconds === undefined ? {} : { commandSeconds: rollout.commandSeconds }),
-    },
+    policy: engine,
+    provider,
+    tokenizer: source.tokenizer,
+    hub: options.hub,
+    signal: options.signal,
+    limits: agentLimits(options.experiment),
     sampling,
     grading: sandbox.grading,
     episodeMs: rollout.episodeSeconds * 1000,
     sandboxes: new Limiter(sandbox.concurrency),
   };
+}
+
+export function agentLimits({ rollout }: Experiment): AgentLimits {
+  const { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars, commandSeconds } = rollout;
+  const limits = { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars };
+  return commandSeconds === undefined ? limits : { ...limits, commandSeconds };
+}
+
+/** Which families of the suite the experiment uses. */
+export function suiteOptions({ tasks }: Experiment): { readonly families?: readonly string[] } {
+  return tasks.families === undefined ? {} : { families: tasks.families };
 }
 
 /** Keeps `count` sandboxes ready, spread over the environments in use. */

@@ -30,6 +30,18 @@ export interface ResumePoint {
   readonly step: number;
   /** Checkpoint folder of that step. */
   readonly folder: string;
+  /** Weight version of the checkpoint; older than the step where a step had nothing to learn from. */
+  readonly version: number;
+}
+
+/** What a step makes permanent. */
+export interface StepResult {
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly evaluations: readonly EvaluationSummary[];
+  /** Steps whose checkpoints stay. */
+  readonly keep: readonly number[];
+  /** Whether this step gets a checkpoint. */
+  readonly checkpoint: boolean;
 }
 
 export class RunSession implements AsyncDisposable {
@@ -131,10 +143,11 @@ export class RunSession implements AsyncDisposable {
     }
     await store.truncateAfter(runId, step);
     checkpoints.removeAfter(step);
+    const version = (await store.readCheckpoints(runId)).find((checkpoint) => checkpoint.step === step)?.weightVersion;
     const session = new RunSession(options, store, {
       runId,
       checkpoints,
-      resumedFrom: step < 0 ? undefined : { step, folder: checkpoints.path(step) },
+      resumedFrom: step < 0 ? undefined : { step, folder: checkpoints.path(step), version: version ?? step },
       evaluations: await store.readEvaluations(runId),
       wallBefore: (await store.lastCommitted(runId))?.wallSeconds ?? 0,
     });
@@ -150,16 +163,10 @@ export class RunSession implements AsyncDisposable {
     await this.store.writeEpisodes(this.runId, step, purpose, trajectories);
   }
 
-  /** Saves the checkpoint when one is due, then makes the step permanent. `keep` are steps whose checkpoints stay. */
-  async commit(
-    step: number,
-    engine: EngineClient,
-    metrics: Readonly<Record<string, number>>,
-    evaluations: readonly EvaluationSummary[],
-    keep: readonly number[],
-    due: boolean,
-  ): Promise<void> {
-    const path = due ? await this.checkpoints.save(engine, step) : undefined;
+  /** Saves the checkpoint when one is due, then makes the step permanent. */
+  async commit(step: number, engine: EngineClient, result: StepResult): Promise<void> {
+    const { metrics, evaluations } = result;
+    const path = result.checkpoint ? await this.checkpoints.save(engine, step) : undefined;
     await this.store.commitStep(this.runId, step, {
       metrics,
       weightVersion: engine.version,
@@ -170,7 +177,7 @@ export class RunSession implements AsyncDisposable {
     this.committedStep = step;
     this.evaluations.push(...evaluations);
     appendFileSync(this.#metricsFile, `${JSON.stringify({ step, ...metrics })}\n`);
-    if (due) this.checkpoints.prune(this.#options.experiment.checkpoint.keep, keep);
+    if (result.checkpoint) this.checkpoints.prune(this.#options.experiment.checkpoint.keep, result.keep);
     this.#options.hub.emit({ type: "step.finished", step, metrics });
   }
 

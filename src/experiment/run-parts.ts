@@ -1,0 +1,79 @@
+/** Opens what a run consists of, runs it, and always leaves the results of what was reached. */
+
+import { errorMessage } from "../core/errors.ts";
+import type { SandboxProvider } from "../core/ports.ts";
+import type { EngineClient } from "../device/engine-client.ts";
+import type { Suite } from "../tasks/suite.ts";
+import type { RunOptions, RunResult } from "./api.ts";
+import type { PolicySource } from "./policy-source.ts";
+import { openSandboxes, startEngine } from "./resources.ts";
+import { writeResults } from "./results.ts";
+import { RunSession } from "./run-session.ts";
+import { startService } from "./service.ts";
+
+/** Everything a run works with. */
+export interface RunParts {
+  readonly options: RunOptions;
+  readonly suite: Suite;
+  readonly source: PolicySource;
+  readonly provider: SandboxProvider;
+  readonly session: RunSession;
+  readonly engine: EngineClient;
+}
+
+export interface RunPlan {
+  /** `grpo`, `reinforce` or `sft`. */
+  readonly algorithm: string;
+  readonly steps: number;
+  readonly suite: Suite;
+  readonly source: PolicySource;
+}
+
+/** Executes `work` with sandboxes, store, service and engine around it; they are closed in reverse, whatever happens. */
+export async function executeRun(
+  options: RunOptions,
+  plan: RunPlan,
+  work: (parts: RunParts) => Promise<void>,
+): Promise<RunResult> {
+  const { experiment, hub, signal, outDir } = options;
+  const { suite, source } = plan;
+  await using provider = await openSandboxes(experiment.tasks.suite);
+  await using session = await RunSession.open(options, {
+    algorithm: plan.algorithm,
+    steps: plan.steps,
+    isolation: provider.isolation,
+    extras: new Map([["tokenizer.json", source.tokenizerText]]),
+  });
+  await using _service = await startService(options, session.store);
+  try {
+    const engine = await startEngine(experiment, source.modelConfig, weightsOf(session, source), outDir, hub);
+    try {
+      await work({ options, suite, source, provider, session, engine });
+    } finally {
+      await engine.stop();
+    }
+    return await conclude(options, session, "finished");
+  } catch (error) {
+    if (signal.aborted) return await conclude(options, session, "interrupted");
+    await conclude(options, session, "failed", errorMessage(error));
+    throw error;
+  }
+}
+
+/** The checkpoint of a resumed run, or the policy the experiment names. */
+function weightsOf(session: RunSession, source: PolicySource) {
+  const { resumedFrom } = session;
+  if (resumedFrom === undefined) return source.weights;
+  return { kind: "checkpoint", folder: resumedFrom.folder, version: resumedFrom.version } as const;
+}
+
+async function conclude(
+  options: RunOptions,
+  session: RunSession,
+  status: RunResult["status"],
+  reason?: string,
+): Promise<RunResult> {
+  const summaryPath = await writeResults(options, session, status);
+  await session.end(status, reason);
+  return { runId: session.runId, outDir: options.outDir, status, summaryPath };
+}

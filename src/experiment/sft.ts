@@ -1,0 +1,162 @@
+/** `ale sft`: records demonstrations in sandboxes and trains a policy on them. */
+
+import type { Experiment } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
+import type { TokenRecord } from "../core/types.ts";
+import { loadSuite, type Suite } from "../tasks/suite.ts";
+import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
+import type { RunExperiment, RunOptions } from "./api.ts";
+import {
+  type DemonstrationPlan,
+  encodeDemonstrations,
+  learnTokenizer,
+  planDemonstrations,
+  recordDemonstrations,
+} from "./demonstrations.ts";
+import { environmentsOf } from "./evaluation.ts";
+import { Evaluator, evaluationMetrics } from "./evaluator.ts";
+import { type PolicySource, policyFromFolder, presetConfig } from "./policy-source.ts";
+import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
+import { bestStep } from "./results.ts";
+import { executeRun, type RunParts } from "./run-parts.ts";
+
+/** Steps whose mean is one row of metrics. */
+const STEPS_PER_COMMIT = 20;
+
+/** Runs or resumes a supervised experiment. The demonstrations are functions of the seed, so a resumed run records the same. */
+export const runSft: RunExperiment = async (options) => {
+  const { experiment } = options;
+  const suite = loadSuite(experiment.tasks.suite, suiteOptions(experiment));
+  const stages = planStages(options, suite);
+  const plan = {
+    algorithm: "sft",
+    steps: totalSteps(experiment),
+    suite,
+    source: startingPoint(options, stages.flat()),
+  };
+  return executeRun(options, plan, (parts) => new SupervisedRun(parts, stages).execute());
+};
+
+function totalSteps({ sft }: Experiment): number {
+  return sft.stages.reduce((sum, stage) => sum + stage.steps, 0);
+}
+
+/** The demonstrations of every stage: tasks of the training pool that reinforcement learning with the same seed does not use. */
+function planStages(options: RunOptions, suite: Suite): DemonstrationPlan[][] {
+  const { seed, sft } = options.experiment;
+  return sft.stages.map((stage, s) => {
+    const sampler = suite.sampler(seed + 1_000_003 * (s + 1), "train");
+    const tasks = Array.from({ length: sft.demonstrations }, (_, i) => sampler.at(i));
+    const without = tasks.find((task) => task.demonstrations.length === 0);
+    if (without !== undefined) {
+      throw new AleError("task", `family ${without.family} has no demonstrations`, {
+        hint: "leave it out with tasks.families, or add demonstrations to its task.toml",
+      });
+    }
+    return planDemonstrations(tasks, stage.mistakes, `${seed}/demonstrations/${s}`);
+  });
+}
+
+/** A policy folder to go on from, or random weights of a preset with a tokenizer learned on the demonstrations. */
+function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[]): PolicySource {
+  const { model, sft, seed } = options.experiment;
+  if (model.path !== undefined) return policyFromFolder(model.path);
+  const { tokenizer, text } = learnTokenizer(plans, sft.vocabulary);
+  return {
+    modelConfig: presetConfig(model.preset, sft.vocabulary),
+    tokenizer,
+    tokenizerText: text,
+    weights: { kind: "random", seed },
+  };
+}
+
+class SupervisedRun {
+  readonly #parts: RunParts;
+  readonly #evaluator: Evaluator;
+  readonly #stages: readonly (readonly DemonstrationPlan[])[];
+
+  constructor(parts: RunParts, stages: readonly (readonly DemonstrationPlan[])[]) {
+    this.#parts = parts;
+    this.#evaluator = new Evaluator(parts);
+    this.#stages = stages;
+  }
+
+  async execute(): Promise<void> {
+    const { sft } = this.#parts.options.experiment;
+    const { session } = this.#parts;
+    if (session.committedStep < 0) await this.#commit(0, {});
+    let offset = 0;
+    for (const [s, stage] of sft.stages.entries()) {
+      if (session.committedStep < offset + stage.steps) {
+        const records = await this.#record(s);
+        await this.#train(s, offset, records);
+      }
+      offset += stage.steps;
+    }
+  }
+
+  async #record(stage: number): Promise<TokenRecord[]> {
+    const { options, provider, source } = this.#parts;
+    const { experiment, hub, signal } = options;
+    const plans = this.#stages[stage] as readonly DemonstrationPlan[];
+    warmUp(provider, environmentsOf(plans.map(({ task }) => task)), experiment.sandbox.warm);
+    const limits = agentLimits(experiment);
+    const { concurrency } = experiment.sandbox;
+    const recorded = await recordDemonstrations(plans, provider, limits, concurrency, hub, signal);
+    const records = encodeDemonstrations(recorded, source.tokenizer);
+    return records.filter((record) => record.ids.length <= experiment.rollout.maxEpisodeTokens);
+  }
+
+  async #train(stageIndex: number, offset: number, records: readonly TokenRecord[]): Promise<void> {
+    const { session, engine } = this.#parts;
+    const { experiment, signal, hub } = this.#parts.options;
+    const stage = experiment.sft.stages[stageIndex] as (typeof experiment.sft.stages)[number];
+    const order = new DemonstrationOrder(
+      records.map((record) => record.ids.length),
+      experiment.sft.batch,
+      `${experiment.seed}/batches/${stageIndex}`,
+    );
+    const sums = { loss: 0, gradNorm: 0, ms: 0, steps: 0 };
+    const from = Math.max(1, session.committedStep - offset + 1);
+    for (let step = from; step <= stage.steps; step++) {
+      signal.throwIfAborted();
+      const lr = stageRate(stage, offset === 0 ? experiment.optimizer.warmupSteps : 0, step);
+      const batch = order.at(step - 1).map((i) => records[i] as TokenRecord);
+      const update = await engine.update(supervisedJob(experiment, batch, lr), offset + step);
+      sums.loss += update.loss;
+      sums.gradNorm += update.gradNorm;
+      sums.ms += update.ms;
+      sums.steps++;
+      hub.emit({
+        type: "progress",
+        stage: `supervised stage ${stageIndex + 1}`,
+        done: step,
+        total: stage.steps,
+        unit: "steps",
+      });
+      if (step % STEPS_PER_COMMIT !== 0 && step !== stage.steps) continue;
+      await this.#commit(offset + step, {
+        "sft/loss": sums.loss / sums.steps,
+        "actor/grad_norm": sums.gradNorm / sums.steps,
+        "actor/lr": lr,
+        "timing_s/update_actor": sums.ms / sums.steps / 1000,
+      });
+      Object.assign(sums, { loss: 0, gradNorm: 0, ms: 0, steps: 0 });
+    }
+  }
+
+  /** Evaluates when due, saves and commits. */
+  async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
+    const { options, session, engine } = this.#parts;
+    const { every } = options.experiment.sft;
+    const due = step === totalSteps(options.experiment) || (every > 0 && step > 0 && step % every === 0);
+    const evaluations = due ? await this.#evaluator.evaluate(step) : [];
+    const best = bestStep([...session.evaluations, ...evaluations]);
+    await session.commit(step, engine, {
+      metrics: { ...metrics, ...evaluationMetrics(evaluations) },
+      evaluations,
+      keep: best === undefined ? [] : [best],
+      checkpoint: true,
+    });
+  }
+}
