@@ -9,12 +9,6 @@ const WAITING_LIMIT = 64 << 20;
 const REPLY_MS = 120_000;
 const CLOSE_MS = 30_000;
 
-/** In the executable every worker lies below the folder of the main module, as in `src/`. */
-function workerUrl(): string {
-  const compiled = import.meta.url.startsWith("file:///$bunfs/");
-  return new URL(compiled ? "./store/writer.worker.ts" : "./writer.worker.ts", import.meta.url).href;
-}
-
 /** Bun's workers, unlike a browser's, can be told not to keep the process alive. */
 type UnrefWorker = Worker & { ref(): void; unref(): void };
 
@@ -37,7 +31,7 @@ export class Writer {
 
   private constructor(path: string) {
     this.#path = path;
-    this.#worker = new Worker(workerUrl()) as UnrefWorker;
+    this.#worker = new Worker(new URL("./writer.worker.ts", import.meta.url).href) as UnrefWorker;
     this.#worker.onmessage = ({ data }: MessageEvent<WriterReply>) => this.#receive(data);
     this.#worker.onerror = (event) => this.#fail(event.message);
   }
