@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -7,7 +7,7 @@ import { parse } from "smol-toml";
 import { AleError } from "../core/errors.ts";
 import { setEmbeddedExperiments } from "./embedded.ts";
 import { ExperimentSchema } from "./experiment.ts";
-import { configHash, type LoadedExperiment, loadExperiment } from "./load.ts";
+import { configHash, differingKeys, type LoadedExperiment, loadExperiment, parseExperiment } from "./load.ts";
 import { splitOverrides } from "./overrides.ts";
 import { stringifyExperiment } from "./resolved-toml.ts";
 import { experimentJsonSchema, listSettings } from "./schema-tree.ts";
@@ -222,6 +222,89 @@ describe("bad files", () => {
     chmodSync(secret, 0);
     expect(fail(() => loadExperiment({ files: [secret] })).message).toBe("s.toml may not be read by this user");
   });
+});
+
+describe("any input", () => {
+  const known = [
+    ...listSettings().map((setting) => setting.key),
+    "trainer",
+    "sft.stages",
+    "algorithm",
+    "__proto__",
+    "constructor",
+  ];
+  const value = fc.oneof(
+    fc.constantFrom(
+      "nan",
+      "-inf",
+      "1e400",
+      "2024-01-01",
+      "12:30:00",
+      "[]",
+      "{}",
+      "[[1], {a = 1}]",
+      "{type = 'grpo'}",
+      "''",
+    ),
+    fc.integer().map(String),
+    fc.double({ noDefaultInfinity: true, noNaN: true }).map((number) => number.toFixed(6)),
+    fc.string().map((text) => JSON.stringify(text)),
+    fc.boolean().map(String),
+  );
+
+  test("a file gives an experiment or a config error, nothing else", () => {
+    fc.assert(
+      fc.property(fc.dictionary(fc.constantFrom(...known), value, { maxKeys: 4 }), (settings) => {
+        const toml = Object.entries(settings).map(([key, text]) => `${key} = ${text}\n`);
+        try {
+          parseExperiment("x.toml", toml.join(""));
+        } catch (error) {
+          expect(error).toBeInstanceOf(AleError);
+          expect((error as AleError).code).toBe("config");
+          expect((error as AleError).message).toMatch(/x\.toml/);
+        }
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  test("an override gives an experiment or a config error, nothing else", () => {
+    fc.assert(
+      fc.property(fc.constantFrom(...known), fc.oneof(value, fc.string()), (key, text) => {
+        try {
+          loadExperiment({ files: [], overrides: [`${key}=${text}`] });
+        } catch (error) {
+          expect(error).toBeInstanceOf(AleError);
+          expect((error as AleError).message).toContain(key);
+        }
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  test("a key of the object prototype is an unknown key", () => {
+    expect(fail(() => load("[__proto__]\nsteps = 1\n")).message).toContain("unknown key __proto__");
+    expect(fail(() => load("constructor = 1\n")).message).toContain("unknown key constructor");
+  });
+});
+
+describe("a run's own copy", () => {
+  test("gives the same hash again, and names what was edited", () => {
+    const loaded = load("seed = 4\n[tasks]\nfamilies = ['cfg']\n");
+    expect(parseExperiment("config.toml", loaded.toml).hash).toBe(loaded.hash);
+    const edited = parseExperiment(
+      "config.toml",
+      loaded.toml.replace("seed = 4", "seed = 5").replace("families", "# families"),
+    );
+    expect(differingKeys(loaded.experiment, edited.experiment)).toEqual(["seed", "tasks.families"]);
+  });
+});
+
+test("every experiment file of the repository loads", () => {
+  const experiments = join(import.meta.dir, "..", "..", "experiments");
+  const names = readdirSync(experiments).filter((name) => name.endsWith(".toml"));
+  expect(names).toContain("shell.toml");
+  for (const name of names) expect(loadExperiment({ files: [join(experiments, name)] }).experiment.name).toBeString();
 });
 
 describe("embedded experiments", () => {
