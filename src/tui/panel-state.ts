@@ -45,9 +45,9 @@ export interface PanelState {
   readonly stages: Stage[];
   /** Episodes that finished in the last seconds, for the live rates. */
   recent: { readonly at: number; readonly tokens: number }[];
-  stepsHere: number;
-  firstStepAt: number | undefined;
-  lastStepAt: number | undefined;
+  /** From where the pace of the steps is measured; work before the first step is no part of it. */
+  paceFrom: { readonly step: number; readonly at: number } | undefined;
+  lastStepAt: number;
   restarts: number;
   restartReason: string | undefined;
   status: RunStatus;
@@ -88,9 +88,8 @@ export function createPanelState(options: {
     training: false,
     stages: [],
     recent: [],
-    stepsHere: 0,
-    firstStepAt: undefined,
-    lastStepAt: undefined,
+    paceFrom: undefined,
+    lastStepAt: options.startedAt,
     restarts: 0,
     restartReason: undefined,
     status: "running",
@@ -112,7 +111,7 @@ export function applyEvent(state: PanelState, { event, at }: EmittedEvent): void
     case "step.started":
       state.collection = { label: `step ${event.step}`, total: event.episodes, done: 0 };
       state.training = event.episodes === 0;
-      state.firstStepAt ??= at;
+      state.paceFrom ??= { step: event.step - 1, at };
       break;
     case "step.finished":
       finishStep(state, event, at);
@@ -154,10 +153,8 @@ function finishStep(state: PanelState, event: EventOf<"step.finished">, at: numb
   state.metrics = event.metrics;
   state.training = false;
   state.collection = undefined;
-  if (state.firstStepAt !== undefined) {
-    state.stepsHere++; // Step 0, the evaluation before the first update, does not count.
-    state.lastStepAt = at;
-  }
+  state.lastStepAt = at;
+  if (event.step > 0) state.paceFrom ??= { step: event.step, at };
   const reward = event.metrics["critic/rewards/mean"];
   if (reward !== undefined) state.rewards.push({ x: event.step, y: reward });
   if (state.rewards.length > MAX_CURVE_POINTS) thin(state.rewards);
@@ -212,9 +209,9 @@ export function liveRates(state: PanelState): { readonly tokens: number; readonl
 
 /** Milliseconds to the last step, evaluations so far included; `undefined` before the first step is done. */
 export function remainingMs(state: PanelState): number | undefined {
-  const { run, firstStepAt, lastStepAt, stepsHere, step } = state;
-  if (run === undefined || firstStepAt === undefined || lastStepAt === undefined || stepsHere === 0) return undefined;
-  const perStep = (lastStepAt - firstStepAt) / stepsHere;
+  const { run, paceFrom, lastStepAt, step } = state;
+  if (run === undefined || paceFrom === undefined || step <= paceFrom.step) return undefined;
+  const perStep = (lastStepAt - paceFrom.at) / (step - paceFrom.step);
   return Math.max(0, perStep * (run.steps - step) - (state.now - lastStepAt));
 }
 

@@ -176,7 +176,7 @@ function legendEntries(state: PanelState, paint: Painter): LegendEntry[] {
 
 function phaseLines(state: PanelState, width: number, paint: Painter): string[] {
   const { collection, training, metrics } = state;
-  if (collection === undefined && state.inFlight.size === 0 && state.step === 0) return [];
+  if (collection === undefined && state.inFlight.size === 0 && metrics["timing_s/gen"] === undefined) return [];
   const counts = countPhases(state);
   const total = Math.max(1, collection?.total ?? state.inFlight.size);
   const barWidth = Math.max(6, Math.min(36, width - 44));
@@ -227,6 +227,8 @@ function speedText(state: PanelState): string {
   if (tokens !== undefined) parts.push(`${formatCount(Math.round(tokens))} tokens/s`);
   if (episodes !== undefined) parts.push(`${formatCount(episodes)} episodes/s`);
   const step = metrics["timing_s/step"];
+  const update = metrics["timing_s/update_actor"];
+  if (step === undefined && update !== undefined) parts.push(`update ${update.toFixed(3)} s`);
   if (step !== undefined) {
     const phase = (label: string, name: string) => `${label} ${(metrics[name] ?? 0).toFixed(2)}`;
     parts.push(
@@ -244,6 +246,7 @@ function learningText(metrics: Readonly<Record<string, number>>): string {
   };
   add("lr", "actor/lr", formatMetric);
   add("loss", "actor/pg_loss", (value) => value.toFixed(4));
+  add("loss", "sft/loss", (value) => value.toFixed(4));
   add("entropy", "actor/entropy", (value) => value.toFixed(3));
   add("gradient norm", "actor/grad_norm", (value) => value.toFixed(2));
   add("clipped", "actor/pg_clipfrac", formatPercent);

@@ -56,7 +56,7 @@ function startLine(event: EventOf<"run.started">, changed: readonly string[]): s
 }
 
 function stepLine(state: PanelState, { step, metrics }: EventOf<"step.finished">): string | undefined {
-  if (metrics["critic/rewards/mean"] === undefined) return undefined; // Step 0: its evaluations have been told.
+  if (step === 0) return undefined; // Nothing is trained yet, and its evaluations have been told.
   const total = String(state.run?.steps ?? step);
   const parts = [`step ${String(step).padStart(total.length)}/${total}`];
   const add = (name: string, format: (value: number) => string) => {
@@ -64,6 +64,7 @@ function stepLine(state: PanelState, { step, metrics }: EventOf<"step.finished">
     if (value !== undefined) parts.push(format(value));
   };
   add("critic/rewards/mean", (value) => `reward ${value.toFixed(3)}`);
+  add("sft/loss", (value) => `loss ${value.toFixed(4)}`);
   add("timing_s/step", (value) => `${value.toFixed(2)} s`);
   add("perf/throughput", (value) => `${formatCount(Math.round(value))} tokens/s`);
   add("perf/episodes_per_second", (value) => `${formatCount(value)} episodes/s`);
