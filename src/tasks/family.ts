@@ -109,7 +109,8 @@ function compileEntry(entry: FamilyFile, where: string) {
   const when = entry.when === undefined ? undefined : compileCondition(entry.when, `${where}.when`);
   const each = entry.each === undefined ? undefined : compileList(entry.each, `${where}.each`);
   return (scope: Scope): { readonly file: SandboxFile; readonly scope: Scope }[] => {
-    const scopes = each === undefined ? [scope] : each({ scope }).map((item, index) => elementScope(scope, item, index));
+    const scopes =
+      each === undefined ? [scope] : each({ scope }).map((item, index) => elementScope(scope, item, index));
     return scopes
       .filter((own) => when === undefined || when(own))
       .map((own) => ({
@@ -173,7 +174,8 @@ function checkPath(path: string, where: string): string {
 function refuseDoubles(files: readonly SandboxFile[], where: string): void {
   const seen = new Set<string>();
   for (const { path } of files) {
-    if (seen.has(path)) throw new AleError("task", `${where} has two files ${path}`, { hint: "give them different paths" });
+    if (seen.has(path))
+      throw new AleError("task", `${where} has two files ${path}`, { hint: "give them different paths" });
     seen.add(path);
   }
 }

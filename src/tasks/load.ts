@@ -39,7 +39,9 @@ export function loadTaskFolder(source: TaskSource, folder: string, suite: string
   };
   const toml = text("task.toml");
   if (toml === undefined) {
-    throw new AleError("task", `${path} has no task.toml`, { hint: "a task folder holds task.toml, instruction.md and tests/test.sh" });
+    throw new AleError("task", `${path} has no task.toml`, {
+      hint: "a task folder holds task.toml, instruction.md and tests/test.sh",
+    });
   }
   refuseImages(source, inside, path);
   const file = parseTaskFile(toml, `${path}/task.toml`);

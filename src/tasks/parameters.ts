@@ -1,7 +1,7 @@
 /** The parameters of a task family: how each is drawn. */
 
-import type { Rng } from "../core/rng.ts";
 import { AleError } from "../core/errors.ts";
+import type { Rng } from "../core/rng.ts";
 import type { CountTable, ParameterTable } from "./schema.ts";
 import { Expression, Scope, type Value } from "./template.ts";
 import type { ContentPool } from "./words.ts";
@@ -76,12 +76,16 @@ export function elementScope(parent: Scope, item: Value, index: number): Scope {
 }
 
 /** An expression that must give a list. */
-export function compileList(source: string | readonly Value[], where: string): (draw: { scope: Scope }) => readonly Value[] {
+export function compileList(
+  source: string | readonly Value[],
+  where: string,
+): (draw: { scope: Scope }) => readonly Value[] {
   if (typeof source !== "string") return () => source;
   const expression = new Expression(source, where);
   return ({ scope }) => {
     const value = expression.evaluate(scope);
-    if (!Array.isArray(value)) throw new AleError("task", `${where}: ${source} is ${JSON.stringify(value)}, not a list`);
+    if (!Array.isArray(value))
+      throw new AleError("task", `${where}: ${source} is ${JSON.stringify(value)}, not a list`);
     return value;
   };
 }
@@ -104,7 +108,8 @@ function compileInteger(source: number | string, where: string): (draw: Draw) =>
   const expression = new Expression(source, where);
   return ({ scope }) => {
     const value = expression.evaluate(scope);
-    if (!Number.isInteger(value)) throw new AleError("task", `${where}: ${source} is ${JSON.stringify(value)}, not an integer`);
+    if (!Number.isInteger(value))
+      throw new AleError("task", `${where}: ${source} is ${JSON.stringify(value)}, not an integer`);
     return value as number;
   };
 }
@@ -117,7 +122,8 @@ function compileCount(source: CountTable, where: string): (draw: Draw) => number
   const integer = compileInteger(source as number | string, where);
   return (draw) => {
     const value = integer(draw);
-    if (value < 0 || value > MAX_COUNT) throw new AleError("task", `${where}: ${value} is not between 0 and ${MAX_COUNT}`);
+    if (value < 0 || value > MAX_COUNT)
+      throw new AleError("task", `${where}: ${value} is not between 0 and ${MAX_COUNT}`);
     return value;
   };
 }

@@ -14,20 +14,29 @@ const seconds = z.number().min(0.05).max(86_400);
 const positive = z.number().int().min(1);
 /** A literal, or an expression over the parameters above. */
 const integer = z.union([z.number().int(), z.string()]);
-const count = z.union([z.number().int().min(0), z.tuple([z.number().int().min(0), z.number().int().min(0)]), z.string()]);
+const count = z.union([
+  z.number().int().min(0),
+  z.tuple([z.number().int().min(0), z.number().int().min(0)]),
+  z.string(),
+]);
 type Json = string | number | boolean | readonly Json[];
 const json: z.ZodType<Json> = z.lazy(() => z.union([z.string(), z.number(), z.boolean(), z.array(json)]));
 const list = z.union([z.array(json).min(1), z.string()]);
 const modeBits = z
   .string()
-  .regex(/^[0-7]{3}$/, "three octal digits, e.g. \"755\"")
+  .regex(/^[0-7]{3}$/, 'three octal digits, e.g. "755"')
   .transform((digits) => Number.parseInt(digits, 8));
 
 const ParameterSchema = z.discriminatedUnion("type", [
   /** A pseudo-word of the split. */
   z.strictObject({ type: z.literal("word"), syllables: positive.max(6).optional() }),
   /** A list of them; with `each`, one list per element of another list. */
-  z.strictObject({ type: z.literal("words"), count, each: z.string().optional(), syllables: positive.max(6).optional() }),
+  z.strictObject({
+    type: z.literal("words"),
+    count,
+    each: z.string().optional(),
+    syllables: positive.max(6).optional(),
+  }),
   /** A number of the split. */
   z.strictObject({ type: z.literal("number"), min: z.number().int(), max: z.number().int() }),
   z.strictObject({ type: z.literal("numbers"), count, min: z.number().int(), max: z.number().int() }),
@@ -58,9 +67,7 @@ const FamilySchema = z.strictObject({
     .record(z.string().regex(/^[a-z_][a-z0-9_]*$/, "lower-case letters, digits and _"), ParameterSchema)
     .default({}),
   /** Files of the working directory; `expected` says whether a solved instance still has them, unchanged. */
-  files: z
-    .array(FamilyFileSchema.extend({ expected: z.union([z.boolean(), z.string()]).default(true) }))
-    .default([]),
+  files: z.array(FamilyFileSchema.extend({ expected: z.union([z.boolean(), z.string()]).default(true) })).default([]),
   /** What a solved instance has besides; with the unchanged files it makes `tests/expected/`. */
   expected: z.array(FamilyFileSchema).default([]),
   demonstrations: z
@@ -77,7 +84,7 @@ const FamilySchema = z.strictObject({
 });
 
 const EnvironmentSchema = z.strictObject({
-  profile: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, "the name of a sandbox profile, e.g. \"host\""),
+  profile: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'the name of a sandbox profile, e.g. "host"'),
   workdir: z.string().startsWith("/").default("/work"),
   cpus: z.number().min(0.1).max(1024).default(1),
   memory_mb: positive.default(256),
@@ -131,7 +138,10 @@ const UNSUPPORTED: readonly (readonly [path: string, reason: string])[] = [
   ["environment.allowed_hosts", "sandboxes have no network"],
   ["agent.user", "commands run as the sandbox's one user"],
   ["agent.network_mode", "sandboxes have no network"],
-  ["verifier.env", "environment variables of the verifier are not supported yet; nothing of the host is ever passed on"],
+  [
+    "verifier.env",
+    "environment variables of the verifier are not supported yet; nothing of the host is ever passed on",
+  ],
   ["verifier.environment", "a separate verifier image is not supported yet"],
   ["verifier.environment_mode", "a separate verifier image is not supported yet"],
   ["verifier.collect", "collect hooks are not supported yet"],
@@ -174,7 +184,9 @@ export function parseTaskFile(text: string, name: string): TaskFile {
   for (const key of Object.keys(result.data.family?.parameters ?? {})) {
     if (RESERVED_NAMES.has(key)) {
       const where = at(["family", "parameters", key]);
-      throw new AleError("task", `${where}: ${key} is the name of a template function`, { hint: "rename the parameter" });
+      throw new AleError("task", `${where}: ${key} is the name of a template function`, {
+        hint: "rename the parameter",
+      });
     }
   }
   return result.data;
@@ -209,7 +221,10 @@ function describe(issue: z.core.$ZodIssue, at: (path: (string | number)[]) => st
       return `${at([...path, key])}: unknown key ${[...path, key].join(".")}${near === undefined ? "" : `; did you mean ${near}?`}`;
     });
   }
-  const found = path.reduce<unknown>((value, key) => (value as Record<string | number, unknown> | undefined)?.[key], table);
+  const found = path.reduce<unknown>(
+    (value, key) => (value as Record<string | number, unknown> | undefined)?.[key],
+    table,
+  );
   const subject = path.join(".");
   if (subject === "environment.profile" && found === undefined) {
     return [`${at(["environment"])}: environment.profile is missing: a task names the sandbox profile it was made for`];

@@ -67,10 +67,19 @@ function findTaskFolders(source: TaskSource): string[] {
   return source.folders("").filter((folder) => source.read(`${folder}/task.toml`) !== undefined);
 }
 
-function choose<T extends { readonly family: string }>(all: readonly T[], wanted: readonly string[], suite: string): T[] {
+function choose<T extends { readonly family: string }>(
+  all: readonly T[],
+  wanted: readonly string[],
+  suite: string,
+): T[] {
   return [...new Set(wanted)].map((name) => {
     const found = all.find(({ family }) => family === name);
-    if (found === undefined) throw unknownFamily(suite, name, all.map(({ family }) => family));
+    if (found === undefined)
+      throw unknownFamily(
+        suite,
+        name,
+        all.map(({ family }) => family),
+      );
     return found;
   });
 }

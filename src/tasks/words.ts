@@ -44,9 +44,13 @@ export class ContentPool {
       this.#used.push(word);
       return word;
     }
-    throw new AleError("task", `no unused word of ${syllables ?? "two or three"} syllables is left in split ${this.#split}`, {
-      hint: "ask for fewer words per instance or for more syllables",
-    });
+    throw new AleError(
+      "task",
+      `no unused word of ${syllables ?? "two or three"} syllables is left in split ${this.#split}`,
+      {
+        hint: "ask for fewer words per instance or for more syllables",
+      },
+    );
   }
 
   /** An integer of this split in [min, max]; numbers may repeat within an instance. */
