@@ -1,8 +1,8 @@
 /** The two ways a process of Ale goes on after `main.ts`: as the command line, or in a role. */
 
 import { setEmbeddedExperiments } from "./config/embedded.ts";
-import { AleError } from "./core/errors.ts";
-import type { Role } from "./device/self.ts";
+import { AleError, errorMessage } from "./core/errors.ts";
+import type { Role } from "./device/role.ts";
 import { setEmbeddedModels } from "./models/policy-folder.ts";
 import { shippedFiles, shippedTexts } from "./runtime/shipped.ts";
 import { setEmbeddedTasks } from "./tasks/source.ts";
@@ -12,8 +12,9 @@ const ROLES: Readonly<Record<Role, () => Promise<void>>> = {
   engine: async () => (await import("./device/engine.ts")).runEngine(),
 };
 
-/** Runs this process as `role` until its work is over. @throws AleError("usage") for an unknown role. */
+/** Runs this process as `role` until its work is over; ends it with exit code 2 when there is no such role. */
 export async function runRole(role: string): Promise<void> {
+  process.on("uncaughtException", dieOf);
   const entry = Object.hasOwn(ROLES, role) ? ROLES[role as Role] : undefined;
   if (entry === undefined) throw new AleError("usage", `Ale has no role ${JSON.stringify(role)}`);
   registerShippedFiles();
@@ -22,6 +23,8 @@ export async function runRole(role: string): Promise<void> {
 
 /** Runs a command line and ends the process with its exit code once everything written has been taken. */
 export async function runCommandLine(argv: readonly string[]): Promise<never> {
+  process.on("uncaughtException", dieOf);
+  process.stdout.on("error", endOfReader);
   registerShippedFiles();
   const { runCli } = await import("./cli/program.ts");
   const code = await runCli(argv);
@@ -34,6 +37,19 @@ function registerShippedFiles(): void {
   setEmbeddedExperiments(shippedTexts("experiments"));
   setEmbeddedModels(shippedFiles("models"));
   setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
+}
+
+/** What nobody caught is a fault of Ale; one line names it instead of a page of bundled source. */
+function dieOf(error: unknown): never {
+  console.error(`error: ${errorMessage(error)}`);
+  if (process.env.ALE_DEBUG && error instanceof Error) console.error(error.stack ?? "");
+  process.exit(error instanceof AleError ? error.exitCode : 1);
+}
+
+/** The reader of a pipe (`ale runs ls | head -1`) has left: not a failure of ours, and nothing more to say. */
+function endOfReader(error: NodeJS.ErrnoException): void {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
 }
 
 function drained(stream: NodeJS.WriteStream): Promise<void> {

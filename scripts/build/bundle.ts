@@ -16,12 +16,13 @@ const nativeAddons: BunPlugin = {
   setup(build) {
     build.onLoad({ filter: /node_modules\/libsql\/index\.js$/ }, ({ path }) => {
       const source = readFileSync(path, "utf8");
-      const pattern = /function requireNative\(\) \{/g;
+      // From the first line about finding the addon to the end of the function that returns it.
+      const pattern = /const \{ load, currentTarget \}[\s\S]*?\nfunction requireNative\(\) \{[\s\S]*?\n\}\n/g;
       if (source.match(pattern)?.length !== 1) {
-        throw new Error(`${path} no longer has one function requireNative(); adapt scripts/build/bundle.ts`);
+        throw new Error(`${path} no longer finds its addon in requireNative(); adapt scripts/build/bundle.ts`);
       }
-      const call = `return require(${JSON.stringify(NATIVES)}).loadLibsqlAddon();`;
-      return { contents: source.replace(pattern, (head) => `${head} ${call}`), loader: "js" };
+      const loader = `function requireNative() { return require(${JSON.stringify(NATIVES)}).loadLibsqlAddon(); }\n`;
+      return { contents: source.replace(pattern, () => loader), loader: "js" };
     });
   },
 };
@@ -48,6 +49,16 @@ export function findWorkers(root: string = REPOSITORY): string[] {
   return workers.map((path) => join(root, path));
 }
 
+/** The commit this is built from, for `ale version`; a copy without git history has none. */
+function revision(): Record<string, string> {
+  if (Bun.which("git") === null) return {};
+  const git = (...args: string[]) => Bun.spawnSync(["git", "-C", REPOSITORY, ...args], { timeout: 10_000 });
+  const commit = git("rev-parse", "--short=12", "HEAD");
+  if (commit.exitCode !== 0) return {};
+  const changed = git("status", "--porcelain", "--untracked-files=no").stdout.length > 0;
+  return { ALE_REVISION: JSON.stringify(commit.stdout.toString().trim() + (changed ? " with changes" : "")) };
+}
+
 /** Writes the executable to `outFile`. @throws Error with the bundler's messages. */
 export async function bundleExecutable(embedFolder: string, outFile: string): Promise<void> {
   // Paths of assets and entries are taken relative to the working folder.
@@ -61,8 +72,10 @@ export async function bundleExecutable(embedFolder: string, outFile: string): Pr
       splitting: true,
       bytecode: true,
       minify: true,
+      // Stack traces in reports of faults name our files and lines.
+      sourcemap: "linked",
       naming: { entry: "[name].[ext]" },
-      define: { "process.env.NODE_ENV": '"production"' },
+      define: { "process.env.NODE_ENV": '"production"', ...revision() },
       plugins: [nativeAddons],
       compile: {
         target: "bun-linux-x64",

@@ -2,12 +2,7 @@
 
 import { resolve } from "node:path";
 import { isCompiled } from "../runtime/shipped.ts";
-
-/** A role is asked for by the first argument, `--ale-role=<name>`; no command or option of the command line begins so. */
-export const ROLE_ARGUMENT = "--ale-role=";
-
-/** Processes that Ale starts from its own executable; each has an entry in `main.ts`. */
-export type Role = "engine";
+import { ROLE_ARGUMENT, type Role } from "./role.ts";
 
 /**
  * The command that starts this program again as `role`. In the executable it names the running file through /proc, so that
