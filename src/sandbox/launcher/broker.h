@@ -1,0 +1,60 @@
+/* Inside the broker: the table of sandboxes and the channels around it. */
+#ifndef ALE_BROKER_H
+#define ALE_BROKER_H
+
+#include "launcher.h"
+
+enum { ERROR_SIZE = 512, MAX_IN_FLIGHT = 8, OUTBOX_HIGH = 16 << 20, OUTBOX_LOW = 4 << 20 };
+
+enum sandbox_state {
+  SANDBOX_QUEUED,   /* waits for the factory */
+  SANDBOX_MAKING,   /* the factory clones it */
+  SANDBOX_STARTING, /* sets itself up */
+  SANDBOX_LIVE,
+  SANDBOX_GONE,     /* its init ended; what is left is removed on DESTROY */
+};
+
+struct sandbox {
+  struct sandbox *next;       /* in its bucket */
+  struct sandbox *next_queued;
+  uint32_t id;
+  enum sandbox_state state;
+  struct sandbox_spec spec;
+  uint32_t create_request, destroy_request;
+  bool answered;              /* CREATE was answered */
+  bool destroying, wants_write;
+  pid_t pid;                  /* 0: not cloned, or reaped */
+  int socket;                 /* -1: closed */
+  struct buffer in, out;
+};
+
+struct broker {
+  int epoll, inner, signals, factory; /* `inner` holds the sandboxes' sockets */
+  bool inner_watched, output_watched;
+  struct buffer inbox, outbox;
+  struct level level;
+  struct cgroups cgroups;
+  struct sandbox *queue_first, *queue_last;
+  int in_flight;
+  char stage[PATH_SIZE];
+};
+extern struct broker broker;
+
+/* broker.c */
+void answer(uint32_t request, uint32_t sandbox, uint8_t flags, const void *data, size_t length);
+void answer_error(uint32_t request, uint32_t sandbox, const char *text);
+void answer_gone(uint32_t sandbox, const char *text);
+
+/* sandboxes.c */
+void sandbox_create(const struct frame_header *header, const uint8_t *payload);
+void sandbox_destroy(const struct frame_header *header);
+void sandbox_forward(const struct frame_header *header, const uint8_t *payload);
+void sandbox_limits(const struct frame_header *header);
+void sandbox_made(const struct factory_answer *made);
+void sandbox_socket_event(uint32_t id, uint32_t events);
+void sandbox_reaped(pid_t pid, int status);
+void sandboxes_retry(void);
+bool sandboxes_pending(void); /* some wait for their control group to be removable */
+void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
+
+#endif

@@ -1,0 +1,69 @@
+/* What is taken away before anything of the agent's runs: limits, capabilities, privileges, system calls. */
+#include "launcher.h"
+
+#include <linux/capability.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+/* Capabilities over the sandbox's own user namespace that stay: what package managers and `su` need, and no more. */
+static const int KEPT[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER,  CAP_FSETID,           CAP_KILL,      CAP_SETGID,
+                           CAP_SETUID, CAP_SETPCAP,      CAP_SETFCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT};
+
+/* Never above the inherited hard limit: raising it needs a privilege that even root may lack in a container. */
+static void limit(int resource, uint64_t value) {
+  struct rlimit current;
+  if (getrlimit(resource, &current) != 0) setup_fail("reading a resource limit");
+  if (current.rlim_max != RLIM_INFINITY && value > current.rlim_max) value = current.rlim_max;
+  struct rlimit wanted = {value, value};
+  if (setrlimit(resource, &wanted) != 0) setup_fail("setting a resource limit");
+}
+
+static void raise_loopback(void) {
+  struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
+  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) setup_fail("socket for the loopback device");
+  memcpy(request.ifr_name, "lo", 3);
+  if (ioctl(fd, SIOCSIFFLAGS, &request) != 0) setup_fail("loopback device");
+  close(fd);
+}
+
+static void drop_capabilities(void) {
+  uint64_t kept = 0;
+  for (size_t i = 0; i < sizeof KEPT / sizeof *KEPT; i++) kept |= 1ULL << KEPT[i];
+  for (int capability = 0; capability < 64; capability++) {
+    if (kept >> capability & 1) continue;
+    if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) {
+      if (errno == EINVAL) break; /* beyond the last one this kernel knows */
+      setup_fail("capability bounding set");
+    }
+  }
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2] = {
+      {.effective = (uint32_t)kept, .permitted = (uint32_t)kept},
+      {.effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32)}};
+  if (syscall(SYS_capset, &header, data) != 0) setup_fail("capabilities");
+}
+
+void confine(const struct sandbox_spec *spec, const struct level *level) {
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0) setup_fail("/dev/null");
+  for (int fd = 0; fd < 3; fd++)
+    if (dup2(null, fd) < 0) setup_fail("standard descriptors");
+  close(null);
+  if (sethostname("sandbox", 7) != 0) setup_fail("host name");
+  raise_loopback();
+  limit(RLIMIT_CORE, 0);
+  limit(RLIMIT_NOFILE, 4096);
+  /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. */
+  limit(RLIMIT_NPROC, spec->pids + 2);
+  if (!level->hard_limits) limit(RLIMIT_DATA, spec->memory);
+  prctl(PR_SET_NAME, "init");
+  drop_capabilities();
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) setup_fail("no_new_privs");
+  if (!seccomp_install()) setup_fail("seccomp");
+}

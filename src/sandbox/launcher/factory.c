@@ -1,0 +1,108 @@
+/* The factory's loop: one packet in, one sandbox cloned, one packet out. */
+#include "launcher.h"
+
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
+
+static struct base bases[MAX_BASES];
+static const struct level *sandbox_level;
+
+/* The sandbox's first descriptor, where set-up failures are told. */
+static int told_to = -1;
+static uint32_t told_for;
+
+void setup_fail(const char *what) {
+  char text[512];
+  struct buffer buffer = {0};
+  format(text, sizeof text, "%s: %s", what, strerror(errno));
+  buffer_put_frame(&buffer, OP_REPLY, FLAG_ERROR, 0, told_for, text, strlen(text));
+  write_all(told_to, buffer.data, buffer_length(&buffer));
+  _exit(125);
+}
+
+/* The child: from a clone of the factory to the init of a sandbox. */
+static void become_sandbox(const struct factory_message *message, int socket, int go, const int *tasks) {
+  char byte;
+  told_to = socket;
+  told_for = message->sandbox;
+  if (read(go, &byte, 1) != 1) _exit(125); /* the id maps are written, or the factory is gone */
+  for (int i = 0; i < message->attach_count; i++)
+    if (write(tasks[i], "0", 1) != 1) setup_fail("joining the control group");
+  if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0) setup_fail("becoming root of the user namespace");
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
+  /* After joining, so that the group is the root of what the sandbox sees. */
+  if (unshare(CLONE_NEWCGROUP) != 0) setup_fail("cgroup namespace");
+  if (setsid() < 0) setup_fail("setsid");
+  rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec);
+  if (dup2(socket, 3) < 0 || syscall(SYS_close_range, 4, ~0U, 0) != 0) setup_fail("closing descriptors");
+  told_to = 3;
+  confine(&message->spec, sandbox_level);
+  init_main(3, message->sandbox, &message->spec, sandbox_level);
+}
+
+/* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
+static pid_t make_sandbox(const struct factory_message *message, const int *fds, char *error, size_t capacity) {
+  int go[2];
+  if (message->spec.base >= MAX_BASES || !bases[message->spec.base].used) {
+    format(error, capacity, "profile %u is not registered", message->spec.base);
+    return -1;
+  }
+  if (pipe2(go, O_CLOEXEC) != 0) {
+    format(error, capacity, "pipe: %s", strerror(errno));
+    return -1;
+  }
+  struct clone_args arguments = {
+      .flags = CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS};
+  if (message->into_cgroup) {
+    arguments.flags |= CLONE_INTO_CGROUP;
+    arguments.cgroup = (uint64_t)fds[1 + message->attach_count];
+  }
+  pid_t pid = (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+  if (pid == 0) {
+    close(go[1]);
+    become_sandbox(message, fds[0], go[0], fds + 1);
+    _exit(125);
+  }
+  if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
+  else if (!write_id_maps(pid, sandbox_level)) format(error, capacity, "id maps: %s", strerror(errno));
+  else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
+  close(go[0]);
+  close(go[1]);
+  return pid;
+}
+
+void factory_main(int channel, const struct level *level, const char *stage) {
+  static uint8_t packet[sizeof(struct factory_message) + 128 * 1024];
+  struct factory_answer answer = {.kind = OP_HELLO};
+  sandbox_level = level;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_NAME, "ale-factory");
+  stage_enter(level, stage, answer.error, sizeof answer.error);
+  if (answer.error[0] == 0) seccomp_prepare(level->hard_limits);
+  if (!send_packet(channel, &answer, sizeof answer, NULL, 0) || answer.error[0] != 0) _exit(0);
+  for (;;) {
+    struct factory_message message;
+    int fds[16], count = 16;
+    ssize_t n = receive_packet(channel, packet, sizeof packet, fds, &count);
+    if (n < (ssize_t)sizeof message) _exit(0); /* the broker is gone */
+    memcpy(&message, packet, sizeof message);
+    answer = (struct factory_answer){.kind = message.kind, .request = message.request, .sandbox = message.sandbox};
+    if (message.kind == OP_BASE && message.spec.base < MAX_BASES)
+      stage_base(message.spec.base, &bases[message.spec.base], packet + sizeof message,
+                 (size_t)n - sizeof message, answer.error, sizeof answer.error);
+    else if (count == 1 + message.attach_count + message.into_cgroup)
+      answer.pid = make_sandbox(&message, fds, answer.error, sizeof answer.error);
+    else
+      format(answer.error, sizeof answer.error, "descriptors are missing (limit on open files reached?)");
+    if (message.kind == OP_BASE && bases[message.spec.base].used) answer.error[0] = 0;
+    for (int i = 0; i < count; i++) close(fds[i]);
+    if (!send_packet(channel, &answer, sizeof answer, NULL, 0)) _exit(0);
+  }
+}

@@ -1,0 +1,248 @@
+/*
+ * Pid 1 of a sandbox: reaps, runs commands, moves files, ends everything when told or when its socket closes. It is not
+ * dumpable (no ptrace, no /proc/1/fd for the agent), its memory is the factory's, and it holds its socket and nothing of
+ * the host's.
+ */
+#include "init.h"
+
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+
+enum { TICK_US = 100000, SOCKET = 3 };
+
+char *const sandbox_environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                     "HOME=/root", "LANG=C.UTF-8", "LC_ALL=C", "TERM=dumb", NULL};
+
+static uint32_t own_id;
+static const struct level *own_level;
+static uint64_t memory_limit;
+static uint32_t pids_limit;
+static uint32_t memory_events, pids_events, disk_events;
+/* Rlimits level: nothing but init and shell was alive at the last look, so there is nothing to watch. */
+static bool quiet;
+static struct buffer inbox;
+
+static void send_frame(uint8_t op, uint8_t flags, uint32_t request, const void *data, size_t length) {
+  struct frame_header header = {
+      .length = (uint32_t)length, .op = op, .flags = flags, .request = request, .sandbox = own_id};
+  if (!write_all(SOCKET, &header, sizeof header) || !write_all(SOCKET, data, length)) _exit(0); /* the broker is gone */
+}
+
+void reply(uint32_t request, uint8_t flags, const void *data, size_t length) {
+  const uint8_t *bytes = data;
+  while (length > CHUNK) {
+    send_frame(OP_REPLY, flags | FLAG_MORE, request, bytes, CHUNK);
+    bytes += CHUNK;
+    length -= CHUNK;
+  }
+  send_frame(OP_REPLY, flags, request, bytes, length);
+}
+
+void reply_error(uint32_t request, uint8_t flags, const char *pattern, ...) {
+  char text[ERROR_SIZE];
+  va_list arguments;
+  va_start(arguments, pattern);
+  vsnprintf(text, sizeof text, pattern, arguments);
+  va_end(arguments);
+  reply(request, flags | FLAG_ERROR, text, strlen(text));
+}
+
+void reply_result(uint32_t request, struct result *result, struct capture *capture, const char *note) {
+  struct buffer message = {0};
+  char gap[64] = "";
+  uint64_t kept = capture->head_used + capture->ring_used;
+  result->total = capture->total;
+  result->truncated = kept < capture->total;
+  if (result->truncated)
+    format(gap, sizeof gap, "\n[... %llu bytes omitted ...]\n", (unsigned long long)(capture->total - kept));
+  buffer_append(&message, result, sizeof *result);
+  buffer_append(&message, capture->head, capture->head_used);
+  buffer_append(&message, gap, strlen(gap));
+  size_t first = capture->ring_used < capture->ring_limit ? 0 : capture->ring_at;
+  buffer_append(&message, capture->ring + first, capture->ring_used - first);
+  buffer_append(&message, capture->ring, first);
+  buffer_append(&message, note, strlen(note));
+  reply(request, 0, message.data, buffer_length(&message));
+  buffer_free(&message);
+  capture_free(capture);
+}
+
+int exit_code(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
+
+void reset_signals(void) {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
+}
+
+/* The disk is full when no block or no inode is left. */
+static void check_disk(void) {
+  struct statfs status;
+  if (statfs("/", &status) != 0) return;
+  if (status.f_blocks > 0 && (status.f_bavail == 0 || (status.f_files > 0 && status.f_ffree == 0))) disk_events = 1;
+}
+
+/* What stands in for control groups: ends the largest process when the sum of resident memory passes the limit. */
+static void watch(void) {
+  check_disk();
+  if (own_level->hard_limits) return;
+  struct usage usage = read_usage();
+  quiet = usage.processes <= 2;
+  if (usage.processes >= pids_limit + 2) pids_events = 1;
+  if (usage.resident <= memory_limit) return;
+  memory_events++;
+  if (usage.largest_pid > 1) kill(usage.largest_pid, SIGKILL);
+}
+
+static void reap(void) {
+  int status;
+  pid_t pid;
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    if (!session_reaped(pid, status)) job_reaped(pid, status);
+}
+
+/* Ends every process of the sandbox but this one, and says so when it is true. */
+static void kill_all(uint32_t request) {
+  int64_t deadline = now_us() + 5000000;
+  for (;;) {
+    int status;
+    pid_t pid;
+    kill(-1, SIGKILL);
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) continue;
+    if (pid < 0 && errno == ECHILD) break;
+    if (now_us() > deadline) {
+      reply_error(request, 0, "processes did not die within 5 s");
+      return;
+    }
+    usleep(200);
+  }
+  check_disk();
+  session_killed();
+  jobs_killed();
+  reply(request, 0, NULL, 0);
+}
+
+static void report_limits(uint32_t request, const uint8_t *payload, size_t length) {
+  uint32_t counts[3] = {0};
+  if (length >= 8) memcpy(counts, payload, 8); /* the broker's counts, from the control groups */
+  watch();
+  counts[0] += memory_events;
+  counts[1] += pids_events;
+  counts[2] = disk_events;
+  reply(request, 0, counts, sizeof counts);
+}
+
+static void serve(const struct frame_header *header, const uint8_t *payload) {
+  uint32_t request = header->request;
+  quiet = false;
+  switch (header->op) {
+    case OP_RUN: session_run(request, payload, header->length); return;
+    case OP_EXEC: job_start(request, payload, header->length); return;
+    case OP_CANCEL:
+      if (!session_cancel(request)) job_cancel(request);
+      return;
+    case OP_READ: file_read(request, payload, header->length); return;
+    case OP_KILL_ALL: kill_all(request); return;
+    case OP_EXPORT: folder_export(request, payload, header->length); return;
+    case OP_IMPORT: folder_import(request, payload, header->length, header->flags & FLAG_MORE); return;
+    case OP_LIMITS: report_limits(request, payload, header->length); return;
+    default: reply_error(request, 0, "operation %d is not known", header->op);
+  }
+}
+
+/* RUN and EXEC are the only requests with payloads that span frames besides IMPORT; they are put together here. */
+static struct buffer partial;
+static uint32_t partial_request;
+
+static void dispatch(const struct frame_header *header, const uint8_t *payload) {
+  if (header->op == OP_IMPORT || ((header->flags & FLAG_MORE) == 0 && buffer_length(&partial) == 0)) {
+    serve(header, payload);
+    return;
+  }
+  if (buffer_length(&partial) > 0 && partial_request != header->request) buffer_consume(&partial, SIZE_MAX / 2);
+  partial_request = header->request;
+  buffer_append(&partial, payload, header->length);
+  if (header->flags & FLAG_MORE) return;
+  struct frame_header whole = *header;
+  whole.length = (uint32_t)buffer_length(&partial);
+  serve(&whole, partial.data + partial.start);
+  buffer_free(&partial);
+}
+
+static void receive(void) {
+  static uint8_t chunk[CHUNK];
+  ssize_t n = recv(SOCKET, chunk, sizeof chunk, MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) _exit(0);
+  if (n < 0) return;
+  buffer_append(&inbox, chunk, (size_t)n);
+  struct frame_header header;
+  const uint8_t *payload;
+  while (buffer_frame(&inbox, &header, &payload)) {
+    dispatch(&header, payload);
+    buffer_consume(&inbox, sizeof header + header.length);
+  }
+}
+
+/* Milliseconds until something must be looked at; -1 when nothing is due. */
+static int wait_time(int64_t now) {
+  int64_t due = session_deadline(), job = jobs_deadline();
+  if (job < due) due = job;
+  if (session_busy() || jobs_busy()) {
+    if (now + TICK_US < due) due = now + TICK_US;
+  } else if (!own_level->hard_limits && !quiet && now + TICK_US < due) {
+    due = now + TICK_US; /* what the last command left in the background */
+  }
+  if (due == INT64_MAX) return -1;
+  return due <= now ? 0 : (int)((due - now + 999) / 1000);
+}
+
+static void loop(int signals) {
+  struct pollfd entries[8 + MAX_JOBS];
+  int64_t last_tick = 0;
+  for (;;) {
+    entries[0] = (struct pollfd){.fd = SOCKET, .events = POLLIN};
+    entries[1] = (struct pollfd){.fd = signals, .events = POLLIN};
+    int session_count = session_poll(entries + 2);
+    int job_count = jobs_poll(entries + 2 + session_count);
+    if (poll(entries, (nfds_t)(2 + session_count + job_count), wait_time(now_us())) < 0 && errno != EINTR) _exit(1);
+    session_events(entries + 2, session_count);
+    jobs_events(entries + 2 + session_count, job_count);
+    if (entries[1].revents != 0) {
+      struct signalfd_siginfo ignored[8];
+      while (read(signals, ignored, sizeof ignored) > 0) continue;
+      reap();
+    }
+    int64_t now = now_us();
+    if (now - last_tick >= TICK_US) {
+      last_tick = now;
+      watch();
+    }
+    session_tick(now);
+    jobs_tick(now);
+    if (entries[0].revents != 0) receive();
+  }
+}
+
+void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level) {
+  sigset_t child;
+  if (socket != SOCKET) _exit(125);
+  own_id = sandbox;
+  own_level = level;
+  memory_limit = spec->memory;
+  pids_limit = (uint32_t)spec->pids;
+  signal(SIGPIPE, SIG_IGN);
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &child, NULL);
+  int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+  if (signals < 0) setup_fail("signalfd");
+  fcntl(SOCKET, F_SETFD, FD_CLOEXEC);
+  session_init(spec->workdir);
+  reply(0, 0, NULL, 0); /* ready */
+  if (spec->session) session_start();
+  loop(signals);
+  _exit(0);
+}

@@ -1,0 +1,227 @@
+/*
+ * The launcher makes sandboxes. It is three kinds of process from one program:
+ *
+ *   broker   speaks frames with the control process on stdin/stdout, owns cgroups, routes to the sandboxes (broker.c)
+ *   factory  forked from the broker before any payload is read, so its memory holds nothing worth stealing; lives in a
+ *            private mount namespace that no longer contains the host's root; clones every sandbox (stage.c, factory.c)
+ *   init     pid 1 of each sandbox, cloned from the factory without exec; runs commands and moves files (init.c, …)
+ *
+ * The inits are children of the broker (CLONE_PARENT). When the broker ends, for whatever reason, each init sees its
+ * socket close and ends, and the kernel ends every process of its pid namespace with it.
+ */
+#ifndef ALE_LAUNCHER_H
+#define ALE_LAUNCHER_H
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#if !defined(__x86_64__)
+#error "the sandbox launcher supports linux-x64 only"
+#endif
+
+/* Numbers that are the same on every architecture, for older kernel headers. */
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+#ifndef SYS_move_mount
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
+
+enum { FRAME_MAX = 1 << 20, CHUNK = 64 << 10 };
+
+enum op {
+  OP_HELLO = 1,   /* control → broker: settings; reply: what was reached, as key=value */
+  OP_BASE = 2,    /* control → factory: register the lower layers of a profile */
+  OP_CREATE = 3,
+  OP_DESTROY = 4,
+  OP_LIMITS = 5,  /* reply: u32 memory, u32 pids, u32 disk */
+  OP_RUN = 16,
+  OP_EXEC = 17,
+  OP_CANCEL = 18,
+  OP_READ = 19,
+  OP_KILL_ALL = 20,
+  OP_EXPORT = 21,
+  OP_IMPORT = 22,
+  OP_REPLY = 64,
+  OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
+};
+
+enum frame_flags {
+  FLAG_MORE = 1,    /* the message goes on in the next frame with this request id */
+  FLAG_ERROR = 2,   /* payload is a message for people */
+  FLAG_MISSING = 4, /* READ: there is no such file */
+};
+
+struct frame_header {
+  uint32_t length;
+  uint8_t op;
+  uint8_t flags;
+  uint16_t reserved;
+  uint32_t request;
+  uint32_t sandbox;
+} __attribute__((packed));
+
+/* A byte queue: data[start … end). */
+struct buffer {
+  uint8_t *data;
+  size_t start, end, capacity;
+};
+
+void buffer_append(struct buffer *buffer, const void *data, size_t length);
+void buffer_consume(struct buffer *buffer, size_t length);
+void buffer_free(struct buffer *buffer);
+static inline size_t buffer_length(const struct buffer *buffer) { return buffer->end - buffer->start; }
+/* Points `header` and `payload` at the first complete frame; false when more bytes are needed, exits on nonsense. */
+bool buffer_frame(const struct buffer *buffer, struct frame_header *header, const uint8_t **payload);
+void buffer_put_frame(struct buffer *buffer, uint8_t op, uint8_t flags, uint32_t request, uint32_t sandbox,
+                      const void *payload, size_t length);
+
+/* Payloads of settings: strings `key=value`, each ended by NUL. Returns the value, or NULL. */
+const char *setting(const uint8_t *payload, size_t length, const char *key);
+/* The next value of `key` after `*cursor` (start with 0); for keys that repeat. */
+const char *setting_next(const uint8_t *payload, size_t length, const char *key, size_t *cursor);
+uint64_t setting_number(const uint8_t *payload, size_t length, const char *key, uint64_t otherwise);
+
+/* ---- small helpers (util-free names; io.c) ----------------------------------------------------------------------- */
+
+int64_t now_us(void);
+bool write_all(int fd, const void *data, size_t length);
+bool write_text_at(int dir, const char *path, const char *text);
+ssize_t read_text_at(int dir, const char *path, char *text, size_t capacity);
+void format(char *out, size_t capacity, const char *pattern, ...) __attribute__((format(printf, 3, 4)));
+/* Sends one packet with descriptors; false on failure. */
+bool send_packet(int socket, const void *data, size_t length, const int *fds, int count);
+/* Receives one packet; at most `*count` descriptors, `*count` set to how many came. */
+ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *count);
+
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
+
+enum { MAX_TREES = 4, MAX_ATTACH = MAX_TREES, MAX_BASES = 64, MAX_MASKS = 64, MAX_BINDS = 32, PATH_SIZE = 1024 };
+
+/* What the machine gave us, decided once at start. */
+struct level {
+  bool mapped;        /* sandbox ids are a range of their own (0 → first_id…), not the one id of our user */
+  uint32_t first_id;
+  uint32_t id_count;
+  bool hard_limits;   /* memory and pids by cgroup; otherwise rlimits and a watcher */
+};
+
+/* One sandbox to make. */
+struct sandbox_spec {
+  uint32_t base;
+  uint64_t memory, disk, inodes, pids;
+  uint64_t cpu_milli;
+  bool session;
+  char workdir[PATH_SIZE];
+};
+
+/* Broker → factory. */
+struct factory_message {
+  uint32_t kind; /* OP_BASE or OP_CREATE */
+  uint32_t request;
+  uint32_t sandbox;
+  struct sandbox_spec spec;
+  int32_t attach_count;  /* v1 `tasks` files among the descriptors, after the socket */
+  int32_t into_cgroup;   /* 1: the last descriptor is a v2 directory */
+  uint32_t settings_length; /* OP_BASE: bytes after this struct */
+};
+
+/* Factory → broker. */
+struct factory_answer {
+  uint32_t kind, request, sandbox;
+  int32_t pid;
+  char error[512]; /* empty: success */
+};
+
+/* Lower layers of a profile, as seen in the factory's mount namespace. */
+struct base {
+  bool used;
+  bool directory;                     /* one whole root, instead of the host's /usr */
+  bool has_usr;
+  char links[8][2][64];               /* top-level symlinks: name, target */
+  int link_count;
+  char trees[8][64];                  /* other top-level folders, bound read-only */
+  int tree_count;
+  char binds[MAX_BINDS][PATH_SIZE];   /* paths (without leading slash) bound read-only from the host */
+  bool bind_is_dir[MAX_BINDS];
+  int bind_count;
+  char masks[MAX_MASKS][PATH_SIZE];   /* paths inside the sandbox to hide */
+  int mask_count;
+};
+
+/* ---- parts ------------------------------------------------------------------------------------------------------- */
+
+int broker_main(void);
+int probe_main(void);
+
+/* cgroup.c, in the broker */
+struct cgroup_tree {
+  char path[PATH_SIZE]; /* our own group, below which each sandbox gets one */
+  int dir;
+  bool v2, memory, pids, cpu;
+};
+struct cgroups {
+  struct cgroup_tree trees[MAX_TREES];
+  int count;
+  bool memory, pids, cpu;
+};
+void cgroups_detect(struct cgroups *groups, const char *name);
+/* Makes the sandbox's groups with their limits. Fills descriptors to attach with. False: see `error`. */
+bool cgroups_create(struct cgroups *groups, uint32_t sandbox, const struct sandbox_spec *spec, int *attach,
+                    int *attach_count, int *into, char *error, size_t capacity);
+void cgroups_events(const struct cgroups *groups, uint32_t sandbox, uint32_t *memory, uint32_t *pids);
+/* True when nothing is left. */
+bool cgroups_remove(const struct cgroups *groups, uint32_t sandbox);
+void cgroups_close(struct cgroups *groups);
+void cgroups_describe(const struct cgroups *groups, char *text, size_t capacity);
+
+/* stage.c and factory.c */
+void factory_main(int channel, const struct level *level, const char *stage) __attribute__((noreturn));
+/* Enters the factory's own namespaces; afterwards the host is out of reach except through `stage_base`. */
+bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity);
+bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity);
+/* 0 where /usr can be mounted with the sandboxes' ids, else the error number. */
+int stage_probe_mapping(const struct level *level);
+bool write_id_maps(pid_t pid, const struct level *level);
+
+/* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
+void setup_fail(const char *what) __attribute__((noreturn));
+void rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
+void confine(const struct sandbox_spec *spec, const struct level *level);
+void seccomp_prepare(bool hard_limits);
+bool seccomp_install(void);
+
+/* init.c */
+void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)
+    __attribute__((noreturn));
+
+#endif

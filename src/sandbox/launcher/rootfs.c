@@ -1,0 +1,172 @@
+/*
+ * The sandbox's root file system. One tmpfs with a size and an inode limit holds everything that can be written: the
+ * root (profile `host`) or the overlay's upper layer (`directory`), /usr's upper layer, and /dev/shm.
+ */
+#include "launcher.h"
+
+#include <sched.h>
+#include <sys/mount.h>
+
+static void make(const char *path, mode_t mode) {
+  if (mkdir(path, mode) != 0 && errno != EEXIST) setup_fail(path);
+}
+
+/* `mkdir -p` of a path below the current folder. */
+static void make_below(const char *path) {
+  char copy[PATH_SIZE];
+  format(copy, sizeof copy, "%s", path);
+  for (char *slash = strchr(copy, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+    *slash = 0;
+    mkdir(copy, 0755);
+    *slash = '/';
+  }
+  mkdir(copy, 0755);
+}
+
+static void write_file(const char *path, const char *text) {
+  int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+  if (fd < 0 || !write_all(fd, text, strlen(text))) setup_fail(path);
+  close(fd);
+}
+
+static void bind_to(const char *from, const char *to, unsigned long flags) {
+  if (mount(from, to, NULL, MS_BIND | flags, NULL) != 0) setup_fail(to);
+}
+
+static void mount_overlay(const char *lower, const char *name, const char *target) {
+  char upper[64], work[64], options[PATH_SIZE + 160];
+  format(upper, sizeof upper, "/tmp/%s.up", name);
+  format(work, sizeof work, "/tmp/%s.work", name);
+  make(upper, 0755);
+  make(work, 0755);
+  format(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s,userxattr", lower, upper, work);
+  if (mount("overlay", target, "overlay", MS_NODEV, options) != 0) setup_fail("overlay");
+}
+
+/* The few files of /etc that programs ask for. Nothing of the host's is copied. */
+static void make_etc(void) {
+  make("etc", 0755);
+  write_file("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n");
+  write_file("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n");
+  write_file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
+  write_file("etc/hostname", "sandbox\n");
+  write_file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
+}
+
+static void make_host_root(const struct base *base, uint32_t id) {
+  static const char *const folders[] = {"usr", "proc", "dev", "home", "logs", "mnt", "opt", "run", "srv", "var"};
+  char from[PATH_SIZE + 64];
+  make("/tmp/root", 0755);
+  bind_to("/tmp/root", "/root", 0);
+  if (chdir("/root") != 0) setup_fail("entering the new root");
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) make(folders[i], 0755);
+  make("root", 0700);
+  make("tmp", 01777);
+  make("var/tmp", 01777);
+  for (int i = 0; i < base->link_count; i++)
+    if (symlink(base->links[i][1], base->links[i][0]) != 0) setup_fail(base->links[i][0]);
+  make_etc();
+  if (base->has_usr) {
+    format(from, sizeof from, "/base/%u/usr", id);
+    mount_overlay(from, "usr", "usr");
+  }
+  for (int i = 0; i < base->tree_count; i++) {
+    make(base->trees[i], 0755);
+    format(from, sizeof from, "/base/%u/%s", id, base->trees[i]);
+    bind_to(from, base->trees[i], 0);
+  }
+}
+
+static void make_directory_root(uint32_t id) {
+  static const char *const folders[] = {"proc", "dev", "tmp", "root", "logs"};
+  char lower[64];
+  format(lower, sizeof lower, "/base/%u/root", id);
+  mount_overlay(lower, "root", "/root");
+  if (chdir("/root") != 0) setup_fail("entering the new root");
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+    mkdir(folders[i], strcmp(folders[i], "tmp") == 0 ? 01777 : 0755);
+}
+
+static void make_dev(void) {
+  bind_to("/dev", "dev", MS_REC);
+  if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") != 0)
+    setup_fail("devpts");
+  make("/tmp/shm", 01777);
+  bind_to("/tmp/shm", "dev/shm", 0);
+}
+
+/* /proc with the parts hidden or read-only that Docker hides, too. */
+static void make_proc(void) {
+  static const char *const hidden[] = {"proc/kcore",       "proc/keys",      "proc/key-users", "proc/timer_list",
+                                       "proc/sched_debug", "proc/latency_stats", "proc/kpagecount", "proc/kpageflags"};
+  static const char *const hidden_folders[] = {"proc/acpi", "proc/scsi", "proc/asound"};
+  static const char *const read_only[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs", "proc/sysrq-trigger"};
+  if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
+    setup_fail("/proc (is the host's /proc partly hidden, as in a container?)");
+  for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+    if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT) setup_fail(hidden[i]);
+  for (size_t i = 0; i < sizeof hidden_folders / sizeof *hidden_folders; i++)
+    if (mount("/none", hidden_folders[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT) setup_fail(hidden_folders[i]);
+  for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++) {
+    if (mount(read_only[i], read_only[i], NULL, MS_BIND, NULL) != 0) {
+      if (errno == ENOENT) continue;
+      setup_fail(read_only[i]);
+    }
+    if (mount(NULL, read_only[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
+      setup_fail(read_only[i]);
+  }
+}
+
+static void make_binds(const struct base *base, uint32_t id) {
+  char from[PATH_SIZE + 64];
+  for (int i = 0; i < base->bind_count; i++) {
+    const char *path = base->binds[i];
+    format(from, sizeof from, "/base/%u/%s", id, path);
+    if (base->bind_is_dir[i]) {
+      make_below(path);
+    } else {
+      char parent[PATH_SIZE];
+      format(parent, sizeof parent, "%s", path);
+      char *slash = strrchr(parent, '/');
+      if (slash != NULL) {
+        *slash = 0;
+        make_below(parent);
+      }
+      int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+      if (fd >= 0) close(fd);
+    }
+    bind_to(from, path, 0);
+  }
+}
+
+/* What the sandbox must not see is covered, where it is there to be seen. */
+static void hide(const struct base *base) {
+  for (int i = 0; i < base->mask_count; i++) {
+    struct stat status;
+    const char *path = base->masks[i] + 1;
+    if (lstat(path, &status) != 0) continue;
+    bind_to(S_ISDIR(status.st_mode) ? "/none" : "/nothing", path, 0);
+    if (mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
+      setup_fail("read-only mask");
+  }
+}
+
+void rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec) {
+  char options[128];
+  umask(0);
+  if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) setup_fail("private mounts");
+  format(options, sizeof options, "mode=755,size=%llu,nr_inodes=%llu", (unsigned long long)spec->disk,
+         (unsigned long long)spec->inodes);
+  if (mount("sandbox", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) setup_fail("tmpfs");
+  if (base->directory) make_directory_root(base_id);
+  else make_host_root(base, base_id);
+  make_dev();
+  make_proc();
+  make_binds(base, base_id);
+  hide(base);
+  make_below(spec->workdir + 1);
+  if (syscall(SYS_pivot_root, ".", ".") != 0) setup_fail("pivot_root");
+  if (umount2(".", MNT_DETACH) != 0) setup_fail("leaving the stage");
+  if (chdir(spec->workdir) != 0) setup_fail(spec->workdir);
+  umask(022);
+}

@@ -1,0 +1,287 @@
+/* The broker's table of sandboxes: from CREATE through the factory to DESTROY. */
+#include "broker.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+enum { BUCKETS = 1024 };
+static struct sandbox *buckets[BUCKETS];
+static int removable_later;
+
+static struct sandbox *find(uint32_t id) {
+  struct sandbox *sandbox = buckets[id % BUCKETS];
+  while (sandbox != NULL && sandbox->id != id) sandbox = sandbox->next;
+  return sandbox;
+}
+
+static void close_socket(struct sandbox *sandbox) {
+  if (sandbox->socket >= 0) close(sandbox->socket); /* leaves the epoll set by itself */
+  sandbox->socket = -1;
+  buffer_free(&sandbox->in);
+  buffer_free(&sandbox->out);
+}
+
+static void answer_create(struct sandbox *sandbox, const char *error) {
+  if (sandbox->answered) return;
+  sandbox->answered = true;
+  if (error == NULL) answer(sandbox->create_request, sandbox->id, 0, NULL, 0);
+  else answer_error(sandbox->create_request, sandbox->id, error);
+}
+
+/* Forgets a sandbox whose processes are gone. Its control group may stay busy for a moment: then it is tried again. */
+static void remove_sandbox(struct sandbox *sandbox) {
+  if (!cgroups_remove(&broker.cgroups, sandbox->id)) {
+    removable_later++;
+    return;
+  }
+  if (sandbox->destroy_request != 0) answer(sandbox->destroy_request, sandbox->id, 0, NULL, 0);
+  close_socket(sandbox);
+  struct sandbox **link = &buckets[sandbox->id % BUCKETS];
+  while (*link != sandbox) link = &(*link)->next;
+  *link = sandbox->next;
+  free(sandbox);
+}
+
+bool sandboxes_pending(void) { return removable_later > 0; }
+
+void sandboxes_retry(void) {
+  if (removable_later == 0) return;
+  removable_later = 0;
+  for (int i = 0; i < BUCKETS; i++)
+    for (struct sandbox *sandbox = buckets[i], *next; sandbox != NULL; sandbox = next) {
+      next = sandbox->next;
+      if (sandbox->destroying && sandbox->state == SANDBOX_GONE && sandbox->pid == 0) remove_sandbox(sandbox);
+    }
+}
+
+static void fail_creation(struct sandbox *sandbox, const char *error) {
+  answer_create(sandbox, error);
+  sandbox->state = SANDBOX_GONE;
+  sandbox->destroying = true;
+  close_socket(sandbox);
+  if (sandbox->pid > 0) kill(sandbox->pid, SIGKILL);
+  else remove_sandbox(sandbox);
+}
+
+/* Hands one sandbox to the factory. */
+static void start_making(struct sandbox *sandbox) {
+  char error[ERROR_SIZE];
+  int fds[2 + MAX_ATTACH], pair[2], attach_count = 0, into = -1;
+  if (!cgroups_create(&broker.cgroups, sandbox->id, &sandbox->spec, fds + 1, &attach_count, &into, error, sizeof error)) {
+    fail_creation(sandbox, error);
+    return;
+  }
+  struct factory_message message = {.kind = OP_CREATE, .sandbox = sandbox->id, .spec = sandbox->spec,
+                                    .attach_count = attach_count, .into_cgroup = into >= 0};
+  bool sent = false;
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+    fds[0] = pair[1];
+    if (into >= 0) fds[1 + attach_count] = into;
+    sandbox->socket = pair[0];
+    sent = send_packet(broker.factory, &message, sizeof message, fds, 1 + attach_count + message.into_cgroup);
+    close(pair[1]);
+  }
+  format(error, sizeof error, "handing over to the factory: %s", strerror(errno));
+  for (int i = 0; i < attach_count; i++) close(fds[1 + i]);
+  if (into >= 0) close(into);
+  struct epoll_event event = {.events = EPOLLIN, .data.u64 = sandbox->id};
+  if (!sent || epoll_ctl(broker.inner, EPOLL_CTL_ADD, sandbox->socket, &event) != 0) {
+    fail_creation(sandbox, error);
+    return;
+  }
+  sandbox->state = SANDBOX_MAKING;
+  broker.in_flight++;
+}
+
+static void pump(void) {
+  while (broker.in_flight < MAX_IN_FLIGHT && broker.queue_first != NULL) {
+    struct sandbox *sandbox = broker.queue_first;
+    broker.queue_first = sandbox->next_queued;
+    if (broker.queue_first == NULL) broker.queue_last = NULL;
+    if (sandbox->destroying) fail_creation(sandbox, "destroyed before it was made");
+    else start_making(sandbox);
+  }
+}
+
+void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
+  const char *workdir = setting(payload, header->length, "workdir");
+  if (find(header->sandbox) != NULL || workdir == NULL || workdir[0] != '/' || strlen(workdir) >= PATH_SIZE) {
+    answer_error(header->request, header->sandbox, "the working directory must be an absolute path, and the id unused");
+    return;
+  }
+  struct sandbox *sandbox = calloc(1, sizeof *sandbox);
+  if (sandbox == NULL) abort();
+  sandbox->id = header->sandbox;
+  sandbox->create_request = header->request;
+  sandbox->socket = -1;
+  struct sandbox_spec *spec = &sandbox->spec;
+  spec->base = (uint32_t)setting_number(payload, header->length, "base", 0);
+  spec->memory = setting_number(payload, header->length, "memory", 256 << 20);
+  spec->disk = setting_number(payload, header->length, "disk", 64 << 20);
+  spec->inodes = setting_number(payload, header->length, "inodes", 16384);
+  spec->pids = setting_number(payload, header->length, "pids", 64);
+  spec->cpu_milli = setting_number(payload, header->length, "cpu", 1000);
+  spec->session = setting_number(payload, header->length, "session", 1) != 0;
+  format(spec->workdir, sizeof spec->workdir, "%s", workdir);
+  sandbox->next = buckets[sandbox->id % BUCKETS];
+  buckets[sandbox->id % BUCKETS] = sandbox;
+  if (broker.queue_last != NULL) broker.queue_last->next_queued = sandbox;
+  else broker.queue_first = sandbox;
+  broker.queue_last = sandbox;
+  pump();
+}
+
+void sandbox_made(const struct factory_answer *made) {
+  broker.in_flight--;
+  struct sandbox *sandbox = find(made->sandbox);
+  if (sandbox != NULL) {
+    sandbox->pid = made->pid > 0 ? made->pid : 0;
+    sandbox->state = SANDBOX_STARTING;
+    if (made->error[0] != 0) fail_creation(sandbox, made->error);
+    else if (sandbox->destroying) kill(sandbox->pid, SIGKILL);
+  }
+  pump();
+}
+
+void sandbox_destroy(const struct frame_header *header) {
+  struct sandbox *sandbox = find(header->sandbox);
+  if (sandbox == NULL) {
+    answer(header->request, header->sandbox, 0, NULL, 0);
+    return;
+  }
+  sandbox->destroying = true;
+  sandbox->destroy_request = header->request;
+  if (sandbox->pid > 0) kill(sandbox->pid, SIGKILL); /* the kernel ends the rest of its pid namespace */
+  else if (sandbox->state == SANDBOX_GONE) remove_sandbox(sandbox);
+}
+
+/* Sends what is queued; asks to be called again when the socket is full. */
+static void flush(struct sandbox *sandbox) {
+  while (buffer_length(&sandbox->out) > 0) {
+    ssize_t n = send(sandbox->socket, sandbox->out.data + sandbox->out.start, buffer_length(&sandbox->out),
+                     MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    buffer_consume(&sandbox->out, (size_t)n);
+  }
+  bool wants = buffer_length(&sandbox->out) > 0;
+  if (wants == sandbox->wants_write) return;
+  sandbox->wants_write = wants;
+  struct epoll_event event = {.events = wants ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.u64 = sandbox->id};
+  epoll_ctl(broker.inner, EPOLL_CTL_MOD, sandbox->socket, &event);
+}
+
+static void forward(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload, size_t length) {
+  buffer_put_frame(&sandbox->out, header->op, header->flags, header->request, sandbox->id, payload, length);
+  flush(sandbox);
+}
+
+void sandbox_forward(const struct frame_header *header, const uint8_t *payload) {
+  struct sandbox *sandbox = find(header->sandbox);
+  if (sandbox == NULL || sandbox->state != SANDBOX_LIVE || sandbox->destroying) {
+    if ((header->flags & FLAG_MORE) == 0 && header->op != OP_CANCEL)
+      answer_error(header->request, header->sandbox, "the sandbox is gone");
+    return;
+  }
+  forward(sandbox, header, payload, header->length);
+}
+
+void sandbox_limits(const struct frame_header *header) {
+  uint32_t counts[3] = {0};
+  struct sandbox *sandbox = find(header->sandbox);
+  if (sandbox == NULL) {
+    answer_error(header->request, header->sandbox, "the sandbox is gone");
+    return;
+  }
+  cgroups_events(&broker.cgroups, header->sandbox, &counts[0], &counts[1]);
+  if (sandbox->state == SANDBOX_LIVE) forward(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
+  else answer(header->request, header->sandbox, 0, counts, sizeof counts);
+}
+
+/* One frame from the sandbox. Request 0 is its first word: ready, or why not. */
+static void receive_frame(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload) {
+  if (header->request != 0) {
+    answer(header->request, sandbox->id, header->flags, payload, header->length);
+    return;
+  }
+  if (sandbox->answered) return;
+  if (header->flags & FLAG_ERROR) {
+    char text[ERROR_SIZE];
+    format(text, sizeof text, "%.*s", (int)header->length, (const char *)payload);
+    answer_create(sandbox, text);
+    sandbox->destroying = true; /* it exits by itself */
+    return;
+  }
+  sandbox->state = SANDBOX_LIVE;
+  answer_create(sandbox, NULL);
+}
+
+/* Reads what is there; false at the end of the stream. */
+static bool receive(struct sandbox *sandbox) {
+  static uint8_t chunk[CHUNK];
+  ssize_t n = recv(sandbox->socket, chunk, sizeof chunk, MSG_DONTWAIT);
+  if (n < 0) return errno == EAGAIN || errno == EINTR;
+  if (n == 0) return false;
+  buffer_append(&sandbox->in, chunk, (size_t)n);
+  struct frame_header header;
+  const uint8_t *payload;
+  while (buffer_frame(&sandbox->in, &header, &payload)) {
+    receive_frame(sandbox, &header, payload);
+    buffer_consume(&sandbox->in, sizeof header + header.length);
+  }
+  return true;
+}
+
+void sandbox_socket_event(uint32_t id, uint32_t events) {
+  struct sandbox *sandbox = find(id);
+  if (sandbox == NULL || sandbox->socket < 0) return;
+  if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !receive(sandbox)) {
+    close_socket(sandbox); /* the rest follows when the init is reaped */
+    return;
+  }
+  if (events & EPOLLOUT) flush(sandbox);
+}
+
+void sandbox_reaped(pid_t pid, int status) {
+  struct sandbox *sandbox = NULL;
+  for (int i = 0; i < BUCKETS && sandbox == NULL; i++)
+    for (sandbox = buckets[i]; sandbox != NULL && sandbox->pid != pid; sandbox = sandbox->next) continue;
+  if (sandbox == NULL) return;
+  char text[128];
+  size_t before;
+  do before = sandbox->socket >= 0 ? buffer_length(&broker.outbox) : 0; /* its last words */
+  while (sandbox->socket >= 0 && receive(sandbox) && buffer_length(&broker.outbox) != before);
+  bool was_live = sandbox->state == SANDBOX_LIVE;
+  sandbox->pid = 0;
+  sandbox->state = SANDBOX_GONE;
+  close_socket(sandbox);
+  format(text, sizeof text, WIFSIGNALED(status) ? "its init was ended by signal %d" : "its init ended with code %d",
+         WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  if (!sandbox->answered) {
+    answer_create(sandbox, text);
+    sandbox->destroying = true;
+  }
+  if (sandbox->destroying) remove_sandbox(sandbox);
+  else if (was_live) answer_gone(sandbox->id, text);
+}
+
+void sandboxes_end(void) {
+  for (int i = 0; i < BUCKETS; i++)
+    for (struct sandbox *sandbox = buckets[i]; sandbox != NULL; sandbox = sandbox->next) {
+      sandbox->destroying = true;
+      if (sandbox->pid > 0) kill(sandbox->pid, SIGKILL);
+    }
+  int64_t deadline = now_us() + 1000000;
+  for (bool left = true; left && now_us() < deadline;) {
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) sandbox_reaped(pid, status);
+    sandboxes_retry();
+    left = false;
+    for (int i = 0; i < BUCKETS; i++)
+      for (struct sandbox *sandbox = buckets[i]; sandbox != NULL; sandbox = sandbox->next)
+        left = left || sandbox->pid > 0 || sandboxes_pending();
+    if (left) usleep(500);
+  }
+}
