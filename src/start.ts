@@ -4,7 +4,9 @@ import { setEmbeddedExperiments } from "./config/embedded.ts";
 import { AleError, errorMessage } from "./core/errors.ts";
 import type { Role } from "./device/role.ts";
 import { setEmbeddedModels } from "./models/policy-folder.ts";
-import { shippedFiles, shippedTexts } from "./runtime/shipped.ts";
+import { nativePath } from "./runtime/natives.ts";
+import { isCompiled, shippedFiles, shippedTexts } from "./runtime/shipped.ts";
+import { setLauncherPath } from "./sandbox/launcher-path.ts";
 import { setEmbeddedTasks } from "./tasks/source.ts";
 
 /** Entry of each role. */
@@ -36,6 +38,7 @@ export async function runCommandLine(argv: readonly string[]): Promise<never> {
 function registerShippedFiles(): void {
   setEmbeddedExperiments(shippedTexts("experiments"));
   setEmbeddedModels(shippedFiles("models"));
+  if (isCompiled) setLauncherPath(() => nativePath("ale-launcher"));
   setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
 }
 

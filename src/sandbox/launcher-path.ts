@@ -2,9 +2,12 @@
 
 let known: Promise<string> | undefined;
 
-/** Called once at start-up by the compiled executable, with the path of the unpacked launcher. */
-export function setLauncherPath(path: string): void {
-  known = Promise.resolve(path);
+let unpack: (() => string) | undefined;
+
+/** Called once at start-up by the compiled executable; `unpackLauncher` is called when the first sandbox is made. */
+export function setLauncherPath(unpackLauncher: () => string): void {
+  unpack = unpackLauncher;
+  known = undefined;
 }
 
 /**
@@ -12,6 +15,11 @@ export function setLauncherPath(path: string): void {
  * @throws AleError("sandbox") when it has to be built and cannot be.
  */
 export function launcherPath(): Promise<string> {
-  known ??= import("./launcher/build.ts").then((build) => build.buildCachedLauncher());
+  known ??= locate();
   return known;
+}
+
+async function locate(): Promise<string> {
+  if (unpack !== undefined) return unpack();
+  return (await import("./launcher/build.ts")).buildCachedLauncher();
 }
