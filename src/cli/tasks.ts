@@ -123,7 +123,7 @@ function defineCheck(command: Command, cli: CommandLine): void {
         for await (const check of checkTasks(options)) collected.push(check);
         return collected;
       });
-      const bad = checks.filter((check) => check.oracle !== 1 || check.noop !== 0);
+      const bad = checks.filter((check) => check.oracle !== 1 || check.noop !== 0 || check.error !== undefined);
       if (flags.json) cli.printJson(checks);
       else printChecks(cli, checks, bad);
       if (bad.length > 0) cli.exitCode = 1;
@@ -151,6 +151,7 @@ function printChecks(cli: CommandLine, checks: readonly TaskCheck[], bad: readon
           style: ({ noop }) => (noop === 0 ? "green" : "red"),
         },
         { title: "time", align: "right", value: ({ ms }) => formatDuration(ms) },
+        { title: "", value: ({ error }) => error ?? "", style: () => "red" },
       ],
       paint,
     ),
@@ -192,7 +193,7 @@ function defineRender(command: Command, cli: CommandLine): void {
       const { loadSuite } = await import("../tasks/suite.ts");
       const { writeTask } = await import("../tasks/write.ts");
       const task = loadSuite(suite, { families: [family] }).render(family, flags.split, flags.seed);
-      const files = await writeTask(task, flags.out);
+      const files = writeTask(task, flags.out);
       if (flags.json) return cli.printJson({ task: task.id, folder: flags.out, files });
       cli.print(`${sanitizeLine(task.id)} written to ${sanitizeLine(flags.out)}`);
       cli.print(cli.paint("dim", sanitizeLine(task.instruction, 300)));

@@ -79,6 +79,8 @@ export interface TaskCheck {
   readonly oracle: number;
   readonly noop: number;
   readonly ms: number;
+  /** Why the oracle or the grader failed, when it is known. */
+  readonly error?: string;
 }
 
 export type CheckTasks = (options: CheckTasksOptions) => AsyncIterable<TaskCheck>;
