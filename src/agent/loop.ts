@@ -1,5 +1,6 @@
 /** The agent loop for small policies: answer → command → observation, until the policy is done or a limit is hit. */
 
+import { errorMessage } from "../core/errors.ts";
 import type { CommandResult, PolicySession, SamplingOptions, Sandbox, Tokenizer } from "../core/ports.ts";
 import type { StopReason, Task, TokenRecord, Turn } from "../core/types.ts";
 import {
@@ -28,7 +29,7 @@ export interface AgentOptions {
   readonly tokenizer: Tokenizer;
   readonly limits: AgentLimits;
   readonly sampling: Pick<SamplingOptions, "temperature" | "greedy">;
-  /** Wall-clock limit of the episode in milliseconds. */
+  /** Wall-clock limit of the episode in milliseconds; the task's own limit applies too. */
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
   readonly onPhase?: (phase: "generate" | "tool") => void;
@@ -44,9 +45,13 @@ export interface AgentResult {
 /** Output bytes kept per character shown: the rest is only counted. */
 const OUTPUT_BYTES_PER_CHAR = 8;
 
+/** The sandbox failed, for a reason that is not the agent's doing. */
+class SandboxFailure extends Error {}
+
 /**
- * Runs one episode in a sandbox that already holds the task's files. Ends with a result for whatever the agent did;
- * rejects when the engine or the sandbox failed, or the run was aborted.
+ * Runs one episode in a sandbox that already holds the task's files. Ends with a result for whatever the agent or the
+ * sandbox did; rejects when the policy failed to generate (whether the episode is started again is the caller's decision) or
+ * the run was aborted.
  */
 export async function runAgent(options: AgentOptions): Promise<AgentResult> {
   const loop = new AgentLoop(options);
@@ -56,7 +61,10 @@ export async function runAgent(options: AgentOptions): Promise<AgentResult> {
   } catch (error) {
     options.signal.throwIfAborted();
     if (loop.expired) return { ...loop.record(), stopReason: "timeout" };
-    throw error;
+    if (!(error instanceof SandboxFailure)) throw error;
+    return { ...loop.record(), stopReason: "sandbox_error", error: error.message };
+  } finally {
+    loop.close();
   }
 }
 
@@ -65,19 +73,29 @@ class AgentLoop {
   readonly #tokens: TranscriptTokens;
   readonly #transcript = new TranscriptBuilder();
   readonly #turns: Turn[] = [];
-  readonly #deadline: AbortSignal;
-  readonly #signal: AbortSignal;
+  /** Aborted when the run is, or when the episode's time is over. */
+  readonly #abort = new AbortController();
+  readonly #onRunAborted = () => this.#abort.abort(this.#options.signal.reason);
+  readonly #timer: Timer;
   readonly #started = performance.now();
+  readonly #limitMs: number;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#tokens = transcriptTokens(options.tokenizer);
-    this.#deadline = AbortSignal.timeout(options.deadlineMs);
-    this.#signal = AbortSignal.any([options.signal, this.#deadline]);
+    this.#limitMs = Math.min(options.deadlineMs, options.task.timeouts.agent * 1000);
+    this.#timer = setTimeout(() => this.#abort.abort(new Error("the episode's time is over")), this.#limitMs);
+    options.signal.addEventListener("abort", this.#onRunAborted, { once: true });
+    if (options.signal.aborted) this.#onRunAborted();
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#options.signal.removeEventListener("abort", this.#onRunAborted);
   }
 
   get expired(): boolean {
-    return this.#deadline.aborted;
+    return this.#abort.signal.aborted || this.#elapsed() >= this.#limitMs;
   }
 
   record(): { readonly tokens: TokenRecord; readonly turns: readonly Turn[] } {
@@ -91,6 +109,7 @@ class AgentLoop {
       if (this.#transcript.length + context.length >= limits.maxEpisodeTokens) return "length";
       const startedMs = this.#elapsed();
       const answer = await this.#generate(context, turn);
+      if (this.expired) return "timeout";
       const last = answer.at(-1);
       if (last === this.#tokens.done && answer.length === 1) return (await this.#limitHit()) ?? "done";
       if (last === undefined || !this.#tokens.all.includes(last)) return "length";
@@ -113,8 +132,9 @@ class AgentLoop {
     const generation = await session.generate(
       context,
       { ...sampling, maxTokens: Math.min(limits.maxCommandTokens + 1, room), stopIds: this.#tokens.all },
-      this.#signal,
+      this.#abort.signal,
     );
+    this.#options.signal.throwIfAborted();
     this.#transcript.addContext(context, generation.versions[0] ?? -1);
     this.#transcript.addGeneration(generation, turn);
     return generation.ids;
@@ -129,11 +149,14 @@ class AgentLoop {
     const { sandbox, task, limits, onPhase } = this.#options;
     onPhase?.("tool");
     const generatedMs = this.#elapsed();
-    const result = await sandbox.run(command, {
-      timeoutMs: (limits.commandSeconds ?? task.timeouts.command) * 1000,
-      maxOutputBytes: limits.maxObservationChars * OUTPUT_BYTES_PER_CHAR,
-      signal: this.#signal,
-    });
+    const seconds = limits.commandSeconds ?? task.timeouts.command;
+    const result = await fromSandbox(
+      sandbox.run(command, {
+        timeoutMs: Math.max(1, Math.min(seconds * 1000, this.#limitMs - this.#elapsed())),
+        maxOutputBytes: limits.maxObservationChars * OUTPUT_BYTES_PER_CHAR,
+        signal: this.#abort.signal,
+      }),
+    );
     const observation = renderObservation(result, limits.maxObservationChars);
     this.#turns.push({
       index: turn,
@@ -149,14 +172,16 @@ class AgentLoop {
 
   /** A limit of the sandbox that was hit explains a failed command better than the command's own status. */
   async #stopAfter(result: CommandResult): Promise<StopReason | undefined> {
-    if (result.status === "exited" && result.exitCode === 0) return undefined;
+    this.#options.signal.throwIfAborted();
+    const late = this.expired ? "timeout" : undefined;
+    if (result.status === "exited" && result.exitCode === 0) return late;
     const limit = await this.#limitHit();
     if (limit !== undefined) return limit;
     switch (result.status) {
       case "exited":
-        return undefined;
+        return late;
       case "timeout":
-        return "command_timeout";
+        return late ?? "command_timeout";
       case "output_limit":
       case "shell_died":
         return result.status;
@@ -164,7 +189,7 @@ class AgentLoop {
   }
 
   async #limitHit(): Promise<StopReason | undefined> {
-    const events = await this.#options.sandbox.limitEvents();
+    const events = await fromSandbox(this.#options.sandbox.limitEvents());
     if (events.memory > 0) return "memory";
     if (events.pids > 0) return "pids";
     if (events.disk > 0) return "disk";
@@ -173,5 +198,14 @@ class AgentLoop {
 
   #elapsed(): number {
     return performance.now() - this.#started;
+  }
+}
+
+/** Marks what a sandbox throws as the sandbox's, to tell it from what the policy throws. */
+async function fromSandbox<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw new SandboxFailure(errorMessage(error), { cause: error });
   }
 }

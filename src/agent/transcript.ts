@@ -39,13 +39,16 @@ export function encodeObservation(tokenizer: Tokenizer, tokens: TranscriptTokens
   return Int32Array.of(...tokenizer.encode(observation), tokens.command);
 }
 
+/** How a shell names itself before a message. The line number depends on what the session ran before, so it goes too. */
+const SHELL_PREFIX = /^(?:\S*\/)?(?:ba)?sh: (?:line )?(?:\d+: )?/gm;
+
 /**
  * What the policy sees of a command: its output without the shell's own prefix, non-printables as `?`, at most `maxChars`
  * characters, with `!` in front when it failed.
  */
 export function renderObservation(result: CommandResult, maxChars: number): string {
   const text = new TextDecoder("latin1").decode(result.output);
-  const plain = text.replaceAll("bash: line 1: ", "").replace(/[^\n\x20-\x7e]/g, "?");
+  const plain = text.replace(SHELL_PREFIX, "").replace(/[^\n\x20-\x7e]/g, "?");
   const shown = plain.replace(/^\n+|\n+$/g, "").slice(0, maxChars);
   return result.exitCode === 0 ? shown : `!${shown}`;
 }

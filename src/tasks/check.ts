@@ -87,7 +87,8 @@ function selectInstances(suite: Suite, options: CheckOptions): Task[] {
     const split = splits[(i + rotation) % splits.length] as Split;
     return suite.render(family, split, seed + rotation);
   });
-  return [...new Map(tasks.map((task) => [task.id, task])).values()];
+  const seen = new Set<string>();
+  return tasks.filter(({ id }) => !seen.has(id) && seen.add(id));
 }
 
 async function checkTask(

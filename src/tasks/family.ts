@@ -69,13 +69,11 @@ function renderInstance(renderers: Renderers, folder: TaskFolder, split: Split, 
   if (instruction === "") throw new AleError("task", `${folder.path}/instruction.md renders to nothing`);
   const { workdir, expected } = renderers.files(scope);
   const tests = [...renderers.tests(scope), ...expected.map((file) => ({ ...file, path: `expected/${file.path}` }))];
-  refuseDoubles(workdir, `${folder.path}: the working directory`);
-  refuseDoubles(tests, `${folder.path}: tests/`);
   return {
     instruction,
-    files: workdir,
-    tests,
-    solution: renderers.solution(scope),
+    files: inOrder(workdir, `${folder.path}: the working directory`),
+    tests: inOrder(tests, `${folder.path}: tests/`),
+    solution: inOrder(renderers.solution(scope), `${folder.path}: solution/`),
     demonstrations: renderers.demonstrations(scope),
   };
 }
@@ -171,13 +169,12 @@ function checkPath(path: string, where: string): string {
   return path;
 }
 
-function refuseDoubles(files: readonly SandboxFile[], where: string): void {
-  const seen = new Set<string>();
-  for (const { path } of files) {
-    if (seen.has(path))
-      throw new AleError("task", `${where} has two files ${path}`, { hint: "give them different paths" });
-    seen.add(path);
-  }
+/** Sorted by path, as a folder is read. */
+function inOrder(files: readonly SandboxFile[], where: string): SandboxFile[] {
+  const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : 1));
+  const double = sorted.find(({ path }, i) => path === sorted[i + 1]?.path);
+  if (double === undefined) return sorted;
+  throw new AleError("task", `${where} has two files ${double.path}`, { hint: "give them different paths" });
 }
 
 const encoder = new TextEncoder();

@@ -26,10 +26,13 @@ export interface TaskSource {
 /** Largest file of a task folder. */
 const MAX_FILE_BYTES = 64 << 20;
 
-let embedded: ReadonlyMap<string, Uint8Array> = new Map();
+/** Files by path; content may be read when it is asked for. */
+export type FileMap = ReadonlyMap<string, Uint8Array | (() => Uint8Array)>;
+
+let embedded: FileMap = new Map();
 
 /** Registers the task suites of the executable: path (`tasks/shell/cfg/task.toml`) to content. */
-export function setEmbeddedTasks(files: ReadonlyMap<string, Uint8Array>): void {
+export function setEmbeddedTasks(files: FileMap): void {
   embedded = files;
 }
 
@@ -93,20 +96,25 @@ export function diskSource(folder: string, name = basename(folder)): TaskSource 
             .filter((entry) => entry.kind === "folder")
             .map((entry) => entry.name)
         : [],
-    files: (path) => (exists(path) ? walk(path).map((file) => (path === "" ? file : file.slice(path.length + 1))) : []),
+    files: (path) =>
+      exists(path)
+        ? walk(path)
+            .map((file) => (path === "" ? file : file.slice(path.length + 1)))
+            .sort()
+        : [],
     read: (path) => {
       const stat = statSync(join(folder, path), { throwIfNoEntry: false });
       if (stat === undefined || !stat.isFile()) return undefined;
       if (stat.size > MAX_FILE_BYTES) {
         throw new AleError("task", `${name}/${path} has ${stat.size} bytes; at most ${MAX_FILE_BYTES} are allowed`);
       }
-      return { content: readFileSync(join(folder, path)), executable: (stat.mode & 0o111) !== 0 };
+      return { content: new Uint8Array(readFileSync(join(folder, path))), executable: (stat.mode & 0o111) !== 0 };
     },
   };
 }
 
 /** The part of a path-to-content map below `root`. */
-export function memorySource(files: ReadonlyMap<string, Uint8Array>, root: string): TaskSource {
+export function memorySource(files: FileMap, root: string): TaskSource {
   const below = (folder: string) => {
     const prefix = [root, folder].filter((part) => part !== "").join("/");
     const start = prefix === "" ? "" : `${prefix}/`;
@@ -127,7 +135,8 @@ export function memorySource(files: ReadonlyMap<string, Uint8Array>, root: strin
     files: below,
     read: (path) => {
       const content = files.get(root === "" ? path : `${root}/${path}`);
-      return content === undefined ? undefined : { content, executable: false };
+      if (content === undefined) return undefined;
+      return { content: typeof content === "function" ? content() : content, executable: false };
     },
   };
 }

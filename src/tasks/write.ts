@@ -11,16 +11,17 @@ import type { InstanceMetadata } from "./load.ts";
 const MEBIBYTE = 1024 * 1024;
 
 /**
- * Writes `task` to `folder`, which must not exist or be empty.
+ * Writes `task` to `folder`, which must not exist or be empty, and returns the paths of the files in it.
  *
  * @throws `AleError("task")` when the folder is in use or cannot be written
  */
-export function writeTask(task: Task, folder: string): void {
+export function writeTask(task: Task, folder: string): string[] {
   if (existsSync(folder) && readdirSync(folder).length > 0) {
     throw new AleError("task", `${folder} is not empty`, { hint: "name a folder that does not exist yet" });
   }
+  const files = folderOf(task);
   try {
-    for (const [path, { content, mode }] of folderOf(task)) {
+    for (const [path, { content, mode }] of files) {
       const target = join(folder, path);
       mkdirSync(dirname(target), { recursive: true });
       writeFileSync(target, content);
@@ -32,6 +33,7 @@ export function writeTask(task: Task, folder: string): void {
       cause: error,
     });
   }
+  return [...files.keys()];
 }
 
 /** The files of the Harbor folder of an instance, by path. */
