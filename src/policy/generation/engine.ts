@@ -1,24 +1,26 @@
 /**
- * The generation engine: sequences own rows of decode blocks for as long as they are open, so their context stays cached
- * from turn to turn. A decode step always runs a whole block at its fixed shape; rows that are not sampling are fed
- * padding into a cell nobody reads. A row's arithmetic therefore never depends on what the other rows do.
+ * The generation engine: sequences stay open, with their context cached, from turn to turn. Each answer is prefilled in
+ * the sequence's home row and sampled in the decode batch, which sequences join and leave at any step. What a sequence
+ * computes depends on its own tokens, noise and weights only, never on its seat or its company.
  */
 
 import { AleError } from "../../core/errors.ts";
 import type { Generation } from "../../core/ports.ts";
 import type { DecoderConfig } from "../../models/config.ts";
 import type { ParameterStore, Publication } from "../../models/parameter-store.ts";
-import { DecodeBlock, Decoder } from "./decoder.ts";
+import { DecodeBatch } from "./decode-batch.ts";
+import { HomeRows } from "./home-rows.ts";
+import { KvBlock } from "./kv-block.ts";
 import { cellsFor, Prefiller } from "./prefiller.ts";
-import { type Block, freeCell, RowPool } from "./rows.ts";
 import { type DeterminismReport, testDeterminism } from "./self-test.ts";
 import { checkRequest, type GenerationRequest, NO_ROOM, Sequence } from "./sequence.ts";
 import { SlotWeights } from "./weight-values.ts";
 
 export interface GenerationOptions {
   readonly threads: number;
-  /** Rows of a decode block, at least 2: products with a single row are computed differently from batched ones. */
+  /** Rows of the largest decode step, at least 2: products with a single row are computed differently from others. */
   readonly slots: number;
+  /** Up to `maxBlocks · slots` sequences may be open; memory for them is taken a block at a time. */
   readonly maxBlocks: number;
   /** Longest sequence in tokens. */
   readonly context: number;
@@ -53,9 +55,6 @@ export interface GenerationStats {
   prefillMs: number;
 }
 
-/** A block with rows to run is passed over at most this often in favour of fuller ones. */
-const LONGEST_WAIT = 64;
-
 export class GenerationEngine {
   readonly config: DecoderConfig;
   readonly options: GenerationOptions;
@@ -69,12 +68,14 @@ export class GenerationEngine {
   };
   readonly #store: ParameterStore;
   readonly #weights: SlotWeights;
-  readonly #decoder: Decoder;
+  readonly #batch: DecodeBatch;
   readonly #prefiller: Prefiller;
-  readonly #pool: RowPool;
+  readonly #homes: HomeRows;
   readonly #sequences = new Map<number, Sequence>();
   /** Sequences whose context is not cached yet, in the order of their requests. */
   readonly #waiting = new Set<Sequence>();
+  /** Sequences that only need a seat. */
+  readonly #ready = new Set<Sequence>();
   #finished: Finished[] = [];
 
   /**
@@ -92,9 +93,9 @@ export class GenerationEngine {
     this.#store = store;
     this.#weights = new SlotWeights(config, store);
     const cells = cellsFor(context);
-    this.#decoder = new Decoder(config, store, this.#weights, { rows: slots, cells, threads });
+    this.#batch = new DecodeBatch(config, store, this.#weights, { slots, cells, threads });
     this.#prefiller = new Prefiller(config, store, this.#weights, { context, cells, threads });
-    this.#pool = new RowPool(maxBlocks, () => new DecodeBlock(this.#decoder));
+    this.#homes = new HomeRows(maxBlocks, slots, (rows) => new KvBlock(config, rows, cells));
   }
 
   /**
@@ -104,11 +105,8 @@ export class GenerationEngine {
    */
   open(sequenceId: number, noiseKey: string): void {
     if (this.#sequences.has(sequenceId)) throw new AleError("engine", `sequence ${sequenceId} is already open`);
-    const row = this.#pool.claim(sequenceId < 0);
-    const sequence = new Sequence(sequenceId, noiseKey, row, this.options.context);
-    row.sequence = sequence;
-    this.#pool.forget(row);
-    this.#sequences.set(sequenceId, sequence);
+    const home = this.#homes.claim(sequenceId < 0);
+    this.#sequences.set(sequenceId, new Sequence(sequenceId, noiseKey, home, this.options.context));
   }
 
   /**
@@ -128,11 +126,8 @@ export class GenerationEngine {
     }
     sequence.begin(request);
     const stale = sequence.cached > 0 && sequence.cacheVersion !== this.#published().version;
-    if (stale && this.options.afterSync !== "keep") {
-      this.#pool.forget(sequence.row);
-      sequence.cached = 0;
-    }
-    if (!sequence.ready) this.#waiting.add(sequence);
+    if (stale && this.options.afterSync !== "keep") sequence.cached = 0;
+    (sequence.ready ? this.#ready : this.#waiting).add(sequence);
   }
 
   /** Takes back a request whose answer was not delivered yet; the sequence is as before it. Otherwise does nothing. */
@@ -140,10 +135,11 @@ export class GenerationEngine {
     const sequence = this.#sequences.get(sequenceId);
     if (sequence === undefined) return;
     this.#waiting.delete(sequence);
+    this.#ready.delete(sequence);
+    if (sequence.seat >= 0) this.#batch.unseat(sequence, false);
     const undelivered = this.#finished.find((finished) => finished.sequenceId === sequenceId);
     this.#finished = this.#finished.filter((finished) => finished !== undelivered);
     if (sequence.answer !== undefined || (undelivered?.generation.ids.length ?? 0) > 0) sequence.rollBack();
-    if (sequence.cached < (sequence.row.prefix?.cells ?? 0)) this.#pool.forget(sequence.row);
   }
 
   /** Frees a sequence's row. Safe to call twice. */
@@ -152,20 +148,19 @@ export class GenerationEngine {
     if (sequence === undefined) return;
     this.cancel(sequenceId);
     this.#sequences.delete(sequenceId);
-    this.#pool.release(sequence.row);
+    this.#homes.release(sequence.home);
   }
 
   /**
-   * One micro-operation: a chunk of prefill if a context waits, else a decode step of the block with the most rows to run.
-   * @throws AleError("engine") naming sequence, block and step when the model computes NaN; that request is taken back.
+   * One micro-operation: a chunk of prefill if a context waits, else a decode step of all sequences that have a seat.
+   * @throws AleError("engine") naming sequence, seat and step when the model computes NaN; that request is taken back.
    */
   step(): StepResult {
     const prefilled = this.#waiting.size > 0 && this.#prefill();
-    const block = prefilled ? undefined : this.#busiest();
-    const sampled = block === undefined ? [] : this.#decode(block);
+    const sampled = prefilled ? [] : this.#decode();
     const finished = this.#finished;
     this.#finished = [];
-    return { finished, sampled, worked: prefilled || block !== undefined || finished.length > 0 };
+    return { finished, sampled, worked: prefilled || sampled.length > 0 || finished.length > 0 };
   }
 
   /**
@@ -194,22 +189,20 @@ export class GenerationEngine {
     }
   }
 
-  /** Logits [vocabulary] of the sequence's latest token, if the latest decode step was one of its block; shared memory. */
+  /** Logits [vocabulary] behind the sequence's latest token, if the latest decode step gave it one; shared memory. */
   logits(sequenceId: number): Float32Array {
-    const { row } = this.#open(sequenceId);
-    return row.block.decode.rowLogits(row.index);
+    return this.#batch.logits(this.#open(sequenceId).lastSeat);
   }
 
-  /** A copy of the sequence's cache: keys and values of each layer in turn, [kvHeads, cells, headDim]. */
+  /** Row of the decode batch a sequence has at present, or -1. */
+  seatOf(sequenceId: number): number {
+    return this.#open(sequenceId).seat;
+  }
+
+  /** A copy of an idle sequence's cache: keys and values of each layer in turn, [kvHeads, cells, headDim]. */
   readCache(sequenceId: number): readonly Float32Array[] {
-    const { row, cached } = this.#open(sequenceId);
-    return row.block.decode.cache.readCells(row.index, cached);
-  }
-
-  /** Block and row a sequence lives in. */
-  place(sequenceId: number): { readonly block: number; readonly row: number } {
-    const { row } = this.#open(sequenceId);
-    return { block: row.block.index, row: row.index };
+    const { home, cached } = this.#open(sequenceId);
+    return home.block.readCells(home.row, cached);
   }
 
   /** Checks on this machine, with this thread count and the published weights, what `deterministic = true` relies on. */
@@ -217,19 +210,25 @@ export class GenerationEngine {
     return testDeterminism(this);
   }
 
+  /** Decode steps always have `slots` rows from now on. */
+  fixBatchSize(): void {
+    this.#batch.fixSize();
+  }
+
   /** Makes the next contexts be computed even where an equal one could be copied. */
   forgetPrefixes(): void {
-    this.#pool.forgetAll();
+    this.#homes.forgetAll();
   }
 
   /** Frees graphs and caches; the engine must not be used afterwards. */
   dispose(): void {
     this.#sequences.clear();
     this.#waiting.clear();
+    this.#ready.clear();
     this.#finished = [];
-    this.#pool.dispose();
+    this.#homes.dispose();
     this.#prefiller.release();
-    this.#decoder.release();
+    this.#batch.release();
     this.#weights.release();
   }
 
@@ -251,104 +250,96 @@ export class GenerationEngine {
     const { slot, version } = this.#published();
     let computed = false;
     for (const sequence of this.#waiting) {
-      const shared = sequence.cached === 0 ? this.#copyPrefix(sequence, version) : false;
-      if (!shared && computed) break;
+      const copied = sequence.cached === 0 && this.#copyPrefix(sequence, version);
       if (!sequence.ready) {
-        if (computed) break;
+        if (computed) {
+          if (copied) continue;
+          break;
+        }
         this.#prefillChunk(sequence, slot, version);
         computed = true;
       }
-      if (sequence.ready) this.#waiting.delete(sequence);
+      if (sequence.ready) {
+        this.#waiting.delete(sequence);
+        this.#ready.add(sequence);
+      }
     }
     this.stats.prefillMs += performance.now() - started;
     return computed;
   }
 
   #copyPrefix(sequence: Sequence, version: number): boolean {
-    const cells = sequence.sharedCells;
+    const { home, sharedCells: cells } = sequence;
     if (cells === 0) return false;
-    const source = this.#pool.find(prefixKey(sequence), version);
+    const key = prefixKey(sequence);
+    const source = this.#homes.find(key, version);
     if (source === undefined) return false;
-    const { row } = sequence;
-    row.block.decode.cache.copyCells(row.index, source.block.decode.cache, source.index, cells);
+    home.block.copyCells(home.row, source.block, source.row, 0, cells);
     sequence.cached = cells;
     sequence.cacheVersion = version;
-    this.#pool.remember(row, { key: prefixKey(sequence), version, cells });
+    this.#homes.remember(home, { key, version, cells });
     this.stats.copiedPrefixes++;
     return true;
   }
 
   /** The first context is computed on its own, so that its cells are the same whatever follows it. */
   #prefillChunk(sequence: Sequence, slot: Publication["slot"], version: number): void {
-    const { row, cached, sharedCells } = sequence;
+    const { home, cached, sharedCells } = sequence;
     const end = cached < sharedCells ? sharedCells : sequence.length - 1;
-    if (cached === 0) sequence.cacheVersion = version;
-    const { cache } = row.block.decode;
-    const taken = this.#prefiller.run(cache, row.index, slot, sequence.tokens, cached, end);
+    if (cached === 0) {
+      this.#homes.forget(home);
+      sequence.cacheVersion = version;
+    }
+    const taken = this.#prefiller.run(home.block, home.row, slot, sequence.tokens, cached, end);
     sequence.cached += taken;
     this.stats.prefillTokens += taken;
     // A context of which some chunk was computed under older weights is nobody else's.
     if (sequence.cached === sharedCells && sequence.cacheVersion === version) {
-      this.#pool.remember(row, { key: prefixKey(sequence), version, cells: sharedCells });
+      this.#homes.remember(home, { key: prefixKey(sequence), version, cells: sharedCells });
     }
-  }
-
-  /** The block with the most rows to run, unless one has been passed over too often. */
-  #busiest(): Block | undefined {
-    let busiest: Block | undefined;
-    let most = 0;
-    for (const block of this.#pool.blocks) {
-      const ready = block.readyRows;
-      if (ready === 0) continue;
-      block.waited++;
-      if (block.waited > LONGEST_WAIT) {
-        busiest = block;
-        break;
-      }
-      if (ready > most) {
-        most = ready;
-        busiest = block;
-      }
-    }
-    if (busiest !== undefined) busiest.waited = 0;
-    return busiest;
   }
 
   /** Returns the sequences that got a token. */
-  #decode(block: Block): number[] {
+  #decode(): number[] {
+    for (const sequence of this.#ready) {
+      if (this.#batch.full) break;
+      this.#ready.delete(sequence);
+      this.#batch.seat(sequence);
+    }
+    if (this.#batch.taken === 0) return [];
     const started = performance.now();
     const { slot, version } = this.#published();
-    const active = fillInputs(block);
-    block.decode.run(slot);
+    const active = this.#batch.run(slot);
     this.stats.decodeSteps++;
     this.stats.decodeRows += active.length;
     // All rows are checked before any is taken: after an error the step is simply run again for the others.
-    for (const sequence of active) this.#checkFinite(block, sequence, version);
-    for (const sequence of active) this.#take(block, sequence, version);
+    for (const sequence of active) this.#checkFinite(sequence, version);
+    for (const sequence of active) this.#take(sequence, version);
     this.stats.decodeMs += performance.now() - started;
     return active.map(({ id }) => id);
   }
 
   /** Reads a row's outputs into its sequence and files the answer when it ends. */
-  #take(block: Block, sequence: Sequence, version: number): void {
-    const { index } = sequence.row;
-    const { tokens, logprobs, logprobsT1 } = block.decode.outputs;
+  #take(sequence: Sequence, version: number): void {
+    const { seat } = sequence;
+    const { tokens, logprobs, logprobsT1 } = this.#batch;
     const generation = sequence.append(
-      tokens[index] as number,
-      logprobs[index] as number,
-      logprobsT1[index] as number,
+      tokens[seat] as number,
+      logprobs[seat] as number,
+      logprobsT1[seat] as number,
       version,
     );
-    if (generation !== undefined) this.#finished.push({ sequenceId: sequence.id, generation });
+    if (generation === undefined) return;
+    this.#batch.unseat(sequence, true);
+    this.#finished.push({ sequenceId: sequence.id, generation });
   }
 
-  #checkFinite(block: Block, sequence: Sequence, version: number): void {
-    const { id, row, length } = sequence;
-    const { logprobs, logprobsT1 } = block.decode.outputs;
-    const values = [logprobs[row.index] as number, logprobsT1[row.index] as number];
+  #checkFinite(sequence: Sequence, version: number): void {
+    const { id, seat, length } = sequence;
+    const values = [this.#batch.logprobs[seat] as number, this.#batch.logprobsT1[seat] as number];
     if (values.every(Number.isFinite)) return;
     this.cancel(id);
-    const where = `sequence ${id} (block ${block.index}, row ${row.index}, position ${length})`;
+    const where = `sequence ${id} (decode row ${seat}, position ${length})`;
     const when = `decode step ${this.stats.decodeSteps} under weight version ${version}`;
     throw new AleError("engine", `the model gave ${where} a log-probability of ${values.join(" / ")} in ${when}`, {
       hint: "the weights hold NaN or infinity, or have grown too large: resume from a checkpoint with a lower optimizer.lr",
@@ -358,29 +349,4 @@ export class GenerationEngine {
 
 function prefixKey(sequence: Sequence): string {
   return sequence.tokens.subarray(0, sequence.sharedCells).join(" ");
-}
-
-/** Writes a block's inputs and returns the sequences that sample in this step. */
-function fillInputs(block: Block): Sequence[] {
-  const { inputs } = block.decode;
-  const active: Sequence[] = [];
-  for (const row of block.rows) {
-    const { index, sequence } = row;
-    inputs.lengths[index] = freeCell(row);
-    const answer = sequence?.answer;
-    if (sequence === undefined || answer === undefined || !sequence.ready) {
-      inputs.tokens[index] = 0;
-      inputs.greedy[index] = 0;
-      inputs.forced[index] = 0;
-      continue;
-    }
-    const { greedy, temperature } = answer.sampling;
-    inputs.tokens[index] = sequence.tokens[sequence.length - 1] as number;
-    inputs.greedy[index] = greedy ? 1 : 0;
-    inputs.inverseTemperature[index] = greedy ? 1 : 1 / temperature;
-    inputs.forced[index] = answer.forced?.[answer.count] ?? -1;
-    inputs.uniform[index] = greedy ? 0.5 : sequence.uniform();
-    active.push(sequence);
-  }
-  return active;
 }

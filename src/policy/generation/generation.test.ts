@@ -40,7 +40,7 @@ afterEach(() => {
 
 function makeEngine(options: Partial<GenerationOptions> = {}): GenerationEngine {
   STORE.publish(0, 7);
-  const engine = new GenerationEngine(CONFIG, STORE, { threads: 1, slots: 4, maxBlocks: 3, context: 64, ...options });
+  const engine = new GenerationEngine(CONFIG, STORE, { threads: 1, slots: 6, maxBlocks: 2, context: 64, ...options });
   engines.push(engine);
   return engine;
 }
@@ -185,7 +185,8 @@ describe("what is sampled", () => {
 describe("independence of the batch", () => {
   test("alone, among others and in another order: the same tokens, log-probabilities and cache, to the bit", () => {
     const keys = Array.from({ length: 11 }, (_, i) => `episode ${i}`);
-    const alone = keys.map((key, i) => episode(makeEngine(), i, key));
+    const single = makeEngine();
+    const alone = keys.map((key, i) => episode(single, i, key));
     for (const order of [keys.map((_, i) => i), [7, 3, 10, 0, 5, 9, 1, 8, 2, 6, 4]]) {
       const engine = makeEngine();
       const turns = new Map<number, Generation[]>();
@@ -204,8 +205,6 @@ describe("independence of the batch", () => {
         });
         pending.add(i);
       });
-      expect(engine.place(order[0] as number)).toEqual({ block: 0, row: 0 });
-      expect(engine.place(order[10] as number)).toEqual({ block: 2, row: 2 });
       for (const i of order) expect(turns.get(i)).toEqual(alone[i] as Generation[]);
     }
   });
@@ -337,7 +336,7 @@ describe("cancelling and closing", () => {
   });
 
   test("closing frees the row at once and leaves the others alone", () => {
-    const engine = makeEngine({ maxBlocks: 1 });
+    const engine = makeEngine({ maxBlocks: 1, slots: 4 });
     const alone = episode(makeEngine(), 1, "other");
     engine.open(1, "other");
     for (const id of [2, 3, 4]) {
@@ -350,7 +349,6 @@ describe("cancelling and closing", () => {
     engine.close(3);
     engine.close(3);
     engine.open(5, "x");
-    expect(engine.place(5).row).toBe(2);
     expect(answerOf(engine, 1)).toEqual(alone[0] as Generation);
     // answers that came meanwhile were kept
     expect([...answersOf(engine, [2, 4]).keys()].sort()).toEqual([2, 4]);
@@ -437,7 +435,7 @@ describe("weights", () => {
     flat.fill(Number.NaN, at, at + CONFIG.hiddenSize);
     try {
       expect(() => engine.step()).toThrow(
-        /sequence 1 \(block 0, row 0, position 13\).*NaN.*step 1 under weight version 7/,
+        /sequence 1 \(decode row 0, position 13\).*NaN.*step 1 under weight version 7/,
       );
     } finally {
       flat.set(before, at);
@@ -469,7 +467,7 @@ describe("parity probe", () => {
   };
 
   test("generation agrees with the reference in every layout, while another sequence is under way", () => {
-    const engine = makeEngine({ maxBlocks: 1 });
+    const engine = makeEngine({ maxBlocks: 1, slots: 4 });
     const expected = episode(makeEngine(), 1, "bystander")[0] as Generation;
     for (const id of [2, 3, 4]) engine.open(id, "idle");
     engine.open(1, "bystander");

@@ -1,4 +1,4 @@
-/** The key/value cache of one decode block: `rows` sequences of up to `cells` positions, appended to in place. */
+/** Key/value caches of `rows` sequences with up to `cells` positions each, appended to in place by the graphs. */
 
 import type { DecoderConfig } from "../../models/config.ts";
 import { allocateFloat32 } from "../../runtime/memory.ts";
@@ -17,53 +17,38 @@ export class KvBlock {
   readonly #config: DecoderConfig;
   /** Keys and values of each layer in turn, [rows, kvHeads, cells, headDim]. */
   readonly #arrays: readonly Float32Array[];
-  readonly #whole: CacheValues;
-  readonly #byRow: (CacheValues | undefined)[];
+  readonly #views = new Map<string, CacheValues>();
 
   constructor(config: DecoderConfig, rows: number, cells: number) {
     this.rows = rows;
     this.cells = cells;
     this.#config = config;
-    const size = rows * this.#rowSize;
-    this.#arrays = Array.from({ length: 2 * config.layers }, () => allocateFloat32(size));
-    this.#whole = this.#bind(0, rows);
-    this.#byRow = new Array(rows).fill(undefined);
+    this.#arrays = Array.from({ length: 2 * config.layers }, () => allocateFloat32(rows * this.#rowSize));
   }
 
-  /** Bytes of a block of this shape. */
-  static bytes(config: DecoderConfig, rows: number, cells: number): number {
-    return 4 * 2 * config.layers * rows * config.kvHeads * cells * config.headDim;
-  }
-
-  get #rowSize(): number {
-    return this.#config.kvHeads * this.cells * this.#config.headDim;
-  }
-
-  /** The cache of all rows. */
-  get whole(): CacheValues {
-    return this.#whole;
-  }
-
-  /** The cache of one row, as a batch of one. */
-  row(row: number): CacheValues {
-    const known = this.#byRow[row];
+  /** `count` rows from `first` on, as the cache of a graph with that many rows. */
+  view(first: number, count: number): CacheValues {
+    const key = `${first} ${count}`;
+    const known = this.#views.get(key);
     if (known !== undefined) return known;
-    const values = this.#bind(row, 1);
-    this.#byRow[row] = values;
+    const values = this.#bind(first, count);
+    this.#views.set(key, values);
     return values;
   }
 
-  /** Copies the first `count` cells of `source`'s row into `row`. */
-  copyCells(row: number, source: KvBlock, sourceRow: number, count: number): void {
+  /** Copies cells [from, to) of `source`'s row into the same cells of `row`. */
+  copyCells(row: number, source: KvBlock, sourceRow: number, from: number, to: number): void {
+    if (from >= to) return;
     const { headDim, kvHeads } = this.#config;
-    const length = count * headDim;
-    this.#arrays.forEach((target, i) => {
-      const from = source.#arrays[i] as Float32Array;
+    for (let i = 0; i < this.#arrays.length; i++) {
+      const target = this.#arrays[i] as Float32Array;
+      const origin = source.#arrays[i] as Float32Array;
       for (let head = 0; head < kvHeads; head++) {
-        const start = sourceRow * source.#rowSize + head * source.cells * headDim;
-        target.set(from.subarray(start, start + length), row * this.#rowSize + head * this.cells * headDim);
+        const begin = sourceRow * source.#rowSize + (head * source.cells + from) * headDim;
+        const end = begin + (to - from) * headDim;
+        target.set(origin.subarray(begin, end), row * this.#rowSize + (head * this.cells + from) * headDim);
       }
-    });
+    }
   }
 
   /** A copy of the first `count` cells of a row: keys and values of each layer in turn, [kvHeads, count, headDim]. */
@@ -81,9 +66,12 @@ export class KvBlock {
 
   /** Frees the native views; calls prepared with them must not run afterwards. */
   release(): void {
-    for (const values of [this.#whole, ...this.#byRow]) {
-      for (const value of Object.values(values?.feeds ?? {})) value.release();
-    }
+    for (const { feeds } of this.#views.values()) for (const value of Object.values(feeds)) value.release();
+    this.#views.clear();
+  }
+
+  get #rowSize(): number {
+    return this.#config.kvHeads * this.cells * this.#config.headDim;
   }
 
   #bind(first: number, count: number): CacheValues {

@@ -73,7 +73,7 @@ class Chunk {
     const index = row * SLOTS.length + slot;
     let call = calls[index];
     if (call === undefined) {
-      const cache = block.row(row);
+      const cache = block.view(row, 1);
       const weights = this.#weights.of(slot, this.#weightNames);
       call = this.#session.prepare({ ...this.#values, ...weights, ...cache.feeds }, cache.fetches);
       calls[index] = call;

@@ -1,11 +1,12 @@
 /**
- * Proof, at start, that generation is reproducible here: what a row computes must not depend on which row it is, on what
- * the other rows hold, or on whether its first context was computed or copied. Floating-point libraries do not promise
- * this; they choose kernels by shape, processor and thread count.
+ * Proof, at start, that generation is reproducible here: what a sequence computes must not depend on its row of the
+ * batch, on the size of the batch, on what the other rows hold, or on whether its first context was computed or copied.
+ * Floating-point libraries do not promise this; they choose kernels by shape, processor and thread count.
  */
 
 import type { SamplingOptions } from "../../core/ports.ts";
 import { Rng } from "../../core/rng.ts";
+import { batchSizes } from "./decode-batch.ts";
 import type { GenerationEngine } from "./engine.ts";
 
 export interface DeterminismReport {
@@ -24,42 +25,70 @@ interface Trace {
 const SUBJECT = -1;
 const COMPANY = -2;
 
-export function testDeterminism(engine: GenerationEngine): DeterminismReport {
-  const { slots, threads } = engine.options;
-  const alone = traceSubject(engine, 0, false);
-  const others: [name: string, trace: () => Trace][] = [
-    ["in the last row of a full block", () => traceSubject(engine, slots - 1, false)],
-    ["in a middle row", () => traceSubject(engine, slots >> 1, false)],
-    ["with its first context copied", () => traceSubject(engine, slots >> 1, true)],
-    ["alone again", () => traceSubject(engine, 0, false)],
-  ];
-  let compared = 0;
-  const copiedBefore = engine.stats.copiedPrefixes;
-  for (const [name, trace] of others) {
-    const difference = firstDifference(alone, trace());
-    if (difference !== undefined) {
-      return { ok: false, detail: `a sequence ${name} differs from the same one alone: ${difference}` };
-    }
-    compared += alone.numbers.reduce((sum, values) => sum + values.length, 0);
-  }
-  if (engine.stats.copiedPrefixes === copiedBefore) {
-    return { ok: false, detail: "an equal first context was computed again instead of copied" };
-  }
-  return {
-    ok: true,
-    detail: `${compared} values bit-equal in every row, company and by copy (${slots} slots, ${threads} threads)`,
-  };
+/** Who shares the batch with the subject. */
+interface Company {
+  readonly name: string;
+  /** Sequences seated before the subject. */
+  readonly before: number;
+  /** Sequences seated after it. */
+  readonly after: number;
+  /** They stay as long as the subject does; otherwise they leave one by one and the ranks close. */
+  readonly stays: boolean;
+  /** The first of them has the subject's first context. */
+  readonly copied: boolean;
 }
 
 /**
- * Two turns of one sequence, after `company` other sequences took the rows before it and fill the block with work of
- * their own that ends at different times. With `copied`, one of them has the same first context.
+ * Compares a sequence alone with itself in company. Where the size of a batch matters, the engine is set to whole
+ * batches and tested again.
  */
-function traceSubject(engine: GenerationEngine, company: number, copied: boolean): Trace {
-  const { context, slots } = engine.options;
+export function testDeterminism(engine: GenerationEngine): DeterminismReport {
+  const { slots, threads } = engine.options;
+  const setting = `${slots} slots, ${threads} threads`;
+  const varying = compare(engine);
+  if (varying.difference === undefined) {
+    return {
+      ok: true,
+      detail: `${varying.compared} values bit-equal in every row, batch size and by copy (${setting})`,
+    };
+  }
+  engine.fixBatchSize();
+  const whole = compare(engine);
+  if (whole.difference === undefined) {
+    return {
+      ok: true,
+      detail: `${whole.compared} values bit-equal in every row and by copy, in whole batches (${setting})`,
+    };
+  }
+  return { ok: false, detail: `${whole.difference} (${setting})` };
+}
+
+function compare(engine: GenerationEngine): { readonly compared: number; readonly difference: string | undefined } {
+  const { slots } = engine.options;
+  const base: Company = { name: "alone again", before: 0, after: 0, stays: true, copied: false };
+  const companies: Company[] = [
+    ...batchSizes(slots).map((size) => ({ ...base, name: `last of ${size} rows`, before: size - 1 })),
+    { ...base, name: "in a thinning batch", before: slots >> 1, after: (slots - 1) >> 1, stays: false },
+    { ...base, name: "with its first context copied", before: 1, copied: true },
+    base,
+  ];
+  const copiedBefore = engine.stats.copiedPrefixes;
+  const alone = traceSubject(engine, base);
+  let compared = 0;
+  for (const company of companies) {
+    const difference = firstDifference(alone, traceSubject(engine, company));
+    if (difference !== undefined) return { compared, difference: `a sequence ${company.name} differs: ${difference}` };
+    compared += alone.numbers.reduce((sum, values) => sum + values.length, 0);
+  }
+  const copies = engine.stats.copiedPrefixes - copiedBefore;
+  return { compared, difference: copies === 1 ? undefined : `${copies} first contexts were copied instead of 1` };
+}
+
+/** Two turns of the subject: its tokens, log-probabilities, logits and cache. */
+function traceSubject(engine: GenerationEngine, company: Company): Trace {
+  const { context } = engine.options;
   const vocabulary = engine.config.vocabularySize;
-  const rng = new Rng(`determinism ${company} ${copied}`);
-  const some = (source: Rng, length: number) => Int32Array.from({ length }, () => source.int(0, vocabulary - 1));
+  const some = (rng: Rng, length: number) => Int32Array.from({ length }, () => rng.int(0, vocabulary - 1));
   const sampling = (temperature: number, maxTokens: number): SamplingOptions => ({
     temperature,
     greedy: false,
@@ -70,24 +99,26 @@ function traceSubject(engine: GenerationEngine, company: number, copied: boolean
   const own = new Rng("determinism subject");
   const first = some(own, unit + 1);
   const second = some(own, unit);
+  const rng = new Rng(`determinism ${company.name}`);
   const opened: number[] = [];
   const open = (id: number, ids: Int32Array, maxTokens: number) => {
     engine.open(id, `determinism ${id}`);
     opened.push(id);
     engine.submit({ sequenceId: id, context: ids, sampling: sampling(1, maxTokens) });
   };
+  const openCompanion = (i: number) => {
+    const ids = company.copied ? first : some(rng, 2 + ((i * 5) % (2 * unit)));
+    open(COMPANY - i, ids, company.stays ? 3 * unit : 1 + ((i * 7) % (2 * unit)));
+  };
   engine.forgetPrefixes();
   try {
-    for (let i = 0; i < company; i++) {
-      open(COMPANY - i, copied && i === 0 ? first : some(rng, 1 + ((i * 5) % (2 * unit))), 1 + ((i * 7) % (3 * unit)));
-    }
+    for (let i = 0; i < company.before; i++) openCompanion(i);
     open(SUBJECT, first, unit);
-    for (let i = company; company > 0 && i < slots - 1; i++) open(COMPANY - i, some(rng, unit), 1 + (i % unit));
+    for (let i = 0; i < company.after; i++) openCompanion(company.before + i);
     const trace: Trace = { ids: [], numbers: [] };
-    const subjectAlone = new Set([SUBJECT]);
-    follow(engine, trace, subjectAlone);
+    follow(engine, trace);
     engine.submit({ sequenceId: SUBJECT, context: second, sampling: sampling(0.7, unit) });
-    follow(engine, trace, subjectAlone);
+    follow(engine, trace);
     trace.numbers.push(...engine.readCache(SUBJECT));
     return trace;
   } finally {
@@ -97,10 +128,9 @@ function traceSubject(engine: GenerationEngine, company: number, copied: boolean
 }
 
 /** Steps until the subject has its answer, noting its logits at each of its tokens. */
-function follow(engine: GenerationEngine, trace: Trace, subject: Set<number>): void {
-  const pending = new Set(subject);
+function follow(engine: GenerationEngine, trace: Trace): void {
   engine.drain(
-    pending,
+    new Set([SUBJECT]),
     ({ generation }) => {
       trace.ids.push(...generation.ids);
       trace.numbers.push(generation.logprobs, generation.logprobsT1);

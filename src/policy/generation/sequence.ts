@@ -3,7 +3,7 @@
 import { AleError } from "../../core/errors.ts";
 import type { Generation, SamplingOptions } from "../../core/ports.ts";
 import { hashKey, uniformAt } from "../../core/rng.ts";
-import type { Row } from "./rows.ts";
+import type { HomeRow } from "./home-rows.ts";
 
 /** What `GenerationEngine.submit` takes. */
 export interface GenerationRequest {
@@ -80,11 +80,18 @@ export const NO_ROOM: Generation = {
 
 export class Sequence {
   readonly id: number;
-  readonly row: Row;
+  /** The row its cache lives in between answers. */
+  readonly home: HomeRow;
+  /** Its row of the decode batch while an answer is sampled, else -1. */
+  seat = -1;
+  /** Its row in the latest decode step it took part in. */
+  lastSeat = 0;
+  /** How many of its cached cells the home row has while it is seated. */
+  cellsAtHome = 0;
   /** Tokens so far in the first `length` elements. */
   readonly tokens: Int32Array;
   length = 0;
-  /** Cells of the row that hold keys and values of the first `cached` tokens; at most `length − 1` between steps. */
+  /** Cells of the cache that hold keys and values of the first `cached` tokens; at most `length − 1` between steps. */
   cached = 0;
   /** Oldest weight version that wrote one of these cells. */
   cacheVersion = -1;
@@ -95,9 +102,9 @@ export class Sequence {
   #requestStart = 0;
   readonly #noiseKey: readonly [number, number];
 
-  constructor(id: number, noiseKey: string, row: Row, context: number) {
+  constructor(id: number, noiseKey: string, home: HomeRow, context: number) {
     this.id = id;
-    this.row = row;
+    this.home = home;
     this.tokens = new Int32Array(context);
     this.#noiseKey = hashKey(noiseKey);
   }
