@@ -1,0 +1,66 @@
+/** Writes the results of a run as files that others can open. */
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import type { RunStatus } from "../core/events.ts";
+import type { MetricsRow } from "../store/records.ts";
+import type { Store } from "../store/store.ts";
+import { columnGlossary } from "./columns.ts";
+import { writeLines, writeTextFile } from "./files.ts";
+import { readReportData } from "./report/data.ts";
+import { renderReport } from "./report/report.ts";
+import { summarizeRun } from "./summary.ts";
+import { writeTrajectoriesJsonl, writeTrajectoriesParquet } from "./trajectories.ts";
+
+export type ExportFormat = "summary" | "config" | "metrics" | "jsonl" | "parquet" | "report";
+export const EXPORT_FORMATS: readonly ExportFormat[] = ["summary", "config", "metrics", "jsonl", "parquet", "report"];
+
+export interface ExportOptions {
+  /** All of them by default; `summary` is always written. */
+  readonly formats?: readonly ExportFormat[];
+  /** Status to report for a run that is just ending. */
+  readonly status?: RunStatus;
+  /** Step whose weights were kept as the best; by default the one with the highest development success. */
+  readonly best?: number;
+}
+
+/**
+ * Writes into `dir`: `summary.json`, `config.toml`, `metrics.jsonl`, `trajectories.jsonl` and `.parquet` with
+ * `columns.md`, and `report.html`. Each file appears complete or not at all. Returns the path of `summary.json`.
+ * @throws AleError("storage_full"), AleError("usage") when the folder cannot be written, AleError("store").
+ */
+export async function exportRun(
+  store: Store,
+  runId: string,
+  dir: string,
+  options: ExportOptions = {},
+): Promise<string> {
+  const formats = new Set(options.formats ?? EXPORT_FORMATS);
+  mkdirSync(dir, { recursive: true });
+  const run = await store.getRun(runId);
+  const summary = summarizeRun(run, await store.readEvaluations(run.id), options);
+  if (formats.has("config")) {
+    await writeTextFile(join(dir, "config.toml"), (await store.readConfiguration(run.configHash)) ?? "");
+  }
+  if (formats.has("metrics")) await writeMetrics(join(dir, "metrics.jsonl"), await store.readMetrics(run.id));
+  const episodes = () => store.episodes({ runId: run.id });
+  if (formats.has("jsonl")) await writeTrajectoriesJsonl(join(dir, "trajectories.jsonl"), episodes());
+  if (formats.has("parquet")) {
+    await writeTrajectoriesParquet(join(dir, "trajectories.parquet"), episodes(), `ale ${run.aleVersion}`);
+  }
+  if (formats.has("jsonl") || formats.has("parquet")) await writeTextFile(join(dir, "columns.md"), columnGlossary());
+  if (formats.has("report")) {
+    await writeTextFile(join(dir, "report.html"), renderReport(await readReportData(store, run, summary)));
+  }
+  const path = join(dir, "summary.json");
+  await writeTextFile(path, `${JSON.stringify(summary, null, 2)}\n`);
+  return path;
+}
+
+/** One line per step: `{"step": 1, "critic/rewards/mean": 0.42, …}`; null where a value was not a finite number. */
+async function writeMetrics(path: string, rows: readonly MetricsRow[]): Promise<void> {
+  await writeLines(
+    path,
+    rows.map(({ step, metrics }) => JSON.stringify({ step, ...metrics })),
+  );
+}
