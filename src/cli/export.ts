@@ -1,6 +1,6 @@
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
-import { prepareRunDir } from "../config/paths.ts";
+import { prepareEmptyFolder } from "../config/paths.ts";
 import type { ExportFormat } from "../export/export-run.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples } from "./command-line.ts";
@@ -44,7 +44,7 @@ export function defineExport(command: Command, cli: CommandLine): void {
       const path = storePathOf(cli, flags.store);
       const run = await findRun(path, name);
       const isOwnFolder = flags.out === undefined || resolve(flags.out) === run.outDir;
-      const folder = isOwnFolder ? run.outDir : prepareRunDir(flags.out ?? "");
+      const folder = isOwnFolder ? run.outDir : prepareEmptyFolder(flags.out ?? "");
       const formats = chosenFormats(flags);
       const summary = await readStore(path, (store) =>
         exportRun(store, run.id, folder, formats.length === 0 ? {} : { formats }),

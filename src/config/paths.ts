@@ -42,21 +42,24 @@ export function defaultRunDir(name: string, now: Date, cwd: string = process.cwd
  * @throws AleError("usage") when it holds something, is no folder, or cannot be written.
  */
 export function prepareRunDir(path: string): string {
+  return prepareEmptyFolder(path, `the run directory ${path}`, `continue that run with: ale resume ${path}   or `);
+}
+
+/**
+ * Makes an empty folder and returns its absolute path. `ifRun` begins the advice where the folder holds a run.
+ * @throws AleError("usage") as `prepareRunDir`.
+ */
+export function prepareEmptyFolder(path: string, what = `the folder ${path}`, ifRun = ""): string {
   const folder = resolve(path);
   const holds = listFolder(folder, path);
   if (holds.length > 0) {
     const isRun = holds.includes("config.toml") || holds.includes("metrics.jsonl");
-    throw new AleError(
-      "usage",
-      `${path} is not empty (${holds.slice(0, 3).join(", ")}${holds.length > 3 ? ", …" : ""})`,
-      {
-        hint: isRun
-          ? `continue that run with: ale resume ${path}   or give another folder: --out ${nextName(path)}`
-          : `give another folder: --out ${nextName(path)}`,
-      },
-    );
+    const shown = `${holds.slice(0, 3).join(", ")}${holds.length > 3 ? ", …" : ""}`;
+    throw new AleError("usage", `${path} is not empty (${shown})`, {
+      hint: `${isRun ? ifRun : ""}give another folder: --out ${nextName(path)}`,
+    });
   }
-  return ensureFolder(folder, `the run directory ${path}`, "give a folder you may write to: --out DIR");
+  return ensureFolder(folder, what, "give a folder you may write to: --out DIR");
 }
 
 /**
