@@ -46,6 +46,8 @@ const LEFT = 58;
 const RIGHT = 16;
 const TOP = 30;
 const BOTTOM = 40;
+/** About the width of a character of a label. */
+const CHARACTER = 6.4;
 /** Points drawn per line; longer ones are thinned out, which no eye can tell at this width. */
 const MAX_POINTS = 1200;
 
@@ -74,7 +76,7 @@ function layOut(options: ChartOptions): Frame {
   const positive = ys.filter((value) => value !== null && value > 0) as number[];
   const y = log
     ? logScale(positive.length === 0 ? [0.1, 1] : [Math.min(...positive), Math.max(...positive)], bottom, top)
-    : linearScale(options.yDomain ?? extent(ys, includeZero), bottom, top, Math.max(3, Math.round(height / 60)));
+    : linearScale(options.yDomain ?? extent(ys, includeZero), bottom, top, Math.max(4, Math.round(height / 50)));
   const low = xs.length === 0 ? 0 : Math.min(...xs);
   const high = Math.max(low + 1, ...xs);
   return { x: linearScale([low, high], LEFT, width - RIGHT, Math.round(width / 90)), y, options };
@@ -106,7 +108,7 @@ function axes({ options: { width, height, xLabel, yLabel } }: Frame): Html {
   const base = height - BOTTOM;
   return html`<line class="axis" x1="${LEFT}" x2="${width - RIGHT}" y1="${base}" y2="${base}"/>
 <text class="label end" x="${width - RIGHT}" y="${height - 6}">${xLabel}</text>
-<text class="label" x="${LEFT}" y="${height - 6}">${yLabel}</text>`;
+<text class="label" x="0" y="16.5">${yLabel}</text>`;
 }
 
 function drawLimit(limit: { readonly y: number; readonly label: string }, { y, options: { width } }: Frame): Html {
@@ -127,7 +129,7 @@ function drawLayer(layer: Layer, frame: Frame): HtmlValue {
       const tone = `mark ${layer.tone}`;
       return html`<line class="drop ${layer.tone}" x1="${x}" x2="${x}" y1="${y}" y2="${frame.options.height - BOTTOM}"/>
 <circle class="${tone}" cx="${x}" cy="${y}" r="5"/>
-<text class="label strong${right ? " end" : ""}" x="${right ? x - 10 : x + 10}" y="${y + 22}">${layer.label}</text>`;
+<text class="label strong${right ? " end" : ""}" x="${right ? x - 10 : x + 10}" y="${number((y + frame.options.height - BOTTOM) / 2)}">${layer.label}</text>`;
     }
   }
 }
@@ -178,12 +180,14 @@ function thin(points: readonly Point[]): readonly Point[] {
   return thinned;
 }
 
-function legend({ layers }: ChartOptions): HtmlValue {
-  let x = LEFT;
+/** After the y axis' label; a single line needs none. */
+function legend({ layers, yLabel }: ChartOptions): HtmlValue {
+  if (layers.length < 2) return null;
+  let x = Math.max(LEFT, 24 + yLabel.length * CHARACTER);
   return layers.flatMap((layer) => {
     if (layer.kind === "mark") return [];
     const start = x;
-    x += 34 + layer.name.length * 6.4;
+    x += 42 + layer.name.length * CHARACTER;
     const swatch =
       layer.kind === "band"
         ? html`<rect class="band ${layer.tone}" x="${start}" y="8" width="18" height="9"/>`

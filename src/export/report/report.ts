@@ -57,8 +57,8 @@ function header({ run, summary }: ReportData): Html {
 function tiles({ run, summary }: ReportData): Html {
   const { initial, final, best } = summary.heldOut;
   const all: HtmlValue[] = [
-    successTile("held-out success at the start", initial),
-    successTile(final === null ? "held-out success" : `held-out success after step ${final.step}`, final),
+    successTile("held-out success, start", initial),
+    successTile(final === null ? "held-out success" : `held-out success, step ${final.step}`, final),
     best !== null && best.step !== final?.step ? successTile(`best on dev: step ${best.step}`, best) : null,
     tile(`${summary.steps}`, `steps of ${run.steps}`),
     tile(summary.episodes.toLocaleString("en"), "episodes in sandboxes"),
@@ -70,9 +70,9 @@ function tiles({ run, summary }: ReportData): Html {
 function successTile(label: string, success: HeldOutSummary | null): HtmlValue {
   if (success === null) return null;
   const { rate, low, high, n, greedy } = success;
-  const interval = `${percent(low)} – ${percent(high)}, n = ${n}`;
+  const interval = `${(low * 100).toFixed(1)} to ${percent(high)}, n = ${n}`;
   const beside = greedy === null ? null : html`<span>greedy ${percent(greedy)}</span>`;
-  return html`<div class="card tile"><b>${percent(rate)}</b><span>${label}</span><span>${interval}</span>${beside}</div>`;
+  return html`<div class="card tile wide"><b>${percent(rate)}</b><span>${label}</span><span>${interval}</span>${beside}</div>`;
 }
 
 function tile(value: string, label: string): Html {
@@ -82,7 +82,7 @@ function tile(value: string, label: string): Html {
 function duration(seconds: number): string {
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+  if (minutes < 60) return `${(seconds / 60).toFixed(1)} min`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
@@ -149,10 +149,10 @@ ${group.failed.map(episode)}${group.solved.map(episode)}</section>`;
 
 function episode(detail: EpisodeDetail): Html {
   const solved = detail.reward >= 1;
-  const badge = html`<span class="badge ${solved ? "up" : "down"}">${solved ? "solved" : detail.stopReason}</span>`;
+  const badge = html`<span class="badge ${solved ? "up" : "down"}">${solved ? "solved" : "failed"}</span>`;
   const error = detail.error === null ? null : html`<p class="down">${cut(detail.error)}</p>`;
   const instruction = detail.instruction === null ? null : html`<pre>${cut(detail.instruction)}</pre>`;
-  return html`<details><summary>${badge}${detail.family} <span class="id">${detail.id} · reward ${detail.reward} · ${plural(detail.turns.length, "turn")}</span></summary>
+  return html`<details><summary>${badge}${detail.family} <span class="id">${detail.id} · reward ${detail.reward} · stopped: ${detail.stopReason} · ${plural(detail.turns.length, "turn")}</span></summary>
 ${instruction}${detail.turns.map(turn)}${error}</details>`;
 }
 

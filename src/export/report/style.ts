@@ -17,8 +17,9 @@ p { margin: 6px 0; }
 .lead, .note, .empty { color: var(--muted); }
 .note { font-size: 13px; max-width: 80ch; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 16px 18px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 22px 0; }
-.tile b { display: block; font-size: 22px; font-weight: 650; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 22px 0; }
+.tile { flex: 1 1 130px; } .tile.wide { flex: 2 1 200px; }
+.tile b { display: block; white-space: nowrap; font-size: 22px; font-weight: 650; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .tile span { display: block; font-size: 12.5px; color: var(--muted); }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 14px; }
 svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -40,10 +41,10 @@ svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: 12.5px; font-weight: 600; color: var(--muted); }
 th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-tr:last-child td { border-bottom: 0; } td.n, th.n { text-align: right; }
+tr:last-child td, tr:last-child th { border-bottom: 0; } td.n, th.n { text-align: right; }
 .scroll { overflow-x: auto; }
 .up { color: var(--good); } .down { color: var(--bad); }
-.bar { display: block; width: 120px; height: 10px; } .bar .track { fill: var(--rule); } .bar .first { fill: var(--grey); } .bar .last { fill: var(--blue); }
+.bar { display: inline-block; width: 120px; height: 10px; vertical-align: middle; margin-left: 12px; } .bar .track { fill: var(--rule); } .bar .first { fill: var(--grey); } .bar .last { fill: var(--blue); }
 details { border-top: 1px solid var(--rule); } details:last-child { border-bottom: 1px solid var(--rule); }
 summary { cursor: pointer; padding: 9px 2px; } summary .id { color: var(--muted); font-size: 12.5px; }
 .badge { display: inline-block; font-size: 12px; font-weight: 600; padding: 0 7px; border-radius: 4px; border: 1px solid currentColor; margin-right: 8px; }
