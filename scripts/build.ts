@@ -2,6 +2,7 @@
 
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { AleError } from "../src/core/errors.ts";
 import { ensureInstalled } from "./install.ts";
 import { REPOSITORY } from "./repository.ts";
 
@@ -37,5 +38,6 @@ try {
 } catch (error) {
   rmSync(join(REPOSITORY, ".build", "ale"), { force: true });
   console.error(`build failed: ${error instanceof Error ? error.message : error}`);
+  if (error instanceof AleError && error.hint !== undefined) console.error(`  next: ${error.hint}`);
   process.exit(1);
 }

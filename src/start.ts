@@ -4,7 +4,6 @@ import { setEmbeddedExperiments } from "./config/embedded.ts";
 import { AleError, errorMessage } from "./core/errors.ts";
 import type { Role } from "./device/role.ts";
 import { setEmbeddedModels } from "./models/policy-folder.ts";
-import { nativePath } from "./runtime/natives.ts";
 import { isCompiled, shippedFiles, shippedTexts } from "./runtime/shipped.ts";
 import { setLauncherPath } from "./sandbox/launcher-path.ts";
 import { setEmbeddedTasks } from "./tasks/source.ts";
@@ -38,7 +37,7 @@ export async function runCommandLine(argv: readonly string[]): Promise<never> {
 function registerShippedFiles(): void {
   setEmbeddedExperiments(shippedTexts("experiments"));
   setEmbeddedModels(shippedFiles("models"));
-  if (isCompiled) setLauncherPath(() => nativePath("ale-launcher"));
+  if (isCompiled) setLauncherPath(async () => (await import("./runtime/natives.ts")).nativePath("ale-launcher"));
   setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
 }
 

@@ -8,6 +8,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writ
 import { join } from "node:path";
 import { NATIVE_NAMES, type NativeManifest, type NativeName } from "../../src/runtime/natives.ts";
 import { EMBED_FOLDER } from "../../src/runtime/shipped.ts";
+import { buildLauncher } from "../../src/sandbox/launcher/build.ts";
 import { REPOSITORY } from "../repository.ts";
 
 /** Folders of data that are read at run time through `src/runtime/shipped.ts`. */
@@ -15,7 +16,7 @@ const DATA_FOLDERS = ["tasks", "sandboxes", "models", "experiments"] as const;
 
 const TOOLCHAIN_HINT =
   "install a C compiler and the C++ runtime: apt-get install gcc libc6-dev libstdc++6 (Debian, Ubuntu), " +
-  "dnf install gcc glibc-devel glibc-static libstdc++ (Fedora), apk add build-base (Alpine)";
+  "dnf install gcc glibc-devel glibc-static libstdc++ (Fedora)";
 
 /** Where the packages keep their libraries. */
 const PACKAGED: Partial<Record<NativeName, string>> = {
@@ -40,32 +41,20 @@ export async function stageEmbeds(): Promise<string> {
 }
 
 async function stageNative(name: NativeName, target: string): Promise<void> {
-  if (name === "ale-launcher") {
-    requireCompiler();
-    const builder = join(REPOSITORY, "src/sandbox/launcher/build.ts");
-    if (!existsSync(builder)) {
-      writeFileSync(target, "#!/bin/sh\nexit 99\n");
-      return;
-    } // TODO
-    await (await import(builder)).buildLauncher(target);
-    return;
-  }
+  if (name === "ale-launcher") return buildLauncher(target);
   const packaged = PACKAGED[name];
   const source = packaged === undefined ? compilerFile(name) : join(REPOSITORY, packaged);
   if (!existsSync(source)) throw new Error(`${source} is missing; run bun install --frozen-lockfile`);
   cpSync(realpathSync(source), target);
 }
 
-function requireCompiler(): void {
-  if (Bun.which("cc") === null) throw new Error(`no C compiler (cc) was found; ${TOOLCHAIN_HINT}`);
-}
-
 /** Path of a runtime library of the C compiler; it prints the bare name for one it does not have. */
 function compilerFile(name: string): string {
-  requireCompiler();
-  const { stdout } = Bun.spawnSync(["cc", `-print-file-name=${name}`], { timeout: 10_000 });
+  const compiler = Bun.which("cc") ?? Bun.which("gcc") ?? Bun.which("clang");
+  if (compiler === null) throw new Error(`no C compiler (cc, gcc or clang) was found; ${TOOLCHAIN_HINT}`);
+  const { stdout } = Bun.spawnSync([compiler, `-print-file-name=${name}`], { timeout: 10_000 });
   const path = stdout.toString().trim();
-  if (!path.startsWith("/") || !existsSync(path)) throw new Error(`cc does not know ${name}; ${TOOLCHAIN_HINT}`);
+  if (!path.startsWith("/") || !existsSync(path)) throw new Error(`${compiler} has no ${name}; ${TOOLCHAIN_HINT}`);
   return path;
 }
 

@@ -2,10 +2,10 @@
 
 let known: Promise<string> | undefined;
 
-let unpack: (() => string) | undefined;
+let unpack: (() => Promise<string>) | undefined;
 
 /** Called once at start-up by the compiled executable; `unpackLauncher` is called when the first sandbox is made. */
-export function setLauncherPath(unpackLauncher: () => string): void {
+export function setLauncherPath(unpackLauncher: () => Promise<string>): void {
   unpack = unpackLauncher;
   known = undefined;
 }
