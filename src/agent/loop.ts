@@ -119,7 +119,9 @@ class AgentLoop {
       if (stop !== undefined) return stop;
       context = encodeObservation(tokenizer, this.#tokens, observation);
       if (turn + 1 >= limits.maxTurns) {
-        this.#transcript.addContext(context, -1);
+        // nothing answers it, so it is shown only where there is room
+        if (this.#transcript.length + context.length <= limits.maxEpisodeTokens)
+          this.#transcript.addContext(context, -1);
         return "turns";
       }
     }
@@ -152,7 +154,7 @@ class AgentLoop {
     const seconds = limits.commandSeconds ?? task.timeouts.command;
     const result = await fromSandbox(
       sandbox.run(command, {
-        timeoutMs: Math.max(1, Math.min(seconds * 1000, this.#limitMs - this.#elapsed())),
+        timeoutMs: Math.max(1, Math.ceil(Math.min(seconds * 1000, this.#limitMs - this.#elapsed()))),
         maxOutputBytes: limits.maxObservationChars * OUTPUT_BYTES_PER_CHAR,
         signal: this.#abort.signal,
       }),

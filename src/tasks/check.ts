@@ -82,10 +82,10 @@ function selectInstances(suite: Suite, options: CheckOptions): Task[] {
   const splits = options.splits ?? SPLITS;
   const seed = options.seed ?? 0;
   const tasks = Array.from({ length: options.samples }, (_, i) => {
-    const family = suite.families[i % suite.families.length] as string;
+    const member = i % suite.families.length;
     const rotation = Math.floor(i / suite.families.length);
-    const split = splits[(i + rotation) % splits.length] as Split;
-    return suite.render(family, split, seed + rotation);
+    const split = splits[(member + rotation) % splits.length] as Split;
+    return suite.render(suite.families[member] as string, split, seed + rotation);
   });
   const seen = new Set<string>();
   return tasks.filter(({ id }) => !seen.has(id) && seen.add(id));
