@@ -21,4 +21,5 @@ if [ ! -L /work ] && ! has_special /work && diff -qr /tests/expected /work >/dev
     reward=1
   fi
 fi
+[ -d /logs/verifier ] || mkdir -p /logs/verifier
 echo "$reward" >/logs/verifier/reward.txt

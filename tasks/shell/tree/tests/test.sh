@@ -18,4 +18,5 @@ reward=0
 if [ ! -L /work ] && ! has_special /work && diff -qr /tests/expected /work >/dev/null 2>&1; then
   reward=1
 fi
+[ -d /logs/verifier ] || mkdir -p /logs/verifier
 echo "$reward" >/logs/verifier/reward.txt
