@@ -1,6 +1,7 @@
 /**
- * `bun run test [--all] [FILTER …]`: installs what is missing, then runs the unit tests, and with `--all` the end-to-end
- * tests in `test/` (real sandboxes, real engine, compiled executable) too. Ends with `N passed, N failed, N skipped`.
+ * `bun run test [--all | --end-to-end] [FILE …]`: installs what is missing, then runs the unit tests; with `--all` the
+ * end-to-end tests in `test/` (real sandboxes, real engine, compiled executable) too, with `--end-to-end` only those.
+ * Ends with `N passed, N failed, N skipped`.
  */
 
 import { ensureInstalled } from "./install.ts";
@@ -48,10 +49,14 @@ function lastCount(report: string, word: "pass" | "fail" | "skip"): number {
 
 async function main(argv: readonly string[]): Promise<boolean> {
   ensureInstalled();
-  const all = argv.includes("--all");
-  const filters = argv.filter((argument) => argument !== "--all");
-  const results = [await runTests(filters.length > 0 ? filters : ["src/", "scripts/"], UNIT_TEST_MS)];
-  if (all && filters.length === 0) results.push(await runTests(["test/"], END_TO_END_TEST_MS));
+  const files = argv.filter((argument) => !argument.startsWith("--"));
+  const results: Counts[] = [];
+  if (files.length > 0) results.push(await runTests(files, END_TO_END_TEST_MS));
+  else {
+    if (!argv.includes("--end-to-end")) results.push(await runTests(["src/", "scripts/"], UNIT_TEST_MS));
+    if (argv.includes("--end-to-end") || argv.includes("--all"))
+      results.push(await runTests(["test/"], END_TO_END_TEST_MS));
+  }
   const sum = (key: keyof Counts) => results.reduce((total, counts) => total + counts[key], 0);
   const ran = sum("passed") + sum("failed");
   if (ran === 0) console.error("no test ran");

@@ -4,10 +4,14 @@
  * inside the executable are replaced by names of the same length that no shell can export.
  */
 
-/** The names, longest first where one contains another. */
+/** The names; where one begins with another, the longer one comes first. */
 export const DISARMED_NAMES = [
   "BUN_OPTIONS",
   "BUN_BE_BUN",
+  // Open a debugger, through which any local program can run code in this one.
+  "BUN_INSPECT_CONNECT_TO",
+  "BUN_INSPECT_PRELOAD",
+  "BUN_INSPECT",
   // Write files wherever they say.
   "BUN_BYTECODE_ORDER_NAMES_OUT",
   "BUN_BYTECODE_ORDER_OUT",

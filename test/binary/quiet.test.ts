@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -31,6 +31,22 @@ describe("the executable keeps to itself", () => {
     const files = [...new Bun.Glob("**").scanSync({ cwd: home, dot: true })];
     expect(files.filter((path) => !/^\.cache\/ale\/|^\.local\/share\/ale\//.test(path))).toEqual([]);
     expect(telemetryLogs()).toEqual(before);
+  });
+
+  const untraceable = toolObstacle("strace");
+  test.skipIf(untraceable !== undefined)(titled("no debugger listens", untraceable), () => {
+    using folder = temporaryFolder();
+    writeFileSync(join(folder.path, "main.ts"), "await Bun.sleep(50);");
+    const built = run([process.execPath, "build", "--compile", "main.ts", "--outfile", "main"], { cwd: folder.path });
+    expect(built.exitCode).toBe(0);
+    const env = { HOME: folder.make("home"), BUN_INSPECT: "127.0.0.1:45871" };
+    const binds = (command: readonly string[]): boolean => {
+      const trace = join(folder.path, "trace");
+      run(["strace", "-f", "-qq", "-e", "trace=bind", "-o", trace, ...command], { env });
+      return readFileSync(trace, "utf8").includes("htons(45871)");
+    };
+    expect(binds([join(folder.path, "main")])).toBe(true);
+    expect(binds([ale, "doctor"])).toBe(false);
   });
 
   const obstacle = toolObstacle("strace") ?? mountNamespaceObstacle("--net");
