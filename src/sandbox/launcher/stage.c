@@ -133,6 +133,15 @@ static bool make_devices(const char *stage, char *error, size_t capacity) {
   return true;
 }
 
+static bool seal(const char *stage, const char *name, char *error, size_t capacity) {
+  char path[PATH_SIZE + 32];
+  format(path, sizeof path, "%s/%s", stage, name);
+  if (mount(path, path, NULL, MS_BIND, NULL) != 0 ||
+      mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
+    return fail(error, capacity, path);
+  return true;
+}
+
 /* `tmp` takes each sandbox's tmpfs, `root` its root file system; `none` and `nothing` hide folders and files. */
 static bool make_folders(const char *stage, char *error, size_t capacity) {
   static const char *const names[] = {"proc", "dev", "tmp", "root", "base", "none"};
@@ -145,7 +154,8 @@ static bool make_folders(const char *stage, char *error, size_t capacity) {
   int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
   if (fd < 0) return fail(error, capacity, path);
   close(fd);
-  return true;
+  /* Read-only mounts, and so are their binds: as an ordinary user, the sandboxes' root owns these. */
+  return seal(stage, "none", error, capacity) && seal(stage, "nothing", error, capacity);
 }
 
 bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity) {

@@ -1,0 +1,266 @@
+/** The control process's end of the launcher: requests out, replies in, and what happens when it dies. */
+
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { FileSink, Subprocess } from "bun";
+import { AleError, deadline, errorMessage } from "../core/errors.ts";
+import { launcherPath } from "./launcher-path.ts";
+import { concat, encodeMessage, encodeSettings, Flag, type Frame, FrameReader, Op, type OpCode } from "./protocol.ts";
+import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher } from "./registry.ts";
+
+const START_MS = 10_000;
+const STOP_MS = 3_000;
+const KEPT_STDERR = 4_000;
+
+/** `missing`: the launcher says that what was asked for does not exist. */
+export interface Reply {
+  readonly payload: Uint8Array;
+  readonly missing: boolean;
+}
+
+interface Pending {
+  readonly sandbox: number;
+  readonly op: OpCode;
+  readonly parts: Uint8Array[];
+  readonly resolve: (reply: Reply) => void;
+  readonly reject: (error: AleError) => void;
+  readonly timer: Timer;
+}
+
+export interface LauncherOptions {
+  readonly stateDir: string;
+  /** `off`: do not use control groups even where they can be had. */
+  readonly cgroups: "auto" | "off";
+}
+
+export class LauncherClient {
+  readonly isolation: string;
+  /** Resolves with the reason when the launcher has ended, however that came about. */
+  readonly ended: Promise<string>;
+  readonly #record: LauncherRecord;
+  readonly #connection: Connection;
+
+  private constructor(connection: Connection, isolation: string, record: LauncherRecord) {
+    this.#connection = connection;
+    this.isolation = isolation;
+    this.#record = record;
+    this.ended = connection.ended;
+  }
+
+  /**
+   * Starts a launcher.
+   * @throws AleError("sandbox") naming what this machine does not allow.
+   */
+  static async start(options: LauncherOptions): Promise<LauncherClient> {
+    const path = await launcherPath();
+    const record = await recordLauncher(options.stateDir);
+    const stage = join(record.folder, "stage");
+    await mkdir(stage, { recursive: true });
+    const connection = new Connection(path);
+    try {
+      record.launcher = connection.pid;
+      await record.save();
+      const settings = encodeSettings([
+        ["stage", stage],
+        ["name", record.name],
+        ["cgroups", options.cgroups === "auto" ? 1 : 0],
+      ]);
+      const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);
+      const answers = new TextDecoder().decode(reply.payload).split("\0");
+      const all = (key: string) => answers.filter((line) => line.startsWith(`${key}=`)).map((line) => line.slice(key.length + 1));
+      record.cgroups = all("cgroup");
+      await record.save();
+      await reapGroupsBeside(record.cgroups);
+      const [isolation] = all("isolation");
+      if (isolation === undefined) throw new AleError("sandbox", "the launcher did not name its isolation level");
+      return new LauncherClient(connection, isolation, record);
+    } catch (error) {
+      await connection.stop();
+      await forgetLauncher(record);
+      if (!(error instanceof AleError)) throw error;
+      throw new AleError("sandbox", `sandboxes cannot be made on this machine: ${error.message}`, {
+        hint: error.hint ?? startHint(error.message),
+        cause: error,
+      });
+    }
+  }
+
+  get pid(): number {
+    return this.#connection.pid;
+  }
+
+  get alive(): boolean {
+    return this.#connection.alive;
+  }
+
+  /** Sends one message and waits for its reply, at most `timeoutMs`; `what` names the wait. */
+  request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    return this.#connection.request(op, sandbox, payload, what, timeoutMs);
+  }
+
+  /** Like `request`, and returns the request's number for `cancel`. */
+  start(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): [number, Promise<Reply>] {
+    return this.#connection.start(op, sandbox, payload, what, timeoutMs);
+  }
+
+  cancel(request: number, sandbox: number): void {
+    this.#connection.send(encodeMessage(Op.cancel, request, sandbox, new Uint8Array(0)));
+  }
+
+  /** Calls `listener` once when the sandbox ends by itself. */
+  onGone(sandbox: number, listener: (reason: string) => void): void {
+    this.#connection.gone.set(sandbox, listener);
+  }
+
+  forget(sandbox: number): void {
+    this.#connection.gone.delete(sandbox);
+  }
+
+  /** Ends every sandbox and the launcher. */
+  async close(): Promise<void> {
+    await this.#connection.stop();
+    await forgetLauncher(this.#record);
+  }
+}
+
+/** What to do about the usual reasons why namespaces cannot be made. */
+function startHint(message: string): string {
+  if (/user namespace|new namespaces|uid_map|gid_map/.test(message))
+    return (
+      "allow user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), " +
+      "`sysctl -w user.max_user_namespaces=65536`; in a container, start it with --privileged; then `ale doctor`"
+    );
+  if (/mount|pivot_root|proc/.test(message)) return "run outside a restricted container, or start it with --privileged";
+  return "run `ale doctor`, which tries each part by itself";
+}
+
+/** The launcher process and the requests in flight. */
+class Connection {
+  readonly gone = new Map<number, (reason: string) => void>();
+  readonly ended: Promise<string>;
+  readonly #process: Subprocess<"pipe", "pipe", "pipe">;
+  readonly #input: FileSink;
+  readonly #pending = new Map<number, Pending>();
+  #nextRequest = 1;
+  #flushing = false;
+  #reason: string | undefined;
+  #stderr = "";
+
+  constructor(path: string) {
+    // An empty environment: the sandboxes' inits are clones of this process.
+    this.#process = Bun.spawn([path], { stdin: "pipe", stdout: "pipe", stderr: "pipe", env: {}, cwd: "/" });
+    this.#input = this.#process.stdin;
+    this.ended = this.#read();
+    this.#readErrors();
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  get alive(): boolean {
+    return this.#reason === undefined;
+  }
+
+  async #readErrors(): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of this.#process.stderr)
+      this.#stderr = (this.#stderr + decoder.decode(chunk, { stream: true })).slice(-KEPT_STDERR);
+  }
+
+  async #read(): Promise<string> {
+    const reader = new FrameReader();
+    try {
+      for await (const chunk of this.#process.stdout) for (const frame of reader.push(chunk)) this.#receive(frame);
+    } catch (error) {
+      this.#stderr += `\n${errorMessage(error)}`;
+      this.#process.kill("SIGKILL");
+    }
+    await this.#process.exited;
+    const { signalCode, exitCode } = this.#process;
+    const told = this.#stderr.trim();
+    const how = signalCode === null ? `ended with code ${exitCode}` : `was ended by ${signalCode}`;
+    this.#reason = `the sandbox launcher ${how}${told === "" ? "" : `: ${told}`}`;
+    const error = new AleError("sandbox", this.#reason, { hint: "the next sandbox starts a new launcher" });
+    for (const pending of this.#pending.values()) {
+      clearTimeout(pending.timer);
+      pending.reject(error);
+    }
+    this.#pending.clear();
+    for (const listener of this.gone.values()) listener(this.#reason);
+    this.gone.clear();
+    return this.#reason;
+  }
+
+  #receive(frame: Frame): void {
+    if (frame.op === Op.gone) {
+      this.#sandboxGone(frame);
+      return;
+    }
+    const pending = this.#pending.get(frame.request);
+    // A late reply after a deadline, or one that a sandbox made up: the request must be its own.
+    if (pending === undefined || pending.sandbox !== frame.sandbox) return;
+    pending.parts.push(frame.payload);
+    if (frame.flags & Flag.more) return;
+    this.#pending.delete(frame.request);
+    clearTimeout(pending.timer);
+    const missing = (frame.flags & Flag.missing) !== 0;
+    if (missing || (frame.flags & Flag.error) === 0) pending.resolve({ payload: concat(pending.parts), missing });
+    else pending.reject(new AleError("sandbox", new TextDecoder().decode(frame.payload)));
+  }
+
+  #sandboxGone(frame: Frame): void {
+    const reason = new TextDecoder().decode(frame.payload);
+    const error = new AleError("sandbox", `sandbox ${frame.sandbox} is gone: ${reason}`);
+    for (const [request, pending] of this.#pending) {
+      if (pending.sandbox !== frame.sandbox || pending.op === Op.destroy || pending.op === Op.limits) continue;
+      this.#pending.delete(request);
+      clearTimeout(pending.timer);
+      pending.reject(error);
+    }
+    this.gone.get(frame.sandbox)?.(reason);
+    this.gone.delete(frame.sandbox);
+  }
+
+  request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    return this.start(op, sandbox, payload, what, timeoutMs)[1];
+  }
+
+  start(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): [number, Promise<Reply>] {
+    const request = this.#nextRequest;
+    this.#nextRequest = request === 0xffffffff ? 1 : request + 1;
+    if (this.#reason !== undefined) return [request, Promise.reject(new AleError("sandbox", this.#reason))];
+    const reply = new Promise<Reply>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#pending.delete(request);
+        reject(new AleError("sandbox", `${what}: the sandbox launcher did not answer within ${timeoutMs} ms`));
+      }, timeoutMs);
+      this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, timer });
+    });
+    this.send(encodeMessage(op, request, sandbox, payload));
+    return [request, reply];
+  }
+
+  send(bytes: Uint8Array): void {
+    if (this.#reason !== undefined) return;
+    this.#input.write(bytes);
+    if (this.#flushing) return;
+    this.#flushing = true;
+    queueMicrotask(() => {
+      this.#flushing = false;
+      // A dead launcher is told by the end of its output; here its pipe is merely broken.
+      Promise.resolve(this.#input.flush()).catch(() => {});
+    });
+  }
+
+  /** The launcher ends its sandboxes when its input ends. */
+  async stop(): Promise<void> {
+    await Promise.resolve(this.#input.end()).catch(() => {});
+    try {
+      await deadline("the end of the sandbox launcher", STOP_MS, this.ended, "sandbox");
+    } catch {
+      this.#process.kill("SIGKILL");
+      await this.ended;
+    }
+  }
+}

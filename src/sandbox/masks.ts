@@ -1,0 +1,38 @@
+/** Which of the host's paths to hide, as paths inside a sandbox of a profile. */
+
+import { realpathSync } from "node:fs";
+import { isAbsolute, join, relative } from "node:path";
+import type { SandboxProfile } from "./profiles.ts";
+
+/** Top-level folders that the `host` profile may show, besides its binds. */
+const HOST_FOLDERS = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+function resolveLinks(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+/** `path` below `folder`, or `undefined` when it is elsewhere or `folder` itself. */
+function below(folder: string, path: string): string | undefined {
+  const rest = relative(folder, path);
+  return rest === "" || rest.startsWith("..") || isAbsolute(rest) ? undefined : rest;
+}
+
+/** Masks for a profile: each host path that would be visible, both as it was given and with links resolved. */
+export function masksFor(profile: SandboxProfile, hostPaths: readonly string[]): string[] {
+  const masks = new Set(profile.masks);
+  for (const path of new Set([...hostPaths, ...hostPaths.map(resolveLinks)])) {
+    if (!isAbsolute(path)) continue;
+    if (profile.kind === "directory") {
+      const inside = below(resolveLinks(profile.root), path);
+      if (inside !== undefined) masks.add(join("/", inside));
+    }
+    const shown = profile.kind === "host" ? [...HOST_FOLDERS, ...profile.binds] : profile.binds;
+    if (shown.some((folder) => below(folder, path) !== undefined || folder === path)) masks.add(path);
+  }
+  // A link is not covered by covering what it leads to, and covering it would cover the wrong thing.
+  return [...masks].filter((mask) => profile.kind === "directory" || resolveLinks(mask) === mask || !isAbsolute(mask)).sort();
+}

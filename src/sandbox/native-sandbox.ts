@@ -1,0 +1,183 @@
+/** One sandbox of the `native` backend, as the control process sees it. */
+
+import { isAbsolute } from "node:path";
+import { AleError } from "../core/errors.ts";
+import type { CommandOptions, CommandResult, LimitEvents, Sandbox, SandboxArchive } from "../core/ports.ts";
+import type { SandboxFile } from "../core/types.ts";
+import type { LauncherClient, Reply } from "./launcher-client.ts";
+import {
+  concat,
+  decodeResult,
+  encodeCommand,
+  encodeFiles,
+  encodeImport,
+  encodePath,
+  encodeText,
+  Op,
+  type OpCode,
+} from "./protocol.ts";
+
+/** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
+const COMMAND_GRACE_MS = 15_000;
+const FILES_MS = 30_000;
+const KILL_MS = 10_000;
+const LIMITS_MS = 10_000;
+const DESTROY_MS = 20_000;
+
+/** What `exec` throws when the program is not there. */
+export class ProgramMissing extends AleError {
+  constructor(program: string) {
+    super("sandbox", `there is no program ${program} in the sandbox`, { hint: "name one that the profile has" });
+    this.name = "ProgramMissing";
+  }
+}
+
+export class NativeSandbox implements Sandbox {
+  readonly id: string;
+  readonly isolation: string;
+  readonly #launcher: LauncherClient;
+  readonly #number: number;
+  readonly #onDestroyed: (sandbox: NativeSandbox) => void;
+  #gone: string | undefined;
+  #destroyed: Promise<void> | undefined;
+
+  /** `number` is the launcher's name for it; `onDestroyed` is called once. */
+  constructor(launcher: LauncherClient, number: number, onDestroyed: (sandbox: NativeSandbox) => void) {
+    this.#launcher = launcher;
+    this.#number = number;
+    this.#onDestroyed = onDestroyed;
+    this.id = `s${number}`;
+    this.isolation = launcher.isolation;
+    launcher.onGone(number, (reason) => {
+      this.#gone ??= reason;
+    });
+  }
+
+  /** Whether it can still be used. */
+  get alive(): boolean {
+    return this.#gone === undefined && this.#destroyed === undefined;
+  }
+
+  #check(): void {
+    if (this.#destroyed !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is destroyed`);
+    if (this.#gone !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is gone: ${this.#gone}`);
+  }
+
+  async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    this.#check();
+    return this.#launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
+  }
+
+  async upload(folder: string, files: readonly SandboxFile[]): Promise<void> {
+    await this.importFolder(folder, encodeFiles(files));
+  }
+
+  /** Like `upload`, but what lies at `folder` is removed first, links and all. */
+  async replaceFolder(folder: string, files: readonly SandboxFile[]): Promise<void> {
+    checkPath(folder);
+    await this.#request(Op.import, encodeImport(folder, encodeFiles(files), true), `replacing ${folder}`, FILES_MS);
+  }
+
+  async run(command: string, options: CommandOptions): Promise<CommandResult> {
+    const text = encodeText("the command", command);
+    const payload = encodeCommand(options.timeoutMs, options.maxOutputBytes, text);
+    const reply = await this.#command(Op.run, payload, "a command", options);
+    return toResult(reply.payload);
+  }
+
+  async exec(argv: readonly string[], options: CommandOptions & { readonly cwd: string }): Promise<CommandResult> {
+    const [program] = argv;
+    if (program === undefined) throw new AleError("sandbox", "exec needs a program");
+    checkPath(options.cwd);
+    const end = new Uint8Array(1);
+    const strings = concat([options.cwd, ...argv].flatMap((part) => [encodeText("an argument", part), end]));
+    const payload = encodeCommand(options.timeoutMs, options.maxOutputBytes, strings);
+    const reply = await this.#command(Op.exec, payload, program, options);
+    if (reply.missing) throw new ProgramMissing(program);
+    return toResult(reply.payload);
+  }
+
+  async #command(op: OpCode, payload: Uint8Array, what: string, options: CommandOptions): Promise<Reply> {
+    this.#check();
+    const { signal } = options;
+    throwIfAborted(signal, what);
+    const limitMs = options.timeoutMs + COMMAND_GRACE_MS;
+    const [request, reply] = this.#launcher.start(op, this.#number, payload, `${what} in sandbox ${this.id}`, limitMs);
+    const abort = () => this.#launcher.cancel(request, this.#number);
+    signal?.addEventListener("abort", abort, { once: true });
+    try {
+      const result = await reply;
+      throwIfAborted(signal, what);
+      return result;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  async readFile(path: string, maxBytes: number): Promise<Uint8Array | null> {
+    checkPath(path);
+    const reply = await this.#request(Op.read, encodePath(maxBytes, path), `reading ${path}`, FILES_MS);
+    return reply.missing ? null : reply.payload;
+  }
+
+  async killAll(): Promise<void> {
+    await this.#request(Op.killAll, new Uint8Array(0), "ending all processes", KILL_MS);
+  }
+
+  async exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive> {
+    checkPath(folder);
+    const reply = await this.#request(Op.export, encodePath(maxBytes, folder), `exporting ${folder}`, FILES_MS);
+    if (reply.missing) throw new AleError("sandbox", `there is no folder ${folder} in sandbox ${this.id}`);
+    return reply.payload;
+  }
+
+  async importFolder(folder: string, archive: SandboxArchive): Promise<void> {
+    checkPath(folder);
+    await this.#request(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
+  }
+
+  /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
+  async limitEvents(): Promise<LimitEvents> {
+    if (this.#destroyed !== undefined) this.#check();
+    const what = `the limits of sandbox ${this.id}`;
+    const reply = await this.#launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
+    const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
+    return { memory: view.getUint32(0, true), pids: view.getUint32(4, true), disk: view.getUint32(8, true) };
+  }
+
+  destroy(): Promise<void> {
+    this.#destroyed ??= this.#destroy();
+    return this.#destroyed;
+  }
+
+  async #destroy(): Promise<void> {
+    this.#launcher.forget(this.#number);
+    try {
+      const what = `destroying sandbox ${this.id}`;
+      await this.#launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
+    } catch (error) {
+      // With the launcher, all its sandboxes have ended.
+      if (this.#gone === undefined && this.#launcher.alive) throw error;
+    } finally {
+      this.#onDestroyed(this);
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.destroy();
+  }
+}
+
+function checkPath(path: string): void {
+  if (!isAbsolute(path)) throw new AleError("sandbox", `a path in a sandbox must be absolute, not "${path}"`);
+}
+
+function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) throw new AleError("interrupted", `${what} was cancelled`, { cause: signal.reason });
+}
+
+function toResult(payload: Uint8Array): CommandResult {
+  const { status, code, output, outputBytes, truncated, ms } = decodeResult(payload);
+  const ended = status === "exited" || status === "shell_died";
+  return { exitCode: ended ? code : null, output, outputBytes, truncated, status, ms };
+}

@@ -1,0 +1,260 @@
+/**
+ * Makes sandboxes: one launcher, profiles registered once, warm pools refilled in the background. A launcher that dies
+ * takes its sandboxes with it; the next sandbox starts a new one.
+ */
+
+import { resolve } from "node:path";
+import { AleError } from "../core/errors.ts";
+import type { SandboxProvider } from "../core/ports.ts";
+import type { EnvironmentSpec } from "../core/types.ts";
+import { LauncherClient } from "./launcher-client.ts";
+import { masksFor } from "./masks.ts";
+import { NativeSandbox } from "./native-sandbox.ts";
+import { loadProfile } from "./profiles.ts";
+import { encodeSettings, Op } from "./protocol.ts";
+import { reapOrphans } from "./registry.ts";
+
+export interface SandboxProviderOptions {
+  /** Host paths that no sandbox may see: Ale itself, its caches and data, task folders. */
+  readonly maskPaths: readonly string[];
+  /** Folder for what has to be found again after a crash. Made when missing. */
+  readonly stateDir: string;
+  /** `off`: limits by rlimits and a watcher even where control groups can be had. Default `auto`. */
+  readonly cgroups?: "auto" | "off";
+  /** Warm sandboxes being made at once. Default 4. */
+  readonly warmConcurrency?: number;
+}
+
+/** A provider that can also leave out the shell, for sandboxes that only grade. */
+export interface NativeSandboxProvider extends SandboxProvider {
+  /** A fresh sandbox, never from the pool, whose shell starts with the first `run`. */
+  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
+  create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
+  /** Sandboxes that wait to be handed out. */
+  readonly warmCount: number;
+  /** Process id of the launcher, for tests and diagnosis. */
+  readonly launcherPid: number;
+}
+
+const CREATE_MS = 30_000;
+const REGISTER_MS = 10_000;
+
+interface Pool {
+  readonly environment: EnvironmentSpec;
+  readonly ready: NativeSandbox[];
+  target: number;
+  making: number;
+}
+
+/** The launcher in use, with the profiles it knows. */
+interface Launcher {
+  readonly client: LauncherClient;
+  readonly bases: Map<string, Promise<number>>;
+}
+
+class Supervisor implements NativeSandboxProvider {
+  readonly isolation: string;
+  readonly #options: SandboxProviderOptions;
+  readonly #pools = new Map<string, Pool>();
+  readonly #living = new Set<NativeSandbox>();
+  #launcher: Promise<Launcher>;
+  #current: LauncherClient;
+  #nextNumber = 1;
+  #making = 0;
+  #closed: Promise<void> | undefined;
+
+  constructor(options: SandboxProviderOptions, client: LauncherClient) {
+    this.#options = options;
+    this.isolation = client.isolation;
+    this.#current = client;
+    this.#launcher = Promise.resolve(this.#adopt(client));
+  }
+
+  #adopt(client: LauncherClient): Launcher {
+    this.#current = client;
+    client.ended.then(() => this.#replace(client));
+    return { client, bases: new Map() };
+  }
+
+  /** Runs when a launcher has ended. What waits in the pools ended with it. */
+  #replace(ended: LauncherClient): void {
+    if (this.#closed !== undefined) return;
+    for (const pool of this.#pools.values()) pool.ready.length = 0;
+    const options = { stateDir: this.#options.stateDir, cgroups: this.#options.cgroups ?? "auto" };
+    this.#launcher = ended
+      .close()
+      .then(() => LauncherClient.start(options))
+      .then((client) => this.#adopt(client));
+    this.#launcher.then(
+      () => this.#refill(),
+      () => {}, // told to whoever asks for a sandbox
+    );
+  }
+
+  get warmCount(): number {
+    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.ready.length, 0);
+  }
+
+  get launcherPid(): number {
+    return this.#current.pid;
+  }
+
+  /** The launcher's number for a profile; registered on first use. */
+  #base(launcher: Launcher, name: string): Promise<number> {
+    let base = launcher.bases.get(name);
+    if (base === undefined) {
+      const id = launcher.bases.size;
+      base = this.#register(launcher.client, name, id);
+      launcher.bases.set(name, base);
+    }
+    return base;
+  }
+
+  async #register(client: LauncherClient, name: string, id: number): Promise<number> {
+    const profile = loadProfile(name);
+    const settings: [string, string | number][] = [["id", id]];
+    if (profile.kind === "directory") settings.push(["root", profile.root]);
+    for (const bind of profile.binds) settings.push(["bind", bind]);
+    for (const mask of masksFor(profile, this.#options.maskPaths)) settings.push(["mask", mask]);
+    const what = `registering sandbox profile "${name}"`;
+    try {
+      await client.request(Op.base, 0, encodeSettings(settings), what, REGISTER_MS);
+    } catch (error) {
+      throw new AleError("sandbox", `sandbox profile "${name}" cannot be used: ${String((error as Error).message)}`, {
+        hint: `look at sandboxes/${name}.toml, and at what \`ale doctor\` says`,
+        cause: error,
+      });
+    }
+    return id;
+  }
+
+  async #make(environment: EnvironmentSpec, session: boolean): Promise<NativeSandbox> {
+    if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    const launcher = await this.#launcher;
+    const base = await this.#base(launcher, environment.profile);
+    const number = this.#nextNumber++;
+    const sandbox = new NativeSandbox(launcher.client, number, (ended) => this.#living.delete(ended));
+    this.#living.add(sandbox);
+    try {
+      const settings = encodeSettings([["base", base], ["session", session ? 1 : 0], ...limitSettings(environment)]);
+      await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+      return sandbox;
+    } catch (error) {
+      await sandbox.destroy().catch(() => {});
+      if (!(error instanceof AleError)) throw error;
+      throw new AleError("sandbox", `a sandbox could not be made: ${error.message}`, {
+        hint: error.hint ?? "`ale doctor` tries each part by itself",
+        cause: error,
+      });
+    }
+  }
+
+  async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    const pool = this.#pools.get(keyOf(environment));
+    for (let sandbox = pool?.ready.shift(); sandbox !== undefined; sandbox = pool?.ready.shift()) {
+      this.#refill();
+      if (sandbox.alive) return sandbox;
+    }
+    return this.#unlessAborted(this.#make(environment, true), signal);
+  }
+
+  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#unlessAborted(this.#make(environment, false), signal);
+  }
+
+  async #unlessAborted(making: Promise<NativeSandbox>, signal: AbortSignal | undefined): Promise<NativeSandbox> {
+    const sandbox = await making;
+    if (!signal?.aborted) return sandbox;
+    await sandbox.destroy();
+    throw new AleError("interrupted", "making a sandbox was cancelled", { cause: signal.reason });
+  }
+
+  warm(environment: EnvironmentSpec, count: number): void {
+    const key = keyOf(environment);
+    const pool = this.#pools.get(key) ?? { environment, ready: [], target: 0, making: 0 };
+    pool.target = count;
+    this.#pools.set(key, pool);
+    this.#refill();
+  }
+
+  #refill(): void {
+    const limit = this.#options.warmConcurrency ?? 4;
+    for (const pool of this.#pools.values()) {
+      while (this.#making < limit && this.#closed === undefined && pool.ready.length + pool.making < pool.target) {
+        pool.making++;
+        this.#making++;
+        this.#fill(pool);
+      }
+    }
+  }
+
+  async #fill(pool: Pool): Promise<void> {
+    let made: NativeSandbox | undefined;
+    try {
+      made = await this.#make(pool.environment, true);
+    } catch {
+      // The next `create` meets the same error and tells it; until then the pool stays smaller.
+      pool.target = 0;
+    }
+    pool.making--;
+    this.#making--;
+    if (made !== undefined && this.#closed === undefined) pool.ready.push(made);
+    this.#refill();
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    const launcher = await this.#launcher.catch(() => undefined);
+    await launcher?.client.close();
+    this.#pools.clear();
+    this.#living.clear();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+function keyOf(environment: EnvironmentSpec): string {
+  const { profile, workdir, cpus, memoryBytes, diskBytes, pids } = environment;
+  return JSON.stringify([profile, workdir, cpus, memoryBytes, diskBytes, pids]);
+}
+
+const MIN_MEMORY = 16 << 20;
+const MIN_DISK = 1 << 20;
+
+/** Limits of an environment, as the launcher takes them. */
+function limitSettings({ workdir, cpus, memoryBytes, diskBytes, pids }: EnvironmentSpec): [string, string | number][] {
+  if (!workdir.startsWith("/") || resolve(workdir) !== workdir || workdir === "/")
+    throw new AleError("sandbox", `environment.workdir must be an absolute folder such as /work, not "${workdir}"`);
+  const refuse = (what: string, least: string) => {
+    throw new AleError("sandbox", `environment.${what} is too small for a sandbox`, { hint: `at least ${least}` });
+  };
+  if (!(memoryBytes >= MIN_MEMORY)) refuse("memory_mb", "16");
+  if (!(diskBytes >= MIN_DISK)) refuse("storage_mb", "1");
+  if (!(pids >= 4)) refuse("pids", "4");
+  if (!(cpus > 0)) refuse("cpus", "0.01");
+  return [
+    ["workdir", workdir],
+    ["memory", Math.floor(memoryBytes)],
+    ["disk", Math.floor(diskBytes)],
+    ["inodes", Math.min(1 << 20, Math.max(2048, Math.floor(diskBytes / 8192)))],
+    ["pids", Math.floor(pids)],
+    ["cpu", Math.max(10, Math.floor(cpus * 1000))],
+  ];
+}
+
+/**
+ * Starts a launcher and returns the sandboxes' provider. Removes first what a killed `ale` left in `stateDir`.
+ * @throws AleError("sandbox") when this machine does not allow sandboxes; the hint says what would.
+ */
+export async function createSandboxProvider(options: SandboxProviderOptions): Promise<NativeSandboxProvider> {
+  await reapOrphans(options.stateDir);
+  const cgroups = options.cgroups ?? "auto";
+  return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));
+}
+
