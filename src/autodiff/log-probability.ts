@@ -78,10 +78,10 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   }
 }
 
-/** Σ_j a_ij · b_ij as a batch of [1, V] · [V, 1] products, which needs no product matrix in memory. */
+/** Σ_j a_ij · b_ij per row. */
 function rowDot(graph: Graph, a: Tensor, b: Tensor): Tensor {
-  const [rows, width] = a.shape as [number, number];
-  const left = reshape(graph, a, [rows, 1, width]);
-  const right = reshape(graph, b, [rows, width, 1]);
-  return reshape(graph, graph.apply("MatMul", [left, right], [rows, 1, 1]), [rows, 1]);
+  const product = graph.apply("Mul", [a, b], a.shape);
+  return graph.apply("ReduceSum", [product, graph.integers([1])], [a.shape[0] as number, 1], {
+    attributes: { keepdims: { int: 1 } },
+  });
 }

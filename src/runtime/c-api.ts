@@ -32,6 +32,7 @@ const FUNCTIONS = {
   releaseSession: { index: 95, args: ["ptr"], returns: "void" },
   releaseValue: { index: 96, args: ["ptr"], returns: "void" },
   releaseSessionOptions: { index: 100, args: ["ptr"], returns: "void" },
+  createAndRegisterAllocator: { index: 144, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
   addSessionConfigEntry: { index: 130, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
 } as const;
 
@@ -91,6 +92,9 @@ function load(): CApi {
   const cpuMemory = make("describe host memory", (o) =>
     call.createCpuMemoryInfo(ARENA_ALLOCATOR, MEMORY_TYPE_DEFAULT, o),
   );
+  // Sessions ask for this allocator (`session.use_env_allocators`): with one arena each, every shape in use would keep its
+  // own activations for good.
+  check(call.createAndRegisterAllocator(environment, cpuMemory, null), "register the shared allocator");
   return { call, check, make, environment, cpuMemory };
 }
 

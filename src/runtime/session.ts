@@ -19,6 +19,8 @@ export interface SessionOptions {
   readonly spinning?: boolean;
   /** Default `all`. */
   readonly optimization?: OptimizationLevel;
+  /** Plan one block for all temporaries of a run; faster for some graphs, costs memory. Default false. */
+  readonly memoryPattern?: boolean;
   /** Entries of `onnxruntime_session_options_config_keys.h`. */
   readonly config?: Readonly<Record<string, string>>;
   /** Write an operator profile to files with this prefix when the session is released. */
@@ -98,8 +100,13 @@ function applyOptions(api: CApi, native: number, options: SessionOptions): void 
   check(call.setIntraOpNumThreads(native, options.threads), "set threads");
   const level = OPTIMIZATION_CODES[options.optimization ?? "all"];
   check(call.setSessionGraphOptimizationLevel(native, level), "set optimization level");
+  if (options.memoryPattern !== true) check(call.disableMemPattern(native), "turn the memory pattern off");
   check(call.setSessionLogSeverityLevel(native, LOG_FATAL), "set log level");
-  const entries = { "session.intra_op.allow_spinning": options.spinning ? "1" : "0", ...options.config };
+  const entries = {
+    "session.intra_op.allow_spinning": options.spinning ? "1" : "0",
+    "session.use_env_allocators": "1",
+    ...options.config,
+  };
   for (const [key, value] of Object.entries(entries)) {
     const nativeKey = allocateString(key);
     const nativeValue = allocateString(value);
