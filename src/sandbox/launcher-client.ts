@@ -67,7 +67,8 @@ export class LauncherClient {
       ]);
       const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);
       const answers = new TextDecoder().decode(reply.payload).split("\0");
-      const all = (key: string) => answers.filter((line) => line.startsWith(`${key}=`)).map((line) => line.slice(key.length + 1));
+      const all = (key: string) =>
+        answers.filter((line) => line.startsWith(`${key}=`)).map((line) => line.slice(key.length + 1));
       record.cgroups = all("cgroup");
       await record.save();
       await reapGroupsBeside(record.cgroups);

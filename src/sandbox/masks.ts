@@ -34,5 +34,7 @@ export function masksFor(profile: SandboxProfile, hostPaths: readonly string[]):
     if (shown.some((folder) => below(folder, path) !== undefined || folder === path)) masks.add(path);
   }
   // A link is not covered by covering what it leads to, and covering it would cover the wrong thing.
-  return [...masks].filter((mask) => profile.kind === "directory" || resolveLinks(mask) === mask || !isAbsolute(mask)).sort();
+  return [...masks]
+    .filter((mask) => profile.kind === "directory" || resolveLinks(mask) === mask || !isAbsolute(mask))
+    .sort();
 }

@@ -61,7 +61,8 @@ export async function recordLauncher(stateDir: string): Promise<LauncherRecord> 
     async save() {
       const pid = record.launcher;
       const launcherStart = pid === undefined ? undefined : await startTime(pid);
-      const launcher = pid === undefined || launcherStart === undefined ? {} : { launcher: { pid, start: launcherStart } };
+      const launcher =
+        pid === undefined || launcherStart === undefined ? {} : { launcher: { pid, start: launcherStart } };
       const stored: StoredRecord = { owner, ...launcher, cgroups: record.cgroups };
       await writeFile(join(folder, "record.partial"), JSON.stringify(stored));
       await rename(join(folder, "record.partial"), join(folder, "record.json"));

@@ -257,4 +257,3 @@ export async function createSandboxProvider(options: SandboxProviderOptions): Pr
   const cgroups = options.cgroups ?? "auto";
   return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));
 }
-

@@ -34,9 +34,13 @@ async function compile(compiler: string, sources: readonly string[], outFile: st
   clearTimeout(timer);
   if (code === 0) return;
   const missing = /cannot find -lc|cannot find -l|libc\.a/.test(message);
-  throw new AleError("sandbox", `${compiler} could not compile the sandbox launcher:\n${message.trim().slice(0, 2000)}`, {
-    hint: missing ? INSTALL_HINT : "report this with the compiler's version (`cc --version`)",
-  });
+  throw new AleError(
+    "sandbox",
+    `${compiler} could not compile the sandbox launcher:\n${message.trim().slice(0, 2000)}`,
+    {
+      hint: missing ? INSTALL_HINT : "report this with the compiler's version (`cc --version`)",
+    },
+  );
 }
 
 /** Path of the compiled launcher in the cache, compiled now when its sources changed. */

@@ -1,0 +1,206 @@
+/**
+ * Grading: the task's `tests/test.sh` decides, after the agent's processes are gone.
+ *
+ *  - `clean`    only the working directory is carried into a fresh sandbox; nothing else the agent did can matter
+ *  - `stopped`  the same sandbox, its processes ended; for tasks whose result lies outside the working directory
+ *  - `live`     the same sandbox, its processes running; for tasks that leave a service behind
+ */
+
+import { AleError, errorMessage } from "../core/errors.ts";
+import type { CommandResult, Sandbox, SandboxProvider } from "../core/ports.ts";
+import type { GradingMode, Task } from "../core/types.ts";
+import { type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
+import { quoteFound, readReward, VERIFIER_FOLDER } from "./reward.ts";
+
+const TESTS_FOLDER = "/tests";
+const MAX_OUTPUT_BYTES = 16 << 10;
+
+export interface GradeOptions {
+  /** Default `clean`. */
+  readonly mode?: GradingMode;
+  readonly signal?: AbortSignal;
+}
+
+/** Milliseconds of each part of grading; parts a mode does not have are 0. */
+export interface GradePhases {
+  /** Ending the agent's processes. */
+  readonly stop: number;
+  /** Taking the working directory out. */
+  readonly export: number;
+  /** Making the fresh sandbox; done while the agent's is stopped and exported. */
+  readonly create: number;
+  /** Placing working directory and tests. */
+  readonly place: number;
+  readonly test: number;
+  /** Ending the tests' processes and reading the reward. */
+  readonly read: number;
+}
+
+export interface GradeResult {
+  readonly reward: number;
+  readonly mode: GradingMode;
+  readonly ms: number;
+  readonly phases: GradePhases;
+  /** Why there is no reward: the episode ends with `grader_error`. */
+  readonly error?: string;
+}
+
+type GradeSandbox = Sandbox & Partial<Pick<NativeSandbox, "replaceFolder">>;
+
+/** Grades what is in a sandbox. Rejects only when cancelled; everything else that fails is in `error`. */
+export async function grade(
+  provider: SandboxProvider,
+  sandbox: Sandbox,
+  task: Task,
+  options: GradeOptions = {},
+): Promise<GradeResult> {
+  const mode = options.mode ?? "clean";
+  const clock = new PhaseClock();
+  const started = performance.now();
+  const done = (reward: number, error?: string): GradeResult => ({
+    reward,
+    mode,
+    ms: performance.now() - started,
+    phases: clock.phases,
+    ...(error === undefined ? {} : { error }),
+  });
+  try {
+    const verdict =
+      mode === "clean"
+        ? await gradeClean(provider, sandbox, task, clock, options.signal)
+        : await gradeInPlace(sandbox, task, mode, clock, options.signal);
+    return "error" in verdict ? done(0, verdict.error) : done(verdict.reward);
+  } catch (error) {
+    if (error instanceof AleError && error.code === "interrupted") throw error;
+    return done(0, errorMessage(error));
+  }
+}
+
+type Judged = { readonly reward: number } | { readonly error: string };
+
+async function gradeClean(
+  provider: SandboxProvider,
+  sandbox: Sandbox,
+  task: Task,
+  clock: PhaseClock,
+  signal: AbortSignal | undefined,
+): Promise<Judged> {
+  const { environment } = task;
+  const making = clock.time("create", () => makeFresh(provider, task, signal));
+  making.catch(() => {}); // awaited below, when the agent's sandbox is done with
+  let archive: Uint8Array;
+  try {
+    await clock.time("stop", () => sandbox.killAll());
+    archive = await clock.time("export", () => sandbox.exportFolder(environment.workdir, environment.diskBytes));
+  } catch (error) {
+    await making.then((fresh) => fresh.destroy()).catch(() => {});
+    throw error;
+  }
+  const fresh = await making;
+  try {
+    await clock.time("place", async () => {
+      await Promise.all([
+        fresh.importFolder(environment.workdir, archive),
+        fresh.upload(TESTS_FOLDER, task.tests),
+        fresh.upload(VERIFIER_FOLDER, []),
+      ]);
+    });
+    return await runTests(fresh, task, clock, signal);
+  } finally {
+    await fresh.destroy();
+  }
+}
+
+/** The tests need no shell of the session kind, which native providers can leave out. */
+function makeFresh(provider: SandboxProvider, task: Task, signal: AbortSignal | undefined): Promise<Sandbox> {
+  const native = provider as SandboxProvider & { createBare?: SandboxProvider["create"] };
+  return native.createBare === undefined
+    ? provider.create(task.environment, signal)
+    : native.createBare(task.environment, signal);
+}
+
+async function gradeInPlace(
+  sandbox: GradeSandbox,
+  task: Task,
+  mode: GradingMode,
+  clock: PhaseClock,
+  signal: AbortSignal | undefined,
+): Promise<Judged> {
+  if (mode === "stopped") await clock.time("stop", () => sandbox.killAll());
+  const { replaceFolder } = sandbox;
+  if (replaceFolder === undefined)
+    return { error: `grading mode ${mode} needs the native sandbox backend; use mode clean` };
+  await clock.time("place", async () => {
+    // The agent may have left files, or links, where these go.
+    await replaceFolder.call(sandbox, TESTS_FOLDER, task.tests);
+    await replaceFolder.call(sandbox, VERIFIER_FOLDER, []);
+  });
+  return runTests(sandbox, task, clock, signal);
+}
+
+async function runTests(
+  sandbox: Sandbox,
+  task: Task,
+  clock: PhaseClock,
+  signal: AbortSignal | undefined,
+): Promise<Judged> {
+  const result = await clock.time("test", () => runScript(sandbox, task, signal));
+  return clock.time("read", async () => {
+    // Nothing may write while the reward is read.
+    await sandbox.killAll();
+    const verdict = await readReward(sandbox);
+    if (!("error" in verdict) && result.status === "exited") return verdict;
+    const limits = await sandbox.limitEvents();
+    return { error: explain(result, task, limits, "error" in verdict ? verdict.error : undefined) };
+  });
+}
+
+/** bash, or a plain shell where the profile has no bash. */
+async function runScript(sandbox: Sandbox, task: Task, signal: AbortSignal | undefined): Promise<CommandResult> {
+  const options = {
+    timeoutMs: task.timeouts.verifier * 1000,
+    maxOutputBytes: MAX_OUTPUT_BYTES,
+    cwd: task.environment.workdir,
+    ...(signal === undefined ? {} : { signal }),
+  };
+  const script = `${TESTS_FOLDER}/test.sh`;
+  try {
+    return await sandbox.exec(["bash", script], options);
+  } catch (error) {
+    if (!(error instanceof ProgramMissing)) throw error;
+    return await sandbox.exec(["sh", script], options);
+  }
+}
+
+function explain(
+  result: CommandResult,
+  task: Task,
+  limits: { readonly memory: number; readonly pids: number; readonly disk: number },
+  missing: string | undefined,
+): string {
+  const script = `${TESTS_FOLDER}/test.sh`;
+  const hit = [
+    limits.memory > 0 ? "ran out of memory" : "",
+    limits.pids > 0 ? "hit the process limit" : "",
+    limits.disk > 0 ? "filled the disk" : "",
+  ].filter((part) => part !== "");
+  if (result.status === "timeout") return `${script} did not finish within ${task.timeouts.verifier} s`;
+  if (result.status === "output_limit") return `${script} wrote more than ${result.outputBytes} bytes of output`;
+  const tail = new TextDecoder().decode(result.output.subarray(-200));
+  const said = tail.trim() === "" ? "" : `; it said ${quoteFound(tail)}`;
+  const limit = hit.length === 0 ? "" : ` and ${hit.join(" and ")}`;
+  return `${missing ?? "the tests did not finish"} (test.sh exited with code ${result.exitCode}${limit}${said})`;
+}
+
+class PhaseClock {
+  readonly phases = { stop: 0, export: 0, create: 0, place: 0, test: 0, read: 0 };
+
+  async time<T>(phase: keyof GradePhases, work: () => Promise<T>): Promise<T> {
+    const started = performance.now();
+    try {
+      return await work();
+    } finally {
+      this.phases[phase] += performance.now() - started;
+    }
+  }
+}
