@@ -33,15 +33,24 @@ export function defineBench(command: Command, cli: CommandLine): void {
       const figures: (Figure & { readonly bench: string })[] = [];
       const load = loadavg()[0] ?? 0;
       for (const bench of chosen) {
-        if (interrupt.signal.aborted) throw new AleError("interrupted", "the measurement was stopped");
         if (!flags.json) cli.print(cli.paint("bold", bench.name));
-        const measured = await bench.measure(interrupt.signal);
+        const measured = await measure(bench, interrupt.signal);
         figures.push(...measured.map((figure) => ({ bench: bench.name, ...figure })));
         if (!flags.json) for (const figure of measured) cli.print(`  ${showFigure(figure)}`);
       }
       if (flags.json) cli.printJson({ version: versionInfo(), load, figures });
       else cli.print(cli.paint("dim", `load at the start ${load.toFixed(2)}`));
     });
+}
+
+async function measure(bench: Bench, signal: AbortSignal): Promise<readonly Figure[]> {
+  try {
+    signal.throwIfAborted();
+    return await bench.measure(signal);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    throw new AleError("interrupted", "the measurement was stopped", { cause: error });
+  }
 }
 
 function listBenches(cli: CommandLine, benches: readonly Bench[], json: boolean): void {

@@ -107,7 +107,7 @@ async function runSection({ title, probe }: Section): Promise<readonly Probe[]> 
 function printSection(cli: CommandLine, title: string, probes: readonly Probe[]): void {
   const { paint } = cli;
   cli.print(`\n${paint("bold", title)}`);
-  const width = Math.max(16, ...probes.map((probe) => Bun.stringWidth(probe.name)));
+  const width = Math.max(20, ...probes.map((probe) => Bun.stringWidth(probe.name)));
   for (const { name, ok, required, detail, hint } of probes) {
     const mark = ok ? paint("green", "✓") : required === false ? paint("yellow", "!") : paint("red", "✗");
     cli.print(`  ${mark} ${sanitizeLine(name, 40).padEnd(width)}  ${sanitizeLine(detail, 300)}`);
