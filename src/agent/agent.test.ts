@@ -217,17 +217,17 @@ describe("stop reasons", () => {
   });
 
   test("a command that takes too long", async () => {
-    const slow = { ...limits, commandSeconds: 0.1 };
+    const slow = { ...limits, commandSeconds: 0.05 };
     expect(await stopOf(new Speaker(command("sleep 9")), { limits: slow })).toBe("command_timeout");
   });
 
   test("an episode whose time is over, in a command and in an answer", async () => {
-    expect(await stopOf(new Speaker(command("sleep 9")), { deadlineMs: 100 })).toBe("timeout");
+    expect(await stopOf(new Speaker(command("sleep 9")), { deadlineMs: 40 })).toBe("timeout");
     const hanging = new Speaker();
     hanging.generate = (_, __, signal?: AbortSignal) =>
       new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
-    expect(await stopOf(hanging, { deadlineMs: 50 })).toBe("timeout");
-    expect(await stopOf(hanging, { task: { ...task, timeouts: { ...task.timeouts, agent: 0.05 } } })).toBe("timeout");
+    expect(await stopOf(hanging, { deadlineMs: 20 })).toBe("timeout");
+    expect(await stopOf(hanging, { task: { ...task, timeouts: { ...task.timeouts, agent: 0.02 } } })).toBe("timeout");
   });
 
   test.each(["memory", "pids", "disk"] as const)("the sandbox's %s limit explains a failed command", async (limit) => {

@@ -73,8 +73,8 @@ test("splits share no content word, in any text of any task", () => {
 });
 
 test("one family gives thousands of different instructions", () => {
-  const seen = new Set(Array.from({ length: 2000 }, (_, seed) => suite.render("cfg", "heldout", seed).instruction));
-  expect(seen.size).toBeGreaterThan(1950);
+  const seen = new Set(Array.from({ length: 500 }, (_, seed) => suite.render("cfg", "heldout", seed).instruction));
+  expect(seen.size).toBeGreaterThan(495);
 });
 
 test("a sampler visits every family once per rotation, with new instances, and resumes anywhere", () => {

@@ -18,7 +18,7 @@ type Statement = Program["body"][number];
 type RuntimeValue = ReturnType<Interpreter["evaluate"]>;
 
 /** Nodes one template may evaluate; the largest of the shipped families needs a few hundred. */
-const NODE_BUDGET = 200_000;
+const NODE_BUDGET = 50_000;
 /** Characters a template may render to. */
 const MAX_OUTPUT = 1 << 20;
 const MAX_RANGE = 10_000;
