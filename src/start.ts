@@ -1,11 +1,13 @@
 /** The two ways a process of Ale goes on after `main.ts`: as the command line, or in a role. */
 
+import { basename } from "node:path";
 import { setEmbeddedExperiments } from "./config/embedded.ts";
 import { AleError, errorMessage } from "./core/errors.ts";
 import type { Role } from "./device/role.ts";
 import { setEmbeddedModels } from "./models/policy-folder.ts";
 import { isCompiled, shippedFiles, shippedTexts } from "./runtime/shipped.ts";
 import { setLauncherPath } from "./sandbox/launcher-path.ts";
+import { setProfileTexts } from "./sandbox/profile-texts.ts";
 import { setEmbeddedTasks } from "./tasks/source.ts";
 
 /** Entry of each role. */
@@ -38,6 +40,7 @@ function registerShippedFiles(): void {
   setEmbeddedExperiments(shippedTexts("experiments"));
   setEmbeddedModels(shippedFiles("models"));
   if (isCompiled) setLauncherPath(async () => (await import("./runtime/natives.ts")).nativePath("ale-launcher"));
+  setProfileTexts(new Map([...shippedTexts("sandboxes")].map(([path, text]) => [basename(path, ".toml"), text])));
   setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
 }
 

@@ -15,6 +15,7 @@ import { EngineClient } from "../device/engine-client.ts";
 import type { WeightSource } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
+import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
 
 /**
@@ -24,7 +25,7 @@ export function maskedPaths(suite: string, extra: readonly string[] = []): strin
   const executable = process.execPath;
   const main = resolve(Bun.main);
   const source = main.startsWith("/$bunfs") ? [] : [resolve(import.meta.dir, "../..")];
-  return [executable, aleHome(), resolve(suite), ...source, ...extra.map((path) => resolve(path))];
+  return [executable, aleHome(), ...cacheBases(), resolve(suite), ...source, ...extra.map((path) => resolve(path))];
 }
 
 /** The sandboxes of this machine, for the tasks of `suite`. */

@@ -1,10 +1,10 @@
 /** Sandbox profiles: what a sandbox's root file system is made of. Files in `sandboxes/`, or embedded in the executable. */
 
-import { readdirSync, readFileSync } from "node:fs";
-import { isAbsolute, join, resolve } from "node:path";
+import { isAbsolute } from "node:path";
 import { parse } from "smol-toml";
 import { z } from "zod";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { listProfiles, readProfileText } from "./profile-texts.ts";
 
 const absolute = z.string().refine(isAbsolute, "must be an absolute path");
 
@@ -31,30 +31,6 @@ const ProfileSchema = z.discriminatedUnion("kind", [
 ]);
 
 export type SandboxProfile = z.infer<typeof ProfileSchema>;
-
-const FOLDER = resolve(import.meta.dir, "../../sandboxes");
-let texts: ReadonlyMap<string, string> | undefined;
-
-/** Registers profiles by name, as TOML; from then on these are all there are. Called by the compiled executable. */
-export function setProfileTexts(profiles: ReadonlyMap<string, string>): void {
-  texts = new Map(profiles);
-}
-
-/** Names of the profiles there are, sorted. */
-export function listProfiles(): string[] {
-  if (texts !== undefined) return [...texts.keys()].sort();
-  return readdirSync(FOLDER)
-    .filter((name) => name.endsWith(".toml"))
-    .map((name) => name.slice(0, -".toml".length))
-    .sort();
-}
-
-/** TOML text of a profile, or `undefined` when there is none of that name. */
-export function readProfileText(name: string): string | undefined {
-  if (texts !== undefined) return texts.get(name);
-  if (!listProfiles().includes(name)) return undefined;
-  return readFileSync(join(FOLDER, `${name}.toml`), "utf8");
-}
 
 /**
  * Reads a profile.
