@@ -1,8 +1,9 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { findViolations, LAYERS, mayImport, SIBLINGS } from "./layers.ts";
+import { describeLayers, findViolations, LAYERS, mayImport, SIBLINGS } from "./layers.ts";
+import { REPOSITORY } from "./repository.ts";
 
 const root = mkdtempSync(join(tmpdir(), "ale-layers-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -19,6 +20,12 @@ function violationsOf(files: Readonly<Record<string, string>>): string[] {
 describe("layers", () => {
   test("this repository is in order", () => {
     expect(findViolations().map(({ file, message }) => `${file}: ${message}`)).toEqual([]);
+  });
+
+  test("docs/architecture.md says the same", () => {
+    const page = readFileSync(join(REPOSITORY, "docs", "architecture.md"), "utf8");
+    expect(page).toContain(describeLayers().rows);
+    expect(page).toContain(describeLayers().arrows);
   });
 
   test("the arrows among siblings make no circle", () => {

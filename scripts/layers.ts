@@ -121,6 +121,14 @@ function withoutComments(source: string): string {
   return source.replace(/\/\*[\s\S]*?\*\//g, "").replace(/^\s*\/\/.*$/gm, "");
 }
 
+/** The rows and the arrows as docs/architecture.md writes them. */
+export function describeLayers(): { readonly rows: string; readonly arrows: string } {
+  const rows = LAYERS.map((names) => (names.length === 1 ? names[0] : `{${names.join(", ")}}`)).join(" ← ");
+  const list = (names: readonly string[]) => (names.length === 1 ? names[0] : `{${names.join(", ")}}`);
+  const arrows = Object.entries(SIBLINGS).map(([from, to]) => `${from} → ${list(to)}`);
+  return { rows: `\`${rows}\``, arrows: `\`${arrows.join(" · ")}\`` };
+}
+
 if (import.meta.main) {
   const violations = findViolations();
   for (const { file, message } of violations) console.error(`${file}: ${message}`);
