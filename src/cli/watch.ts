@@ -44,8 +44,10 @@ export async function watch<T>(
   using interrupt = listenForInterrupt((message) => view.say(message));
   try {
     const result = await work(hub, interrupt.signal);
+    if (state.status === "running") state.status = "finished";
     return { result, state };
   } catch (error) {
+    if (state.status === "running") state.status = interrupt.signal.aborted ? "interrupted" : "failed";
     if (!interrupt.signal.aborted || error instanceof AleError) throw error;
     throw new AleError("interrupted", "stopped before there was anything to save", { cause: error });
   }

@@ -102,7 +102,6 @@ function openPanel(hub: EventHub, state: PanelState, stream: NodeJS.WriteStream,
     stream.off("resize", onResize);
     unsubscribe();
     state.message = undefined;
-    if (state.status === "running") state.status = "finished";
     draw();
     log.done();
   };
