@@ -87,6 +87,18 @@ test("three times Ctrl-C ends at once, with the cursor back", async () => {
   expect(output.lastIndexOf(SHOW_CURSOR)).toBeGreaterThan(output.lastIndexOf(HIDE_CURSOR));
 });
 
+test("a terminal that is closed: the run is saved all the same", async () => {
+  const child = Bun.spawn([process.execPath, SCRIPT, "panel", "10", "500"], {
+    env: ENVIRONMENT,
+    terminal: { cols: 100, rows: 30, data: () => {} },
+  });
+  const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+  await Bun.sleep(1000);
+  child.terminal?.close();
+  expect(await child.exited).toBe(130);
+  clearTimeout(timer);
+});
+
 test.each([["plain"], ["json"]])("in a pipe (%s): lines without a single escape sequence", async (mode) => {
   const child = Bun.spawn([process.execPath, SCRIPT, mode, "200", "25"], { env: ENVIRONMENT, stdout: "pipe" });
   const text = await new Response(child.stdout).text();
