@@ -19,7 +19,7 @@ const CONFIG: DecoderConfig = {
   tiedEmbeddings: true,
   contextLength: 32,
 };
-const LENGTH = 9;
+const LENGTH = 7;
 const STEP = 1e-3;
 
 /** Weights large enough that attention and gates are far from linear. */
@@ -47,7 +47,7 @@ describe.each([true, false])("whole model, tied embeddings %p", (tiedEmbeddings)
     let worst = 0;
     for (const { name, offset, size } of reference.layout.entries) {
       const rms = rootMeanSquare(parameterView(reference.layout, gradients, name));
-      for (let probe = 0; probe < 4; probe++) {
+      for (let probe = 0; probe < 2; probe++) {
         // the first probe of the embedding is in the row of the frequent token
         const element = offset + (probe === 0 && offset === 0 ? 3 * CONFIG.hiddenSize : rng.int(0, size - 1));
         const centre = reference.parameters[element] as number;

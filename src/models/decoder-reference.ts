@@ -59,7 +59,8 @@ export class DecoderReference {
   }
 
   /**
-   * @param sequence length + 1 tokens. @param weights, entropyWeights one per token; element 0 is ignored.
+   * @param sequence up to length + 1 tokens; what is missing is padding. @param weights, entropyWeights one per token;
+   * element 0 is ignored.
    * @returns the loss; gradients, logprobs and entropy are in the fields.
    */
   run(
@@ -71,10 +72,10 @@ export class DecoderReference {
     this.gradients.fill(0);
     this.#inverseTemperature[0] = 1 / temperature;
     for (let t = 0; t < this.#length; t++) {
-      this.#ids[t] = BigInt(sequence[t] as number);
-      this.#labels[t] = BigInt(sequence[t + 1] as number);
-      this.#weights[t] = weights[t + 1] as number;
-      this.#entropyWeights[t] = entropyWeights[t + 1] as number;
+      this.#ids[t] = BigInt(sequence[t] ?? 0);
+      this.#labels[t] = BigInt(sequence[t + 1] ?? 0);
+      this.#weights[t] = weights[t + 1] ?? 0;
+      this.#entropyWeights[t] = entropyWeights[t + 1] ?? 0;
     }
     this.#call();
     this.#scatter();

