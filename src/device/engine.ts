@@ -12,13 +12,13 @@ type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "close" }>;
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
+  if (process.send === undefined) throw new AleError("usage", "an engine is started by ale itself");
   dieWithParent();
   const loop = new EngineLoop((message) => process.send?.(message));
   process.on("message", (message: ToEngine) => loop.receive(message));
   process.on("disconnect", () => process.exit(0));
   // An interrupt in the terminal reaches the whole process group; the control process decides when engines stop.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => {});
   await loop.run();
   process.exit(0);
 }

@@ -2,19 +2,10 @@
 
 import { cpSync, existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import type { EvaluationSummary } from "../core/events.ts";
 import { exportRun } from "../export/export-run.ts";
+import { bestStep } from "../export/summary.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import type { RunSession } from "./run-session.ts";
-
-/** The step with the highest development success; the earlier one when two are equal. */
-export function bestStep(evaluations: readonly EvaluationSummary[]): number | undefined {
-  let best: EvaluationSummary | undefined;
-  for (const row of evaluations) {
-    if (row.split === "dev" && !row.greedy && (best === undefined || row.rate > best.rate)) best = row;
-  }
-  return best?.step;
-}
 
 /**
  * Copies the best policy to `policy/` and writes the result files. Returns the path of `summary.json`.

@@ -1,6 +1,6 @@
 /** Opens what a run consists of, runs it, and always leaves the results of what was reached. */
 
-import { errorMessage } from "../core/errors.ts";
+import { AleError, errorMessage } from "../core/errors.ts";
 import type { SandboxProvider } from "../core/ports.ts";
 import type { EngineClient } from "../device/engine-client.ts";
 import type { Suite } from "../tasks/suite.ts";
@@ -35,8 +35,11 @@ export async function executeRun(
   plan: RunPlan,
   work: (parts: RunParts) => Promise<void>,
 ): Promise<RunResult> {
-  const { experiment, hub, signal, outDir } = options;
+  const { experiment, hub, outDir } = options;
   const { suite, source } = plan;
+  // A run can be stopped by an interrupt and through the API.
+  const stop = new AbortController();
+  const signal = AbortSignal.any([options.signal, stop.signal]);
   await using provider = await openSandboxes(experiment.tasks.suite);
   await using session = await RunSession.open(options, {
     algorithm: plan.algorithm,
@@ -44,11 +47,13 @@ export async function executeRun(
     isolation: provider.isolation,
     extras: new Map([["tokenizer.json", source.tokenizerText]]),
   });
-  await using _service = await startService(options, session.store);
+  await using _service = await startService(options, session.store, session.runId, () =>
+    stop.abort(new AleError("interrupted", "the run was stopped through the API")),
+  );
   try {
     const engine = await startEngine(experiment, source.modelConfig, weightsOf(session, source), outDir, hub);
     try {
-      await work({ options, suite, source, provider, session, engine });
+      await work({ options: { ...options, signal }, suite, source, provider, session, engine });
     } finally {
       await engine.stop();
     }

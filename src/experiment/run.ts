@@ -3,6 +3,7 @@
 import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Group } from "../core/types.ts";
+import { bestStep } from "../export/summary.ts";
 import { collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { loadSuite } from "../tasks/suite.ts";
@@ -12,7 +13,6 @@ import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
 import { episodeContext, suiteOptions, warmUp } from "./resources.ts";
-import { bestStep } from "./results.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */
@@ -88,7 +88,7 @@ class ReinforcementRun {
     await session.commit(step, engine, {
       metrics,
       evaluations,
-      keep: best === undefined ? [] : [best],
+      keep: best === null ? [] : [best],
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),
     });
   }

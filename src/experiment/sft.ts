@@ -3,6 +3,7 @@
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { TokenRecord } from "../core/types.ts";
+import { bestStep } from "../export/summary.ts";
 import { loadSuite, type Suite } from "../tasks/suite.ts";
 import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
 import type { RunExperiment, RunOptions } from "./api.ts";
@@ -17,7 +18,6 @@ import { environmentsOf } from "./evaluation.ts";
 import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, policyFromFolder, presetConfig } from "./policy-source.ts";
 import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
-import { bestStep } from "./results.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 
 /** Steps whose mean is one row of metrics. */
@@ -155,7 +155,7 @@ class SupervisedRun {
     await session.commit(step, engine, {
       metrics: { ...metrics, ...evaluationMetrics(evaluations) },
       evaluations,
-      keep: best === undefined ? [] : [best],
+      keep: best === null ? [] : [best],
       checkpoint: true,
     });
   }

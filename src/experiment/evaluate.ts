@@ -1,0 +1,129 @@
+/** `ale eval`: success of a policy on a suite. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Experiment, ExperimentSchema } from "../config/experiment.ts";
+import type { Policy } from "../core/ports.ts";
+import { wilsonInterval } from "../core/statistics.ts";
+import type { Trajectory } from "../core/types.ts";
+import { RandomPolicy } from "../policy/scripted.ts";
+import { collectGroups } from "../rollout/collect.ts";
+import { grade } from "../sandbox/grading.ts";
+import { checkSuite } from "../tasks/check.ts";
+import { loadSuite } from "../tasks/suite.ts";
+import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
+import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
+import { type PolicySource, policyFromFolder } from "./policy-source.ts";
+import { episodeContext, openSandboxes, startEngine, warmUp } from "./resources.ts";
+
+/** What an episode left that counts here. */
+interface Outcome {
+  readonly family: string;
+  readonly solved: boolean;
+  readonly stopReason: string;
+}
+
+/** Evaluates a policy folder, or one of `oracle`, `noop` and `random`. */
+export const evaluatePolicy: EvaluatePolicy = async (options) => {
+  const started = performance.now();
+  const { outcomes, isolation } =
+    options.policy === "oracle" || options.policy === "noop"
+      ? await checkReference(options, options.policy)
+      : await playEpisodes(options);
+  return { ...summarize(options, outcomes), isolation, ms: performance.now() - started };
+};
+
+function summarize(options: EvaluateOptions, outcomes: readonly Outcome[]): Omit<EvaluationResult, "isolation" | "ms"> {
+  const rate = (some: readonly Outcome[]) => some.filter(({ solved }) => solved).length / Math.max(1, some.length);
+  const families = [...new Set(outcomes.map(({ family }) => family))].sort();
+  const stopReasons: Record<string, number> = {};
+  for (const { stopReason } of outcomes) stopReasons[stopReason] = (stopReasons[stopReason] ?? 0) + 1;
+  const { policy, suite, split, greedy } = options;
+  return {
+    policy,
+    suite,
+    split,
+    greedy,
+    rate: rate(outcomes),
+    n: outcomes.length,
+    ...wilsonInterval(outcomes.filter(({ solved }) => solved).length, outcomes.length),
+    perFamily: Object.fromEntries(
+      families.map((family) => {
+        const members = outcomes.filter((outcome) => outcome.family === family);
+        return [family, { rate: rate(members), n: members.length }];
+      }),
+    ),
+    stopReasons,
+  };
+}
+
+function loadOptions({ families }: EvaluateOptions) {
+  return families === undefined ? {} : { families };
+}
+
+/** Runs every instance's own solution, or nothing. */
+async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop") {
+  const { hub, signal, samples, split, seed } = options;
+  const suite = loadSuite(options.suite, loadOptions(options));
+  await using provider = await openSandboxes(options.suite);
+  const concurrency = cpus().length * 4;
+  let done = 0;
+  const rows = await checkSuite(suite, provider, grade, { samples, splits: [split], concurrency, seed, signal }, () =>
+    hub.emit({ type: "progress", stage: `running the ${agent}`, done: ++done, total: samples, unit: "instances" }),
+  );
+  const outcomes = rows.map((row): Outcome => {
+    const family = row.task.split("/")[1] ?? row.task;
+    const stopReason = agent === "oracle" && row.error !== undefined ? "grader_error" : "done";
+    return { family, solved: row[agent] >= 1, stopReason };
+  });
+  return { outcomes, isolation: provider.isolation };
+}
+
+/** Runs one episode per instance with a model, or with uniformly random tokens. */
+async function playEpisodes(options: EvaluateOptions) {
+  const { hub, signal } = options;
+  const suite = loadSuite(options.suite, loadOptions(options));
+  const source = policyFromFolder(options.policy === "random" ? "models/shell-start" : options.policy);
+  const experiment = ExperimentSchema.parse({ tasks: { suite: options.suite }, seed: options.seed });
+  await using provider = await openSandboxes(options.suite, options.policy === "random" ? [] : [options.policy]);
+  await using policy = await openPolicy(options, experiment, source);
+  const { temperature, greedy, split } = options;
+  const context = episodeContext(
+    { options: { experiment, hub, signal }, source, provider, engine: policy.policy },
+    { temperature, greedy },
+  );
+  const tasks = evaluationTasks(suite, split, options.samples, options.seed);
+  warmUp(provider, environmentsOf(tasks), experiment.sandbox.warm);
+  let done = 0;
+  const key = { episodes: "eval", noise: `${options.seed}/eval/${split}` };
+  const groups = await collectGroups(key, tasks, 1, context, {
+    concurrency: experiment.rollout.concurrency,
+    onEpisode: () =>
+      hub.emit({ type: "progress", stage: "evaluating", done: ++done, total: tasks.length, unit: "episodes" }),
+  });
+  const trajectories: Trajectory[] = groups.flatMap((group) => group.trajectories);
+  const outcomes = trajectories.map((trajectory): Outcome => {
+    return { family: trajectory.family, solved: isSolved(trajectory), stopReason: trajectory.stopReason };
+  });
+  return { outcomes, isolation: provider.isolation };
+}
+
+async function openPolicy(
+  options: EvaluateOptions,
+  experiment: Experiment,
+  source: PolicySource,
+): Promise<AsyncDisposable & { readonly policy: Policy }> {
+  if (options.policy === "random") {
+    return { policy: new RandomPolicy(source.tokenizer.vocabularySize), [Symbol.asyncDispose]: async () => {} };
+  }
+  const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
+  const engine = await startEngine(experiment, source.modelConfig, source.weights, folder, options.hub);
+  return {
+    policy: engine,
+    [Symbol.asyncDispose]: async () => {
+      await engine.stop();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
