@@ -6,13 +6,14 @@ import { join } from "node:path";
 import type { Generation, SamplingOptions } from "../../src/core/ports.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { configFromHuggingFace, configFromPreset, type DecoderConfig } from "../../src/models/config.ts";
-import { ParameterStore } from "../../src/models/parameter-store.ts";
+import { ParameterStore, type Slot } from "../../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
 import { readSafetensors } from "../../src/models/safetensors.ts";
 import { readWeights } from "../../src/models/weights.ts";
 import { GenerationEngine, type GenerationOptions } from "../../src/policy/generation/engine.ts";
 import { PARITY_LIMIT, probeParity } from "../../src/policy/generation/parity.ts";
 import { referenceLogits, referenceLogprob } from "../../src/policy/generation/reference-forward.ts";
+import { Learner } from "../../src/trainer/learner.ts";
 
 const root = join(import.meta.dir, "../..");
 const engines: GenerationEngine[] = [];
@@ -200,6 +201,80 @@ describe("random schedules on the shell model", () => {
       for (const slots of [2, 5, 8, 32]) {
         expect(open(config, store, { threads, slots }).selfTestDeterminism()).toMatchObject({ ok: true });
       }
+    }
+  }, 60_000);
+});
+
+describe("generation and training", () => {
+  const config = configFromPreset(readFileSync(join(root, "models/shell.toml"), "utf8"), "models/shell.toml");
+  const layout = parameterLayout(config);
+  const store = ParameterStore.inMemory(layout);
+  initializeParameters(config, layout, store.parameters(0), 4);
+  const learner = new Learner(config, store, { threads: 2 });
+  const rng = new Rng("generation and training");
+  const some = (length: number) => Int32Array.from({ length }, () => rng.int(0, 511));
+
+  /** Two turns of 12 sequences in 8 seats, ending in another order than they began; sequences and what was sampled. */
+  function rollOut(engine: GenerationEngine, temperature: number) {
+    const records = Array.from({ length: 12 }, () => ({ ids: [] as number[], logprobs: new Map<number, number>() }));
+    const turns = new Map<number, number>();
+    const pending = new Set<number>();
+    const finishedOrder: number[] = [];
+    const submit = (id: number) => {
+      const context = some(rng.int(3, 30));
+      records[id]?.ids.push(...context);
+      const maxTokens = 24 - ((id * 5) % 19);
+      engine.submit({ sequenceId: id, context, sampling: { temperature, greedy: false, maxTokens, stopIds: [7] } });
+      turns.set(id, (turns.get(id) ?? 0) + 1);
+      pending.add(id);
+    };
+    for (const id of records.keys()) {
+      engine.open(id, `${temperature} ${id}`);
+      submit(id);
+    }
+    engine.drain(pending, ({ sequenceId: id, generation }) => {
+      const record = records[id] as (typeof records)[number];
+      for (const [i, logprob] of generation.logprobs.entries()) record.logprobs.set(record.ids.length + i, logprob);
+      record.ids.push(...generation.ids);
+      if (turns.get(id) === 1) {
+        submit(id);
+      } else {
+        finishedOrder.push(id);
+        engine.close(id);
+      }
+    });
+    expect(finishedOrder).not.toEqual(finishedOrder.toSorted((a, b) => a - b));
+    return records;
+  }
+
+  test("what was sampled has the log-probabilities that training computes, before and after an update", () => {
+    const engine = open(config, store, { slots: 8 });
+    let slot: Slot = 0;
+    store.publish(slot, 0);
+    for (const [version, temperature] of [1, 0.7, 1.3].entries()) {
+      const records = rollOut(engine, temperature);
+      const sequences = records.map(({ ids }) => Int32Array.from(ids));
+      const trained = learner.logprobs(sequences, slot, temperature);
+      let compared = 0;
+      for (const [i, { logprobs }] of records.entries()) {
+        for (const [t, logprob] of logprobs) {
+          expect(Math.abs(logprob - (trained[i]?.[t] as number))).toBeLessThan(PARITY_LIMIT);
+          compared++;
+        }
+      }
+      expect(compared).toBeGreaterThan(150);
+      expect(probeParity(engine, learner, sequences, slot)).toBeLessThan(PARITY_LIMIT);
+
+      const weights = sequences.map((sequence) => new Float32Array(sequence.length).fill(0.01));
+      learner.backward(sequences, weights, slot, temperature);
+      const target = store.targetFor(slot);
+      learner.step({ lr: 0.01, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 }, slot, target);
+      const stale = learner.logprobs(sequences, slot, 1);
+      const fresh = learner.logprobs(sequences, target, 1);
+      expect(Math.abs((stale[0]?.[5] as number) - (fresh[0]?.[5] as number))).toBeGreaterThan(0.01);
+      store.publish(target, version + 1);
+      slot = target;
+      expect(probeParity(engine, learner, sequences, slot)).toBeLessThan(PARITY_LIMIT);
     }
   }, 60_000);
 });
