@@ -132,13 +132,40 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   pump();
 }
 
+/* Inits that ended before the factory's word of their making arrived. */
+static struct {
+  pid_t pid;
+  int status;
+} early[MAX_IN_FLIGHT * 2];
+
+static void remember_early(pid_t pid, int status) {
+  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
+    if (early[i].pid == 0) {
+      early[i].pid = pid;
+      early[i].status = status;
+      return;
+    }
+}
+
+static bool take_early(pid_t pid, int *status) {
+  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
+    if (early[i].pid == pid) {
+      *status = early[i].status;
+      early[i].pid = 0;
+      return true;
+    }
+  return false;
+}
+
 void sandbox_made(const struct factory_answer *made) {
+  int status;
   broker.in_flight--;
   struct sandbox *sandbox = find(made->sandbox);
   if (sandbox != NULL) {
     sandbox->pid = made->pid > 0 ? made->pid : 0;
-    sandbox->state = SANDBOX_STARTING;
+    if (sandbox->state == SANDBOX_MAKING) sandbox->state = SANDBOX_STARTING; /* it may have said "ready" already */
     if (made->error[0] != 0) fail_creation(sandbox, made->error);
+    else if (take_early(made->pid, &status)) sandbox_reaped(made->pid, status);
     else if (sandbox->destroying) kill(sandbox->pid, SIGKILL);
   }
   pump();
@@ -247,7 +274,10 @@ void sandbox_reaped(pid_t pid, int status) {
   struct sandbox *sandbox = NULL;
   for (int i = 0; i < BUCKETS && sandbox == NULL; i++)
     for (sandbox = buckets[i]; sandbox != NULL && sandbox->pid != pid; sandbox = sandbox->next) continue;
-  if (sandbox == NULL) return;
+  if (sandbox == NULL) {
+    remember_early(pid, status);
+    return;
+  }
   char text[128];
   size_t before;
   do before = sandbox->socket >= 0 ? buffer_length(&broker.outbox) : 0; /* its last words */
