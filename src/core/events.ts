@@ -169,18 +169,28 @@ export class EventQueue implements AsyncIterable<EmittedEvent> {
     this.#wake?.();
   }
 
+  /** What waits, as soon as something does; nothing after `ms` milliseconds or when the queue is closed. One reader only. */
+  async take(ms: number): Promise<readonly EmittedEvent[]> {
+    if (this.#waiting.length === 0 && !this.#closed) {
+      let timer: Timer | undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+        if (Number.isFinite(ms)) timer = setTimeout(resolve, ms);
+      });
+      clearTimeout(timer);
+      this.#wake = undefined;
+    }
+    const taken = this.#waiting;
+    this.#waiting = [];
+    return taken;
+  }
+
   async *[Symbol.asyncIterator](): AsyncGenerator<EmittedEvent> {
     try {
       while (true) {
-        const next = this.#waiting;
-        this.#waiting = [];
-        yield* next;
-        if (this.#waiting.length > 0) continue;
-        if (this.#closed) return;
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-        this.#wake = undefined;
+        const taken = await this.take(Number.POSITIVE_INFINITY);
+        if (taken.length === 0) return;
+        yield* taken;
       }
     } finally {
       this.close();

@@ -21,6 +21,13 @@ function toRun(row: typeof runs.$inferSelect): RunRecord {
   return { ...run, status: "interrupted", reason: run.reason ?? "its process is gone" };
 }
 
+/** No run has the id that was asked for. */
+export class UnknownRun extends AleError {
+  constructor(id: string) {
+    super("store", `there is no run ${id}`, { hint: "list them with: ale runs ls" });
+  }
+}
+
 /** All runs, newest first. */
 export async function selectRuns(database: LibSQLDatabase, limit: number): Promise<RunRecord[]> {
   const rows = await database.select().from(runs).orderBy(desc(runs.createdAt), desc(runs.id)).limit(limit);
@@ -33,9 +40,7 @@ export async function selectRun(database: LibSQLDatabase, prefix: string): Promi
   const exact = rows.find((row) => row.id === prefix);
   if (exact !== undefined) return toRun(exact);
   const [first, second] = rows;
-  if (first === undefined) {
-    throw new AleError("store", `there is no run ${prefix}`, { hint: "list them with: ale runs ls" });
-  }
+  if (first === undefined) throw new UnknownRun(prefix);
   if (second !== undefined) {
     const names = rows.slice(0, 5).map((row) => row.id);
     throw new AleError("store", `${prefix} may mean ${names.join(", ")}${rows.length > 5 ? ", …" : ""}`, {
@@ -43,6 +48,12 @@ export async function selectRun(database: LibSQLDatabase, prefix: string): Promi
     });
   }
   return toRun(first);
+}
+
+/** Process that works on the run; undefined when none does. */
+export async function selectOwner(database: LibSQLDatabase, runId: string): Promise<number | undefined> {
+  const [row] = await database.select({ owner: runs.owner }).from(runs).where(eq(runs.id, runId));
+  return row !== undefined && isAlive(row.owner) ? Number(row.owner?.split(":")[0]) : undefined;
 }
 
 /** The newest run whose results are in `outDir`. */

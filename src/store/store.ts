@@ -188,6 +188,11 @@ export class Store implements AsyncDisposable {
     return this.#read((database) => readRuns.selectRunByFolder(database, resolve(outDir)));
   }
 
+  /** Id of the process that works on the run; undefined when none does. */
+  async findProcess(runId: string): Promise<number | undefined> {
+    return this.#read((database) => readRuns.selectOwner(database, runId));
+  }
+
   /** The resolved experiment file of a run. */
   async readConfiguration(hash: string): Promise<string | undefined> {
     return this.#read((database) => readRuns.selectConfiguration(database, hash));

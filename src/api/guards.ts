@@ -1,0 +1,68 @@
+/** What every request must pass, and what every answer carries. */
+
+import type { MiddlewareHandler } from "hono";
+import { HttpError } from "./http-error.ts";
+import { tokensMatch } from "./token.ts";
+
+const LOCAL_NAMES: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+/** Nothing is loaded from elsewhere, nothing inline runs, no page may frame this one. */
+const CONTENT_SECURITY_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "connect-src 'self'",
+  "img-src 'self' data:",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join("; ");
+
+const HEADERS: Readonly<Record<string, string>> = {
+  "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+  "X-Content-Type-Options": "nosniff",
+  "X-Frame-Options": "DENY",
+  "Referrer-Policy": "no-referrer",
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Resource-Policy": "same-origin",
+};
+
+export const securityHeaders: MiddlewareHandler = async (c, next) => {
+  await next();
+  for (const [name, value] of Object.entries(HEADERS)) c.res.headers.set(name, value);
+  if (!c.res.headers.has("Cache-Control")) c.res.headers.set("Cache-Control", "no-store");
+};
+
+/**
+ * Only names of this machine: a foreign page whose name was made to point to 127.0.0.1 (DNS rebinding) sends its own.
+ * `extra` are names the operator serves under.
+ */
+export function requireLocalHost(extra: readonly string[] = []): MiddlewareHandler {
+  const allowed = new Set([...LOCAL_NAMES, ...extra.map((name) => name.toLowerCase())]);
+  return async (c, next) => {
+    const host = c.req.header("host") ?? new URL(c.req.url).host;
+    const name = host.replace(/:\d+$/, "").toLowerCase();
+    if (!allowed.has(name)) {
+      throw new HttpError(403, "forbidden_host", `this service does not answer for ${host}`, "use http://127.0.0.1");
+    }
+    await next();
+  };
+}
+
+/** `Authorization: Bearer`, `X-API-Key` or `X-Key`, so that foreign SDKs fit. */
+export function requireToken(token: string): MiddlewareHandler {
+  return async (c, next) => {
+    const bearer = /^Bearer\s+(.+)$/i.exec(c.req.header("authorization") ?? "")?.[1];
+    const given = bearer ?? c.req.header("x-api-key") ?? c.req.header("x-key");
+    if (given === undefined || !tokensMatch(given.trim(), token)) {
+      c.header("WWW-Authenticate", "Bearer");
+      throw new HttpError(
+        401,
+        "unauthorized",
+        given === undefined ? "this request needs the token of the service" : "wrong token",
+        "send it as Authorization: Bearer …; ale serve prints the file that holds it",
+      );
+    }
+    await next();
+  };
+}

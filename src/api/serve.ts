@@ -1,0 +1,56 @@
+/** Binds the service to a port of this machine. */
+
+import type { Hono } from "hono";
+import { AleError, errorMessage } from "../core/errors.ts";
+
+export interface Service extends AsyncDisposable {
+  /** `http://127.0.0.1:4242` */
+  readonly url: string;
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+export interface ServeOptions {
+  readonly port: number;
+  /** 127.0.0.1 unless the operator decides otherwise. */
+  readonly host?: string;
+  /** What the operator gives to choose another port, for the message when this one is taken. */
+  readonly portOption?: string;
+}
+
+/** Seconds of silence before a connection is cut; event streams speak more often than that. */
+const IDLE_SECONDS = 60;
+
+/** @throws AleError("service") when the port is in use or may not be used. */
+export function serve(app: Hono, options: ServeOptions): Service {
+  const { port, host = "127.0.0.1", portOption = "--port" } = options;
+  let server: Bun.Server<undefined>;
+  try {
+    server = Bun.serve({ fetch: app.fetch, hostname: host, port, idleTimeout: IDLE_SECONDS, development: false });
+  } catch (cause) {
+    const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+    if (code === "EADDRINUSE") {
+      throw new AleError("service", `port ${port} of ${host} is in use`, {
+        hint: `${portOption} 0 picks a free one; fuser -n tcp ${port} shows who has it`,
+        cause,
+      });
+    }
+    if (code === "EACCES") {
+      throw new AleError("service", `port ${port} of ${host} may not be used by this user`, {
+        hint: `give one above 1023: ${portOption} 4242`,
+        cause,
+      });
+    }
+    throw new AleError("service", `the service cannot listen on ${host}:${port}: ${errorMessage(cause)}`, {
+      hint: `${portOption} 0 picks a free port`,
+      cause,
+    });
+  }
+  const close = async () => {
+    // Event streams never end by themselves.
+    await server.stop(true);
+  };
+  const bound = server.port ?? port;
+  const shown = host.includes(":") ? `[${host}]` : host;
+  return { url: `http://${shown}:${bound}`, port: bound, close, [Symbol.asyncDispose]: close };
+}
