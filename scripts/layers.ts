@@ -26,6 +26,7 @@ export const SIBLINGS: Readonly<Record<string, readonly string[]>> = {
   agent: ["tokens"],
   device: ["trainer"],
   rollout: ["device"],
+  experiment: ["api"],
   cli: ["tui", "api", "web"],
   api: ["web"],
 };
