@@ -89,12 +89,12 @@ export class Graph {
 
   /** A scalar constant; the same value gives the same tensor. */
   scalar(value: number): Tensor {
-    return this.#shared(`scalar ${value}`, () => this.constant([], [value]));
+    return this.shared(`scalar ${value}`, () => this.constant([], [value]));
   }
 
   /** An int64 vector constant (shapes, axes, positions); the same values give the same tensor. */
   integers(values: readonly number[]): Tensor {
-    return this.#shared(`integers ${values}`, () =>
+    return this.shared(`integers ${values}`, () =>
       this.#initializer(
         "int64",
         [values.length],
@@ -215,7 +215,8 @@ export class Graph {
     return kept.reverse();
   }
 
-  #shared(key: string, make: () => Tensor): Tensor {
+  /** The tensor made under this key, made now if it was not yet. */
+  shared(key: string, make: () => Tensor): Tensor {
     const found = this.#constants.get(key);
     if (found !== undefined) return found;
     const made = make();

@@ -1,6 +1,6 @@
 /** The decoder as a graph over token sequences: log-probabilities of given tokens, and their gradients. */
 
-import { type AttentionShape, causalAttention, causalMask } from "../autodiff/attention.ts";
+import { type AttentionShape, causalAttention } from "../autodiff/attention.ts";
 import { add, gatedSilu } from "../autodiff/elementwise.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
@@ -99,12 +99,11 @@ function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs)
     headDim: config.headDim,
   };
   const positions = rotaryConstants(graph, length, ropeTables(config, length));
-  const mask = causalMask(graph, length);
   let x = inputs.start;
   for (let layer = 0; layer < config.layers; layer++) {
     const names = layerNames(layer);
     const attended = rmsNorm(graph, x, parameter(names.attentionNorm), config.normEps);
-    const mixed = attentionBlock(graph, attended, { names, parameter, positions, shape, mask });
+    const mixed = attentionBlock(graph, attended, { names, parameter, positions, shape });
     x = add(graph, x, linear(graph, mixed, parameter(names.output)));
     const normed = rmsNorm(graph, x, parameter(names.mlpNorm), config.normEps);
     const gate = linear(graph, normed, parameter(names.gate));
@@ -119,13 +118,12 @@ interface AttentionInputs {
   readonly parameter: (name: string) => Tensor;
   readonly positions: RotaryConstants;
   readonly shape: AttentionShape;
-  readonly mask: Tensor;
 }
 
 function attentionBlock(graph: Graph, x: Tensor, inputs: AttentionInputs): Tensor {
-  const { names, parameter, positions, shape, mask } = inputs;
+  const { names, parameter, positions, shape } = inputs;
   const query = rotary(graph, linear(graph, x, parameter(names.query)), positions);
   const key = rotary(graph, linear(graph, x, parameter(names.key)), positions);
   const value = linear(graph, x, parameter(names.value));
-  return causalAttention(graph, query, key, value, shape, mask);
+  return causalAttention(graph, query, key, value, shape);
 }

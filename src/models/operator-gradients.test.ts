@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { causalAttention, causalMask } from "../autodiff/attention.ts";
+import { causalAttention } from "../autodiff/attention.ts";
 import { add, gatedSilu, multiply, subtract, sum } from "../autodiff/elementwise.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { elementCount, type Tensor } from "../autodiff/graph.ts";
@@ -68,13 +68,18 @@ const CASES: Readonly<Record<string, () => CheckReport>> = {
   rotary: operator((graph, { x }) => [rotary(graph, x, rotaryConstants(graph, 5, tables(5, 3)))], {
     x: normal("x", 10, 12),
   }),
-  "causalAttention, grouped heads": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, causalMask(graph, 5))],
-    { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
-  ),
+  "causalAttention, grouped heads": operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION)], {
+    q: normal("q", 10, 24),
+    k: normal("k", 10, 12),
+    v: normal("v", 10, 12),
+  }),
   "causalAttention, one key head per query head": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, { ...ATTENTION, kvHeads: 4 }, causalMask(graph, 5))],
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, { ...ATTENTION, kvHeads: 4 })],
     { q: normal("q", 10, 24), k: normal("k", 10, 24), v: normal("v", 10, 24) },
+  ),
+  "causalAttention in blocks of queries, the last one shorter": operator(
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, 2)],
+    { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
   ),
   "embedding, with repeated ids": operator((graph, { table, ids }) => [embedding(graph, table, ids)], {
     table: normal("t", 6, 3),
