@@ -43,6 +43,8 @@ interface Binding {
 export class Session {
   #handle: number;
   readonly #api: CApi;
+  /** Names of inputs and outputs as native strings, shared by all calls. */
+  readonly #names = new Map<string, Uint8Array>();
 
   /**
    * @param model bytes of an ONNX `ModelProto`.
@@ -69,8 +71,8 @@ export class Session {
    * writes it is the last to read that input (elementwise updates, caches appended in place).
    */
   prepare(feeds: Values, fetches: Values): PreparedCall {
-    const inputs = bind(feeds);
-    const outputs = bind(fetches);
+    const inputs = this.#bind(feeds);
+    const outputs = this.#bind(fetches);
     const { run } = this.#api.call;
     return () => {
       if (this.#handle === 0) throw new AleError("internal", "this session was released");
@@ -86,6 +88,31 @@ export class Session {
       );
       if (status !== null && status !== 0) this.#api.check(status, "run graph");
     };
+  }
+
+  #bind(values: Values): Binding {
+    const entries = Object.entries(values);
+    const names = allocatePointers(entries.length);
+    const handles = allocatePointers(entries.length);
+    for (const [i, [name, value]] of entries.entries()) {
+      names[i] = BigInt(addressOf(this.#nativeName(name)));
+      handles[i] = BigInt(value.handle);
+    }
+    return {
+      count: entries.length,
+      names: addressOf(names),
+      values: addressOf(handles),
+      keep: [this.#names, names, handles, values],
+    };
+  }
+
+  #nativeName(name: string): Uint8Array {
+    let native = this.#names.get(name);
+    if (native === undefined) {
+      native = allocateString(name);
+      this.#names.set(name, native);
+    }
+    return native;
   }
 
   /** Frees the compiled graph; prepared calls throw afterwards. Safe to call twice. */
@@ -116,21 +143,4 @@ function applyOptions(api: CApi, native: number, options: SessionOptions): void 
     const prefix = allocateString(options.profilePrefix);
     check(call.enableProfiling(native, addressOf(prefix)), "enable profiling");
   }
-}
-
-function bind(values: Values): Binding {
-  const entries = Object.entries(values);
-  const strings = entries.map(([name]) => allocateString(name));
-  const names = allocatePointers(entries.length);
-  const handles = allocatePointers(entries.length);
-  for (const [i, [, value]] of entries.entries()) {
-    names[i] = BigInt(addressOf(strings[i] as Uint8Array));
-    handles[i] = BigInt(value.handle);
-  }
-  return {
-    count: entries.length,
-    names: addressOf(names),
-    values: addressOf(handles),
-    keep: [strings, names, handles, values],
-  };
 }
