@@ -55,6 +55,9 @@ export interface GenerationStats {
   prefillMs: number;
 }
 
+/** What ONNX Runtime's GroupQueryAttention asks of head sizes. */
+const HEAD_MULTIPLE = 16;
+
 export class GenerationEngine {
   readonly config: DecoderConfig;
   readonly options: GenerationOptions;
@@ -80,13 +83,19 @@ export class GenerationEngine {
 
   /**
    * @param store must have published weights by the first `step`.
-   * @throws AleError("engine") for options or a model that the generation graphs cannot do.
+   * @throws AleError("engine") for options, AleError("model") for a model that the generation graphs cannot do.
    */
   constructor(config: DecoderConfig, store: ParameterStore, options: GenerationOptions) {
     const { slots, context, threads, maxBlocks } = options;
     if (slots < 2) throw new AleError("engine", `generation needs at least 2 slots, not ${slots}`);
     if (context < 2 || maxBlocks < 1) {
       throw new AleError("engine", `generation cannot work with context ${context} and ${maxBlocks} blocks`);
+    }
+    if (config.headDim % HEAD_MULTIPLE !== 0) {
+      throw new AleError(
+        "model",
+        `a head size of ${config.headDim} is not supported: it must be a multiple of ${HEAD_MULTIPLE}`,
+      );
     }
     this.config = config;
     this.options = options;
