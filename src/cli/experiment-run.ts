@@ -16,6 +16,9 @@ import { summaryLines } from "../tui/summary.ts";
 import { type CommandLine, wholeNumber } from "./command-line.ts";
 import { viewModeFor, watch } from "./watch.ts";
 
+/** Settings that the title of the view shows anyway. */
+const TITLE_KEYS: ReadonlySet<string> = new Set(["name", "seed"]);
+
 export interface RunFlags {
   readonly seed?: number;
   readonly name?: string;
@@ -98,7 +101,7 @@ export async function watchRun(
       cli,
       mode: flags.json ? "json" : viewModeFor(cli, cli.stdout),
       stream: cli.stdout,
-      changed: changed.map(showSetting),
+      changed: changed.filter(({ key }) => !TITLE_KEYS.has(key)).map(showSetting),
       parityLimit: experiment.trainer.parityLimit,
       ...(history === undefined ? {} : { history }),
     },

@@ -121,7 +121,7 @@ function defineCheck(command: Command, cli: CommandLine): void {
         const options = { suite, samples, hub, signal, ...(families === undefined ? {} : { families }) };
         const collected: TaskCheck[] = [];
         for await (const check of checkTasks(options)) collected.push(check);
-        return collected;
+        return collected.sort((a, b) => (a.task < b.task ? -1 : a.task > b.task ? 1 : a.seed - b.seed));
       });
       const bad = checks.filter((check) => check.oracle !== 1 || check.noop !== 0 || check.error !== undefined);
       if (flags.json) cli.printJson(checks);

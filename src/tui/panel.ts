@@ -33,6 +33,7 @@ export function renderPanel(state: PanelState, width: number, height: number, pa
   const idle = state.status === "running" ? "Ctrl-C saves and stops" : state.status;
   const foot = [paint("dim", ` ${state.message ?? idle}`)];
   const stages = state.stages.flatMap((stage) => stageLines(stage, state.now, columns, paint));
+  if (isPreparing(state)) stages.push(paint("dim", " preparing sandboxes and engine …"));
   const phases = phaseLines(state, columns, paint);
   const facts = factLines(state, paint).slice(0, Math.max(0, room - head.length - foot.length - phases.length));
   const gap = height >= SPACIOUS_HEIGHT ? [""] : [];
@@ -42,6 +43,13 @@ export function renderPanel(state: PanelState, width: number, height: number, pa
   const chart = chartLines(state, columns, room - head.length - body.length - foot.length - gap.length, paint);
   const lines = [...head, ...(chart.length > 0 ? [...gap, ...chart] : []), ...body];
   return [...lines.slice(0, room - foot.length), ...foot].map((line) => fit(line, columns));
+}
+
+/** Nothing to count yet: the engine starts, the first sandboxes are made. */
+function isPreparing(state: PanelState): boolean {
+  const { collection, inFlight, stages, evaluations, step, status } = state;
+  const idle = collection === undefined && inFlight.size === 0 && stages.length === 0;
+  return idle && evaluations.length === 0 && step === 0 && status === "running";
 }
 
 function fit(line: string, columns: number): string {
@@ -58,7 +66,8 @@ function titleLine(state: PanelState, width: number, paint: Painter): string {
   const isolation = width >= SIDE_LEGEND ? ` · ${sanitizeLine(run.isolation, 40)}` : "";
   const details = `${sanitizeLine(run.algorithm, 20)} · seed ${run.seed}${isolation}`;
   const remaining = remainingMs(state);
-  const eta = remaining === undefined || step >= run.steps ? "" : ` · ${formatDuration(remaining)} left`;
+  const isShort = remaining === undefined || remaining < 1000 || state.status !== "running";
+  const eta = isShort || step >= run.steps ? "" : ` · ${formatDuration(remaining)} left`;
   const elapsed = formatDuration(state.now - state.startedAt);
   const right = run.steps > 0 ? `step ${step}/${run.steps} · ${elapsed}${eta}` : elapsed;
   const gap = Math.max(2, width - 2 - Bun.stringWidth(`${name}  ${details}`) - right.length);
