@@ -82,10 +82,11 @@ static bool make_link(char *path, const char *target) {
   return good;
 }
 
-/* Writing changes the time, so it is set again when the file is complete. */
+/* Writing changes the time and clears set-id bits, so both are set when the file is complete. */
 static void end_file(void) {
   int64_t at = incoming.entry.mtime_ns;
   struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
+  fchmod(incoming.file, incoming.entry.mode & 07777);
   if (at >= 0) futimens(incoming.file, times);
   close(incoming.file);
   incoming.file = -1;

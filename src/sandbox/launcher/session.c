@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 
 enum state { DEAD, IDLE, RUNNING, INTERRUPTING };
-enum { INTERRUPT_EVERY_US = 15000, INTERRUPT_FOR_US = 1000000, DRAIN_MAX = 1 << 20 };
+enum { INTERRUPT_FIRST_US = 10000, INTERRUPT_FOR_US = 2000000, DRAIN_MAX = 1 << 20 };
 
 static struct {
   enum state state;
@@ -311,12 +311,17 @@ void session_tick(int64_t now) {
     give_up();
     return;
   }
-  /* Politely once: a child that dies of SIGINT makes bash drop the rest of the command line. */
-  kill_since(session.started_ticks, session.interrupts == 0 ? SIGINT : SIGKILL, session.pid);
-  kill(session.pid, SIGINT);
-  if (session.interrupts % 8 == 1) ask_status(session.number);
+  /* Signals and questions in turn, ever further apart: a signal that arrives while the shell reads a line discards it.
+   * Politely once: a child that dies of SIGINT makes bash drop the rest of the command. */
+  if (session.interrupts % 2 == 0) {
+    kill_since(session.started_ticks, session.interrupts == 0 ? SIGINT : SIGKILL, session.pid);
+    kill(session.pid, SIGINT);
+  } else {
+    send_driver("\n", 1);
+    ask_status(session.number);
+  }
+  session.interrupt_next = now + ((int64_t)INTERRUPT_FIRST_US << (session.interrupts < 10 ? session.interrupts / 2 : 5));
   session.interrupts++;
-  session.interrupt_next = now + INTERRUPT_EVERY_US;
 }
 
 int64_t session_deadline(void) {

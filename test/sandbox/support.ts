@@ -1,0 +1,77 @@
+/** What the sandbox tests share: one environment, providers in folders of their own, results as text. */
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
+import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
+import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+
+export const ENVIRONMENT: EnvironmentSpec = {
+  profile: "host",
+  workdir: "/work",
+  cpus: 1,
+  memoryBytes: 64 << 20,
+  diskBytes: 16 << 20,
+  pids: 32,
+};
+
+/** Long, for the sake of busy machines; tests of time-outs give their own. */
+export const LIMITS: CommandOptions = { timeoutMs: 20_000, maxOutputBytes: 8192 };
+
+export interface TestProvider extends NativeSandboxProvider {
+  readonly stateDir: string;
+}
+
+export async function openProvider(
+  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off" } = {},
+): Promise<TestProvider> {
+  const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
+  const provider = await createSandboxProvider({ maskPaths: [], stateDir, ...options });
+  const close = provider.close.bind(provider);
+  return Object.assign(provider, {
+    stateDir,
+    close: async () => {
+      await close();
+      await rm(stateDir, { recursive: true, force: true });
+    },
+  });
+}
+
+export const text = (bytes: Uint8Array | null): string => (bytes === null ? "<none>" : new TextDecoder().decode(bytes));
+
+export function file(path: string, content: string | Uint8Array, mode = 0o644): SandboxFile {
+  return { path, mode, content: typeof content === "string" ? new TextEncoder().encode(content) : content };
+}
+
+/** Runs a command and returns what it printed, whatever its exit code. */
+export async function output(sandbox: Sandbox, command: string, options = LIMITS): Promise<string> {
+  return text((await sandbox.run(command, options)).output);
+}
+
+/** `[exit code, output]` of a command. */
+export async function outcome(sandbox: Sandbox, command: string): Promise<[number | null, string]> {
+  const result: CommandResult = await sandbox.run(command, LIMITS);
+  return [result.exitCode, text(result.output)];
+}
+
+/** A small static program of the test's own, compiled once. */
+export async function compileProbe(): Promise<Uint8Array> {
+  const source = join(import.meta.dir, "probe.c");
+  const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
+  const target = join(folder, "probe");
+  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });
+  if (child.exitCode !== 0) throw new Error(`cc failed: ${child.stderr.toString()}`);
+  const bytes = new Uint8Array(await Bun.file(target).arrayBuffer());
+  await rm(folder, { recursive: true, force: true });
+  return bytes;
+}
+
+/** Waits until `condition` holds; fails with `what` after `ms`. */
+export async function until(what: string, ms: number, condition: () => boolean | Promise<boolean>): Promise<void> {
+  const end = performance.now() + ms;
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(`${what} did not come true within ${ms} ms`);
+    await Bun.sleep(10);
+  }
+}
