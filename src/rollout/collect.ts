@@ -1,6 +1,7 @@
 /** Collects the episodes of one training step or of one evaluation. */
 
-import type { Group, Task, Trajectory } from "../core/types.ts";
+import { AleError } from "../core/errors.ts";
+import type { Group, StopReason, Task, Trajectory } from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { type EpisodeContext, type EpisodePlan, runEpisode } from "./episode.ts";
 import { Limiter } from "./limiter.ts";
@@ -45,7 +46,24 @@ export async function collectGroups(
     });
     return { groupId, taskId: task.id, trajectories: await settle(members) };
   });
-  return settle(groups);
+  const collected = await settle(groups);
+  refuseBrokenMachine(collected.flatMap((group) => group.trajectories));
+  return collected;
+}
+
+/** Stop reasons that say nothing about the policy. */
+const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
+
+/** Single failures are data; when most episodes fail for a reason of ours, going on would train on noise. */
+function refuseBrokenMachine(trajectories: readonly Trajectory[]): void {
+  const failed = trajectories.filter(({ stopReason }) => MACHINE_FAULTS.has(stopReason));
+  if (failed.length * 2 <= trajectories.length) return;
+  const [first] = failed;
+  throw new AleError(
+    "sandbox",
+    `${failed.length} of ${trajectories.length} episodes failed before they could be judged: ${first?.error ?? first?.stopReason}`,
+    { hint: "run `ale doctor`, then `ale resume`" },
+  );
 }
 
 async function withRestarts(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {
