@@ -136,6 +136,8 @@ export class GenerationEngine {
     sequence.begin(request);
     const stale = sequence.cached > 0 && sequence.cacheVersion !== this.#published().version;
     if (stale && this.options.afterSync !== "keep") sequence.cached = 0;
+    // What will be written again is not to be copied from any more.
+    if (sequence.cached < (sequence.home.prefix?.cells ?? 0)) this.#homes.forget(sequence.home);
     (sequence.ready ? this.#ready : this.#waiting).add(sequence);
   }
 
@@ -295,10 +297,7 @@ export class GenerationEngine {
   #prefillChunk(sequence: Sequence, slot: Publication["slot"], version: number): void {
     const { home, cached, sharedCells } = sequence;
     const end = cached < sharedCells ? sharedCells : sequence.length - 1;
-    if (cached === 0) {
-      this.#homes.forget(home);
-      sequence.cacheVersion = version;
-    }
+    if (cached === 0) sequence.cacheVersion = version;
     const taken = this.#prefiller.run(home.block, home.row, slot, sequence.tokens, cached, end);
     sequence.cached += taken;
     this.stats.prefillTokens += taken;

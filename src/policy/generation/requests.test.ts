@@ -99,6 +99,29 @@ describe("cancelling and closing", () => {
     }
   });
 
+  test("after a cancelled prompt another one works, and nobody copies what it overwrote", () => {
+    const context = ids("cancelled", 20);
+    const expected = (first: Int32Array) => {
+      const engine = makeEngine();
+      engine.open(1, "c");
+      engine.submit({ sequenceId: 1, context: first, sampling: sampling() });
+      return answerOf(engine, 1);
+    };
+    for (const other of [context.slice(7, 8), ids("short", 5), ids("long", 41)]) {
+      const engine = makeEngine();
+      engine.open(1, "c");
+      engine.submit({ sequenceId: 1, context, sampling: sampling() });
+      for (let i = 0; i < 5; i++) engine.step();
+      engine.cancel(1);
+      engine.submit({ sequenceId: 1, context: other, sampling: sampling() });
+      expect(answerOf(engine, 1)).toEqual(expected(other));
+      engine.open(2, "c");
+      engine.submit({ sequenceId: 2, context, sampling: sampling() });
+      expect(answerOf(engine, 2)).toEqual(expected(context));
+      expect(engine.stats.copiedPrefixes).toBe(0);
+    }
+  });
+
   test("closing frees the row at once and leaves the others alone", () => {
     const engine = makeEngine({ maxBlocks: 1, slots: 4 });
     const alone = episode(makeEngine(), 1, "other");
@@ -172,6 +195,27 @@ describe("weights", () => {
       if (afterSync === "recompute") expect(difference).toBeLessThan(2e-5);
       else expect(difference).toBeGreaterThan(1e-2);
     }
+  });
+
+  test("a cache computed again is the same to the bit whether or not its first context could be copied", () => {
+    const context = ids("again", 14);
+    const run = (withOther: boolean) => {
+      const engine = makeEngine();
+      engine.open(1, "a");
+      engine.submit({ sequenceId: 1, context, sampling: sampling() });
+      const first = answerOf(engine, 1);
+      STORE.publish(1, 8);
+      if (withOther) {
+        engine.open(2, "b");
+        engine.submit({ sequenceId: 2, context, sampling: sampling() });
+        answerOf(engine, 2);
+      }
+      engine.submit({ sequenceId: 1, context: ids("more", 9), sampling: sampling() });
+      const second = answerOf(engine, 1);
+      expect(engine.stats.copiedPrefixes).toBe(withOther ? 1 : 0);
+      return { first, second, cache: engine.readCache(1) };
+    };
+    expect(run(true)).toEqual(run(false));
   });
 
   test("a context computed under old weights is not copied under new ones", () => {

@@ -68,7 +68,8 @@ function compare(engine: GenerationEngine): { readonly compared: number; readonl
   const base: Company = { name: "alone again", before: 0, after: 0, stays: true, copied: false };
   const companies: Company[] = [
     ...batchSizes(slots).map((size) => ({ ...base, name: `last of ${size} rows`, before: size - 1 })),
-    { ...base, name: "in a thinning batch", before: slots >> 1, after: (slots - 1) >> 1, stays: false },
+    { ...base, name: "at the end of a thinning batch", before: slots - 1, stays: false },
+    { ...base, name: "in the middle of a thinning batch", before: slots >> 1, after: (slots - 1) >> 1, stays: false },
     { ...base, name: "with its first context copied", before: 1, copied: true },
     base,
   ];
