@@ -10,6 +10,7 @@ import type { Store } from "../store/store.ts";
 import { eventStream } from "./event-stream.ts";
 import { requireLocalHost, requireToken, securityHeaders } from "./guards.ts";
 import { describeHttpError, errorBody, HttpError } from "./http-error.ts";
+import { TokenTexts } from "./token-texts.ts";
 
 export interface AppOptions {
   readonly store: Store;
@@ -109,6 +110,7 @@ async function signalRun(store: Store, runId: string): Promise<void> {
 }
 
 function addEpisodes(app: Hono, { store }: AppOptions): void {
+  const texts = new TokenTexts(store);
   app.get("/v1/episodes", async (c) => {
     const query = parseQuery(c, EpisodeQuery);
     const { run, step, family, split, purpose, solved, limit, cursor, order } = query;
@@ -128,7 +130,7 @@ function addEpisodes(app: Hono, { store }: AppOptions): void {
     const id = c.req.param("id");
     const episode = await store.readEpisode(id);
     if (episode === undefined) throw new HttpError(404, "not_found", `there is no episode ${id}`);
-    return c.json(toJson(episode));
+    return c.json(toJson(episode, await texts.read(episode.runId, episode.tokens.ids)));
   });
   app.get("/v1/tasks", async (c) => {
     const run = c.req.query("run");
@@ -138,13 +140,11 @@ function addEpisodes(app: Hono, { store }: AppOptions): void {
 }
 
 /** The episode with its token arrays as plain lists. */
-function toJson({ tokens, ...episode }: EpisodeDetail) {
+function toJson({ tokens, ...episode }: EpisodeDetail, texts: readonly string[] | undefined) {
   const { ids, mask, logprobs, logprobsT1, versions, turnIds } = tokens;
   const lists = { ids, mask, logprobs, logprobsT1, versions, turnIds };
-  return {
-    ...episode,
-    tokens: Object.fromEntries(Object.entries(lists).map(([name, values]) => [name, Array.from(values)])),
-  };
+  const plain = Object.fromEntries(Object.entries(lists).map(([name, values]) => [name, Array.from(values)]));
+  return { ...episode, tokens: { ...plain, texts: texts ?? null } };
 }
 
 function addEvents(app: Hono, { store, hub }: AppOptions): void {

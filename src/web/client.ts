@@ -24,6 +24,8 @@ export interface EpisodeView extends Omit<EpisodeDetail, "tokens"> {
     readonly logprobs: readonly number[];
     readonly versions: readonly number[];
     readonly turnIds: readonly number[];
+    /** Null where the run's tokenizer is gone. */
+    readonly texts: readonly string[] | null;
   };
 }
 

@@ -4,6 +4,8 @@ import type { EvaluationRecord, MetricsRow } from "../store/records.ts";
 import { percent } from "./format.ts";
 
 const HEIGHT = 300;
+/** Distances between labels: whole steps. */
+const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000, 1_000_000];
 
 interface CurveProps {
   readonly metrics: readonly MetricsRow[];
@@ -69,13 +71,13 @@ function chartOptions(width: number): uPlot.Options {
   const value = (_: uPlot, raw: number | null) => percent(raw);
   const common = { spanGaps: true, value };
   const edge = { ...common, stroke: "transparent", points: { show: false }, width: 0 };
-  const points = { show: true, size: 6 };
+  const points = { show: true, size: 7, fill: colour("card") };
   return {
     width,
     height: HEIGHT,
     scales: { x: { time: false }, y: { range: [0, 1] } },
     axes: [
-      { ...axis, grid: { show: false } },
+      { ...axis, grid: { show: false }, size: 34, incrs: STEPS },
       { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => `${Math.round(tick * 100)} %`) },
     ],
     legend: { live: true },

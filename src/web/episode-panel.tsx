@@ -103,9 +103,14 @@ function TurnView({ turn, episode, withTokens }: TurnProps) {
   );
 }
 
+/** Blanks and line ends would not be seen. */
+function tokenText(text: string | undefined, id: number | undefined): string {
+  return text === undefined ? String(id) : text.replaceAll(" ", "␣").replaceAll("\n", "⏎");
+}
+
 /** The sampled tokens of a turn; the fuller the bar, the more probable the token was. */
 function Tokens({ episode, turn }: { readonly episode: EpisodeView; readonly turn: number }) {
-  const { ids, turnIds, logprobs, versions } = episode.tokens;
+  const { ids, turnIds, logprobs, versions, texts } = episode.tokens;
   const positions = turnIds.flatMap((of, i) => (of === turn ? [i] : []));
   return (
     <div class="tokens">
@@ -114,8 +119,8 @@ function Tokens({ episode, turn }: { readonly episode: EpisodeView; readonly tur
         const title = `token ${ids[i]}, log-probability ${(logprobs[i] ?? 0).toFixed(4)}, weights ${versions[i]}`;
         return (
           <span key={i} class="token" title={title}>
-            {ids[i]}
-            <meter min={0} max={1} value={probability} />
+            {visible(tokenText(texts?.[i], ids[i]))}
+            <progress max={1} value={probability} />
           </span>
         );
       })}

@@ -35,6 +35,11 @@ export function RunView({ runId, episodeId, token }: RunViewProps) {
       </header>
       {run.status === "running" && !connected && <p class="problem">Not connected; the page tries again by itself.</p>}
       {run.reason !== null && <p class="problem">{run.reason}</p>}
+      {(run.status === "interrupted" || run.status === "failed") && (
+        <p class="muted">
+          Continue with <code>ale resume {run.id}</code>
+        </p>
+      )}
       <Tiles state={state} />
       <section class="card">
         <h3>Learning curve</h3>
@@ -98,7 +103,7 @@ function Tiles({ state }: { readonly state: RunState }) {
         value={throughput === undefined ? "–" : count(throughput)}
         note={`tokens/s, ${count(run.episodes)} episodes so far`}
       />
-      <Tile label="parity" value={parity === undefined ? "–" : scientific(parity)} note="largest |Δ log-probability|" />
+      <Tile label="parity" value={parity === undefined ? "–" : scientific(parity)} note="largest |Δ log-prob.|" />
       <Tile
         label={left === undefined ? "wall time" : "time left"}
         value={duration(left ?? run.wallSeconds)}
