@@ -72,6 +72,9 @@ static void become_shell(const char *path, bool is_bash, int driver, int output,
   char *const bash[] = {"bash", "--norc", "--noprofile", "--noediting", "-i", NULL};
   char *const plain[] = {"sh", "-i", NULL};
   setsid();
+  /* Out of the way first: a pipe may already have the number another is to get, or its own, where dup2 keeps close-on-exec. */
+  output = fcntl(output, F_DUPFD_CLOEXEC, 16);
+  status = fcntl(status, F_DUPFD_CLOEXEC, 16);
   if (dup2(driver, 0) < 0 || dup2(output, output_number) < 0 || dup2(status, status_number) < 0) _exit(126);
   if (terminal >= 0) dup2(terminal, 2);
   if (chdir(directory) != 0 && chdir("/") != 0) _exit(126);
