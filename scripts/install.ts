@@ -9,12 +9,12 @@ import { REPOSITORY } from "./repository.ts";
 const STAMP = join(REPOSITORY, "node_modules", ".ale-installed");
 const INSTALL_DEADLINE_MS = 600_000;
 
-/** @throws Error when `bun install` fails. */
-export function ensureInstalled(): void {
+/** Returns whether something had to be installed. @throws Error when `bun install` fails. */
+export function ensureInstalled(): boolean {
   const lock = createHash("sha256")
     .update(readFileSync(join(REPOSITORY, "bun.lock")))
     .digest("hex");
-  if (existsSync(STAMP) && readFileSync(STAMP, "utf8") === lock) return;
+  if (existsSync(STAMP) && readFileSync(STAMP, "utf8") === lock) return false;
   console.log("installing packages …");
   const { exitCode, signalCode } = Bun.spawnSync([process.execPath, "install", "--frozen-lockfile"], {
     cwd: REPOSITORY,
@@ -24,4 +24,5 @@ export function ensureInstalled(): void {
   if (exitCode !== 0)
     throw new Error(`bun install --frozen-lockfile failed (${signalCode ?? `exit code ${exitCode}`})`);
   writeFileSync(STAMP, lock);
+  return true;
 }
