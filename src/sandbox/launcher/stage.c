@@ -206,13 +206,26 @@ static void make_parents(char *path) {
   }
 }
 
-/* Copies host path `from` to /base/<id>/<name>. */
+/* Copies a file of the host, which the stage cannot see, to `target`. The copy stays when a package manager replaces it. */
+static bool copy_file(int from, const char *target) {
+  char buffer[16384];
+  ssize_t length;
+  int to = open(target, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0644);
+  if (to < 0) return false;
+  bool copied = true;
+  while (copied && (length = read(from, buffer, sizeof buffer)) != 0) copied = length > 0 && write_all(to, buffer, (size_t)length);
+  close(to);
+  return copied;
+}
+
+/* Puts host path `from` at /base/<id>/<name>: folders as mounts of the host's, files as copies; both read-only. */
 static bool place(uint32_t id, const char *from, const char *name, bool *is_dir, char *error, size_t capacity) {
   char target[PATH_SIZE + 64];
-  struct stat status;
+  struct stat status = {0};
+  int fd = -1;
   format(target, sizeof target, "/base/%u/%s", id, name);
   if (setns(host_namespace, CLONE_NEWNS) != 0) return fail(error, capacity, "entering the host's mounts");
-  int fd = stat(from, &status) == 0 ? pick_up(from) : -1;
+  if (stat(from, &status) == 0) fd = S_ISDIR(status.st_mode) ? pick_up(from) : open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   int saved = errno;
   if (setns(stage_namespace, CLONE_NEWNS) != 0) {
     fprintf(stderr, "launcher: cannot return to the stage: %s\n", strerror(errno));
@@ -222,8 +235,14 @@ static bool place(uint32_t id, const char *from, const char *name, bool *is_dir,
   if (fd < 0) return fail(error, capacity, from);
   *is_dir = S_ISDIR(status.st_mode);
   make_parents(target);
-  if (*is_dir) mkdir(target, 0755);
-  else close(open(target, O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+  if (*is_dir) {
+    mkdir(target, 0755);
+  } else {
+    bool copied = S_ISREG(status.st_mode) && copy_file(fd, target);
+    close(fd);
+    fd = copied ? pick_up(target) : -1;
+    if (fd < 0) return fail(error, capacity, from);
+  }
   bool placed = syscall(SYS_move_mount, fd, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) == 0;
   if (!placed) fail(error, capacity, target);
   close(fd);
