@@ -3,9 +3,11 @@
  * of its own under `runs/`. Arguments are passed on to `ale run`.
  */
 
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { REPOSITORY } from "./repository.ts";
 
+/** Exit code of a run that was stopped and can be resumed. */
+const INTERRUPTED = 130;
 const EXPERIMENT = join("experiments", "shell.toml");
 
 function stamp(now: Date): string {
@@ -36,8 +38,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const command = [join("dist", "ale"), "run", EXPERIMENT, ...(chosen ? [] : ["--out", outDir]), ...argv];
   console.log(`\n$ ${command.join(" ")}\n`);
   const exitCode = await run([join(REPOSITORY, command[0] as string), ...command.slice(1)]);
-  if (!chosen && exitCode === 0)
-    console.log(`\nresults: ${relative(process.cwd(), join(REPOSITORY, outDir)) || outDir}`);
+  if (exitCode === INTERRUPTED) console.log(`  (from ${REPOSITORY}, \`ale\` is dist/ale)`);
   return exitCode;
 }
 
