@@ -48,7 +48,7 @@ export function describeDatabaseError(error: unknown, path: string, what: string
       );
     case "SQLITE_CORRUPT":
       return storeError(
-        `${path} is damaged (${errorMessage(error)})`,
+        `${path} is damaged (${originalMessage(error)})`,
         `move it and its -wal and -shm files away, restore a copy, or save what can be read: sqlite3 ${path} .recover`,
         error,
       );
@@ -62,8 +62,15 @@ export function describeDatabaseError(error: unknown, path: string, what: string
         error,
       );
     default:
-      return storeError(`${what}: ${errorMessage(error)} (${path})`, undefined, error);
+      return storeError(`${what}: ${originalMessage(error)} (${path})`, undefined, error);
   }
+}
+
+/** What the driver said; drizzle's own message is the whole query. */
+function originalMessage(error: unknown): string {
+  let current = error;
+  while (current instanceof Error && current.cause instanceof Error) current = current.cause;
+  return errorMessage(current);
 }
 
 function storeError(message: string, hint: string | undefined, cause: unknown): AleError {

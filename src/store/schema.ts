@@ -8,6 +8,7 @@ import { sql } from "drizzle-orm";
 import { blob, check, index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
 import type { RunStatus } from "../core/events.ts";
 import type { GradingMode, Split, StopReason } from "../core/types.ts";
+import { foreignText } from "./foreign-text.ts";
 
 /** What an episode was for: training, or evaluation with sampled or with greedy answers. */
 export type EpisodePurpose = "train" | "eval" | "greedy";
@@ -28,7 +29,7 @@ export const runs = sqliteTable(
     name: text("name").notNull(),
     status: text("status").$type<RunStatus>().notNull(),
     /** Why the run ended, where that needs saying. */
-    reason: text("reason"),
+    reason: foreignText("reason"),
     algorithm: text("algorithm").notNull(),
     seed: integer("seed").notNull(),
     configHash: text("config_hash")
@@ -63,7 +64,7 @@ export const tasks = sqliteTable(
     family: text("family").notNull(),
     split: text("split").$type<Split>().notNull(),
     seed: integer("seed").notNull(),
-    instruction: text("instruction"),
+    instruction: foreignText("instruction"),
   },
   (t) => [uniqueIndex("tasks_key").on(t.key), index("tasks_family").on(t.family, t.split)],
 );
@@ -119,7 +120,7 @@ export const episodes = sqliteTable(
     member: integer("member").notNull(),
     reward: real("reward").notNull(),
     stopReason: text("stop_reason").$type<StopReason>().notNull(),
-    error: text("error"),
+    error: foreignText("error"),
     isolation: text("isolation").notNull(),
     grading: text("grading").$type<GradingMode>().notNull(),
     turns: integer("turns").notNull(),
@@ -147,8 +148,8 @@ export const turns = sqliteTable(
       .notNull()
       .references(() => episodes.id, cascade),
     turn: integer("turn").notNull(),
-    command: text("command").notNull(),
-    observation: text("observation").notNull(),
+    command: foreignText("command").notNull(),
+    observation: foreignText("observation").notNull(),
     exitCode: integer("exit_code"),
     /** Milliseconds since the episode began, like the two below. */
     startedMs: real("started_ms").notNull(),

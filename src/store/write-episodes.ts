@@ -4,6 +4,7 @@ import { and, eq, inArray, max, sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import type { WriteTransaction } from "./connection.ts";
+import { toStoredText } from "./foreign-text.ts";
 import { chunks, insertRows, ROWS } from "./insert-rows.ts";
 import type { NewEpisode, StoredTask, WriteOperation } from "./operations.ts";
 import * as schema from "./schema.ts";
@@ -83,7 +84,7 @@ function episodeColumns(trajectory: NewEpisode) {
     member: trajectory.member,
     reward: Number.isFinite(trajectory.reward) ? trajectory.reward : 0,
     stopReason: trajectory.stopReason,
-    error: trajectory.error ?? null,
+    error: trajectory.error === undefined ? null : toStoredText(trajectory.error),
     isolation: trajectory.isolation,
     grading: trajectory.grading,
     turns: trajectory.turns.length,
@@ -101,8 +102,8 @@ function turnRows(trajectory: NewEpisode, episodeId: number) {
   return trajectory.turns.map((turn) => ({
     episodeId,
     turn: turn.index,
-    command: turn.command,
-    observation: turn.observation,
+    command: toStoredText(turn.command),
+    observation: toStoredText(turn.observation),
     exitCode: turn.exitCode,
     startedMs: turn.startedMs,
     generatedMs: turn.generatedMs,

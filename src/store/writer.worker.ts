@@ -6,7 +6,7 @@
 
 import { AleError, errorMessage } from "../core/errors.ts";
 import { type Connection, inTransaction, openWriter } from "./connection.ts";
-import { describeDatabaseError } from "./database-errors.ts";
+import { databaseCode, describeDatabaseError } from "./database-errors.ts";
 import type { ErrorMessage, WriteOperation, WriterReply, WriterRequest } from "./operations.ts";
 import { applyOperation } from "./writes.ts";
 
@@ -20,6 +20,7 @@ const BATCH = 64;
 
 declare const self: Worker;
 
+let opened: Extract<WriterRequest, { type: "open" }> | undefined;
 let connection: Connection | undefined;
 let queue: Waiting[] = [];
 let working = false;
@@ -54,6 +55,7 @@ self.onmessage = ({ data }: MessageEvent<WriterRequest>) => {
 async function open(request: Extract<WriterRequest, { type: "open" }>): Promise<void> {
   try {
     connection = await openWriter(request.path, request);
+    opened = request;
     reply({ type: "opened" });
   } catch (error) {
     reply({ type: "opened", error: errorOf(error) });
@@ -90,7 +92,8 @@ async function writeBatch(batch: readonly Waiting[]): Promise<void> {
 }
 
 async function transact(batch: readonly Waiting[]): Promise<unknown[]> {
-  if (connection === undefined) throw new AleError("internal", "the writer of the store is not open");
+  if (opened === undefined) throw new AleError("internal", "the writer of the store is not open");
+  connection ??= await openWriter(opened.path, opened);
   try {
     return await inTransaction(connection, async (transaction) => {
       const results: unknown[] = [];
@@ -98,8 +101,18 @@ async function transact(batch: readonly Waiting[]): Promise<unknown[]> {
       return results;
     });
   } catch (error) {
-    throw describeDatabaseError(error, connection.path, "writing to the store");
+    if (databaseCode(error) === "SQLITE_BUSY") dropConnection();
+    throw describeDatabaseError(error, opened.path, "writing to the store");
   }
+}
+
+/**
+ * After a statement ended as busy the driver leaves it unfinished until it is collected as garbage, and every commit on that
+ * connection is refused ("SQL statements in progress"). The next transaction gets a new connection.
+ */
+function dropConnection(): void {
+  connection?.client.close();
+  connection = undefined;
 }
 
 async function close(): Promise<void> {
@@ -109,7 +122,6 @@ async function close(): Promise<void> {
   } catch {
     // Every commit is in the WAL; whoever opens the store next folds it in.
   }
-  connection?.client.close();
-  connection = undefined;
+  dropConnection();
   reply({ type: "closed" });
 }
