@@ -21,6 +21,13 @@ function glibcFolder(): string | undefined {
   );
 }
 
+export function busyboxObstacle(): Obstacle {
+  const missing = toolObstacle("busybox");
+  if (missing !== undefined) return missing;
+  const dynamic = run(["ldd", Bun.which("busybox") as string]).exitCode === 0;
+  return dynamic ? "busybox is not static (apt-get install busybox-static)" : undefined;
+}
+
 /** Fills `root` with glibc's six files and the executable as `/ale`. */
 export function makeBareRoot(root: string, executable: string): void {
   const folder = glibcFolder() as string;

@@ -7,6 +7,8 @@ import {
   mountNamespace,
   mountNamespaceObstacle,
   run,
+  shippedPolicyObstacle,
+  shortRun,
   temporaryFolder,
   titled,
   toolObstacle,
@@ -50,23 +52,47 @@ describe("the executable keeps to itself", () => {
   });
 
   const obstacle = toolObstacle("strace") ?? mountNamespaceObstacle("--net");
+  /** Outgoing calls and programs started, while `ale` runs where no network exists. */
+  function traceOf(
+    folder: string,
+    args: readonly string[],
+  ): { connections: string[]; programs: string[]; out: string } {
+    const trace = join(folder, "trace");
+    const strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg,execve", "-o", trace];
+    const command = [...mountNamespace("--net"), ...strace, ale, ...args];
+    const { stdout, stderr } = run(command, { env: { HOME: join(folder, "home") }, timeoutMs: 150_000 });
+    const calls = readFileSync(trace, "utf8").split("\n");
+    return {
+      connections: calls.filter((call) => /AF_INET6?\b/.test(call)),
+      programs: calls.flatMap((call) => /execve\("([^"]*)"/.exec(call)?.[1] ?? []),
+      out: stdout + stderr,
+    };
+  }
+
   test.skipIf(obstacle !== undefined)(
-    titled("no connection is tried, not even where none is possible", obstacle),
+    titled("doctor tries no connection, even where none is possible", obstacle),
     () => {
       using folder = temporaryFolder();
-      const trace = join(folder.path, "trace");
-      const strace = ["strace", "-f", "-qq", "-e", "trace=network,execve", "-o", trace];
-      const result = run([...mountNamespace("--net"), ...strace, ale, "doctor"], {
-        env: { HOME: folder.make("home") },
-      });
-      expect(result.stdout).toContain("ONNX Runtime");
-      const calls = readFileSync(trace, "utf8").split("\n");
-      const outgoing = calls.filter(
-        (call) => /\b(connect|sendto|sendmsg|sendmmsg)\(/.test(call) && /AF_INET6?/.test(call),
-      );
-      expect(outgoing).toEqual([]);
-      expect(calls.some((call) => call.includes("execve("))).toBe(true);
-      expect(calls.filter((call) => /execve\(".*(curl|wget)"/.test(call))).toEqual([]);
+      const { connections, programs, out } = traceOf(folder.path, ["doctor"]);
+      expect(out).toContain("ONNX Runtime");
+      expect(connections).toEqual([]);
+      expect(programs).toContain(ale);
+      expect(programs.filter((path) => /\/(curl|wget)$/.test(path))).toEqual([]);
     },
+  );
+
+  const runObstacle = obstacle ?? shippedPolicyObstacle();
+  test.skipIf(runObstacle !== undefined)(
+    titled("nor does a run", runObstacle),
+    () => {
+      using folder = temporaryFolder();
+      const { connections, programs, out } = traceOf(folder.path, shortRun(join(folder.path, "run")));
+      expect(out).toContain('"status":"finished"');
+      expect(connections).toEqual([]);
+      // The engine is the executable again; everything else are the commands of tasks.
+      expect(programs).toContain("/proc/self/exe");
+      expect(programs.filter((path) => /\/(curl|wget)$/.test(path))).toEqual([]);
+    },
+    180_000,
   );
 });

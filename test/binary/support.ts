@@ -1,6 +1,6 @@
 /** What the tests of the executable share: the executable itself, places to run it in, and how to measure it. */
 
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -107,4 +107,20 @@ export function titled(name: string, obstacle: Obstacle): string {
   if (obstacle === undefined) return name;
   console.log(`skipped: ${name}: ${obstacle}`);
   return `${name} (skipped: ${obstacle})`;
+}
+
+/** Arguments of the shipped experiment, cut to two steps. */
+export function shortRun(outDir: string): string[] {
+  return [
+    ...["run", "experiments/shell.toml", "--out", outDir, "--json", "--seed", "5", "--service.port", "0"],
+    ...["--trainer.steps", "2", "--rollout.groups", "2", "--rollout.groupSize", "4"],
+    ...["--evaluation.every", "2", "--evaluation.dev", "14", "--evaluation.heldout", "14"],
+  ];
+}
+
+/** `shortRun` needs the policy that the experiment names. */
+export function shippedPolicyObstacle(): Obstacle {
+  const config = readFileSync(join(REPOSITORY, "experiments", "shell.toml"), "utf8");
+  const path = /^path = "(.+)"$/m.exec(config)?.[1];
+  return path !== undefined && existsSync(join(REPOSITORY, path)) ? undefined : `${path} is not there yet`;
 }
