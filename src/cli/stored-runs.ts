@@ -1,15 +1,14 @@
 /** Finding runs in the store, by id, unique prefix or run directory. */
 
 import { statSync } from "node:fs";
-import { resolve } from "node:path";
-import { defaultStorePath } from "../config/paths.ts";
+import { defaultStorePath, storeFile } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
 import type { RunRecord } from "../store/records.ts";
 import { openStore, type Store, storeExists } from "../store/store.ts";
 import type { CommandLine } from "./command-line.ts";
 
 export function storePathOf(cli: CommandLine, flag: string | undefined): string {
-  return resolve(flag ?? defaultStorePath(cli.env));
+  return storeFile(flag ?? defaultStorePath(cli.env));
 }
 
 /** Opens the store for reading, calls `use`, closes it; `undefined` where no run was ever made. */

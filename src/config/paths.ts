@@ -63,21 +63,29 @@ export function prepareEmptyFolder(path: string, what = `the folder ${path}`, if
 }
 
 /**
- * Makes the folder that holds the store and returns the store's absolute path.
- * @throws AleError("store") when the folder cannot be made or written.
+ * The absolute path of the store's file.
+ * @throws AleError("store") when a folder is there.
  */
-export function prepareStorePath(path: string): string {
+export function storeFile(path: string): string {
   const file = resolve(path);
-  const hint = "give another place with --store FILE, or set ALE_HOME to a folder you may write to";
-  const home = dirname(file);
-  ensureFolder(home, `the folder of the store, ${home},`, hint, "store");
-  if (home === temporaryHome()) takeOver(home);
   if (lstatSync(file, { throwIfNoEntry: false })?.isDirectory()) {
     throw new AleError("store", `${path} is a folder, not a database file`, {
       hint: `--store ${join(path, "ale.db")}`,
     });
   }
   return file;
+}
+
+/**
+ * Makes the folder that holds the store and returns the store's absolute path.
+ * @throws AleError("store") when the folder cannot be made or written.
+ */
+export function prepareStorePath(path: string): string {
+  const home = dirname(resolve(path));
+  const hint = "give another place with --store FILE, or set ALE_HOME to a folder you may write to";
+  ensureFolder(home, `the folder of the store, ${home},`, hint, "store");
+  if (home === temporaryHome()) takeOver(home);
+  return storeFile(path);
 }
 
 function listFolder(folder: string, shown: string): string[] {
