@@ -197,6 +197,9 @@ describe("panel", () => {
 
   test("before the first event there is something to look at", () => {
     expect(renderPanel(state, 80, 24)[0]).toBe(" starting 0 ms");
+    expect(text()).toContain("preparing sandboxes and engine");
+    feed(0, RUN, { type: "step.started", step: 1, episodes: 4 });
+    expect(text()).not.toContain("preparing");
   });
 });
 
