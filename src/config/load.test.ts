@@ -264,7 +264,7 @@ describe("any input", () => {
           expect((error as AleError).message).toMatch(/x\.toml/);
         }
       }),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
   });
 
@@ -278,7 +278,7 @@ describe("any input", () => {
           expect((error as AleError).message).toContain(key);
         }
       }),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
   });
 
@@ -344,7 +344,7 @@ describe("resolved experiment", () => {
           expect(configHash(again)).toBe(configHash(experiment));
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
     expect(load("").toml).toContain("steps = 100              # Training steps; 0 to 10000000");
   });
