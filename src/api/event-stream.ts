@@ -63,8 +63,8 @@ async function* generate(options: EventStreamOptions): AsyncGenerator<string> {
     yield "retry: 1000\n: events of ale\n\n";
     while (!signal.aborted) {
       const lasting = await store.readEvents({ sinceId: last, ...(runId === undefined ? {} : { runId }) });
-      const text = lasting.map(formatRecord).join("") + (await momentary(queue, pollMs, signal));
       last = lasting.at(-1)?.id ?? last;
+      const text = lasting.length > 0 ? lasting.map(formatRecord).join("") : await momentary(queue, pollMs, signal);
       if (text !== "") {
         yield text;
         spokeAt = performance.now();

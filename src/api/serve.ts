@@ -26,7 +26,12 @@ export function serve(app: Hono, options: ServeOptions): Service {
   const { port, host = "127.0.0.1", portOption = "--port" } = options;
   let server: Bun.Server<undefined>;
   try {
-    server = Bun.serve({ fetch: app.fetch, hostname: host, port, idleTimeout: IDLE_SECONDS, development: false });
+    server = Bun.serve({
+      fetch: app.fetch,
+      ...{ hostname: host, port, idleTimeout: IDLE_SECONDS, development: false },
+      // Outside of development Bun 1.4.5 shares ports by default: a second service would take half of the requests.
+      reusePort: false,
+    });
   } catch (cause) {
     const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
     if (code === "EADDRINUSE") {

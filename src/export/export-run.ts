@@ -1,12 +1,11 @@
 /** Writes the results of a run as files that others can open. */
 
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { RunStatus } from "../core/events.ts";
 import type { MetricsRow } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { columnGlossary } from "./columns.ts";
-import { writeLines, writeTextFile } from "./files.ts";
+import { makeFolder, writeLines, writeTextFile } from "./files.ts";
 import { readReportData } from "./report/data.ts";
 import { renderReport } from "./report/report.ts";
 import { summarizeRun } from "./summary.ts";
@@ -36,7 +35,7 @@ export async function exportRun(
   options: ExportOptions = {},
 ): Promise<string> {
   const formats = new Set(options.formats ?? EXPORT_FORMATS);
-  mkdirSync(dir, { recursive: true });
+  makeFolder(dir);
   const run = await store.getRun(runId);
   const summary = summarizeRun(run, await store.readEvaluations(run.id), options);
   if (formats.has("config")) {

@@ -1,10 +1,19 @@
 /** Result files appear complete or not at all. */
 
-import { closeSync, existsSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
 
 /** Bytes collected before they go to the file. */
 const CHUNK = 1 << 20;
+
+/** Makes a folder and its parents. @throws AleError("usage") when it cannot be made. */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw describeFileError(error, path);
+  }
+}
 
 /** Calls `write` with a temporary name and moves the file into place when it succeeds. */
 export async function writeAtomically(path: string, write: (partial: string) => Promise<void> | void): Promise<void> {
