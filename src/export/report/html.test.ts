@@ -41,19 +41,19 @@ const NASTY = [
 ];
 
 test("text can only become text: no element, attribute or comment appears", async () => {
-  const plain = await parse(page("plain"));
   const fragment = fc.oneof(
     fc.constantFrom(...NASTY),
     fc.string({ unit: "binary" }),
     fc.constantFrom("<", ">", '"', "'"),
   );
-  await fc.assert(
-    fc.asyncProperty(fc.array(fragment, { maxLength: 6 }), async (parts) => {
-      expect(await parse(page(parts.join("")))).toEqual(plain);
-    }),
-    { numRuns: 40 },
+  const texts = fc.sample(
+    fc.array(fragment, { maxLength: 6 }).map((parts) => parts.join("")),
+    100,
   );
-  for (const text of NASTY) expect(await parse(page(text))).toEqual(plain);
+  for (const some of [NASTY, texts]) {
+    const hostile = await parse(some.map(page).join(""));
+    expect(hostile).toEqual(await parse(some.map(() => page("plain")).join("")));
+  }
 });
 
 test("what a browser shows is the text, with invisible characters written out", () => {
