@@ -13,5 +13,6 @@ export function wilsonInterval(successes: number, n: number): { readonly low: nu
   const z2 = Z_95 * Z_95;
   const centre = (rate + z2 / (2 * n)) / (1 + z2 / n);
   const half = (Z_95 / (1 + z2 / n)) * Math.sqrt((rate * (1 - rate)) / n + z2 / (4 * n * n));
-  return { low: Math.max(0, centre - half), high: Math.min(1, centre + half) };
+  // At the ends the bounds are exact; rounding must not show as 1e-17.
+  return { low: successes === 0 ? 0 : centre - half, high: successes === n ? 1 : centre + half };
 }

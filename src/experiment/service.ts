@@ -2,16 +2,19 @@
 
 import { join } from "node:path";
 import { createApp } from "../api/app.ts";
-import { serve } from "../api/serve.ts";
+import { type Service, serve } from "../api/serve.ts";
 import { loadToken } from "../api/token.ts";
 import { aleHome } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
 import type { Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 
+/** The port nobody asked for: runs side by side each get one of their own. */
+const DEFAULT_PORT = 4242;
+
 /**
- * Serves the run while it lasts. A port that is taken costs the dashboard and a warning, never the run: several runs side by
- * side are normal, and `ale serve` shows them all.
+ * Serves the run while it lasts. When the default port is taken, as by another run, a free one is used.
+ * @throws AleError("service") when a port the experiment names is taken.
  */
 export async function startService(
   options: RunOptions,
@@ -19,22 +22,23 @@ export async function startService(
   runId: string,
   stop: () => void,
 ): Promise<AsyncDisposable> {
-  const none = { [Symbol.asyncDispose]: async () => {} };
-  if (!options.serve) return none;
+  if (!options.serve) return { [Symbol.asyncDispose]: async () => {} };
   const { hub } = options;
   const stopRun = (id: string) => {
     if (id === runId) stop();
     return id === runId;
   };
+  const app = createApp({ store, hub, token: loadToken(join(aleHome(), "token")), stopRun });
+  const service = bind(app, options.experiment.service.port);
+  hub.emit({ type: "service.listening", url: service.url });
+  return service;
+}
+
+function bind(app: ReturnType<typeof createApp>, port: number): Service {
   try {
-    const app = createApp({ store, hub, token: loadToken(join(aleHome(), "token")), stopRun });
-    const { port } = options.experiment.service;
-    const service = serve(app, { port, portOption: "--service.port" });
-    hub.emit({ type: "service.listening", url: service.url });
-    return service;
+    return serve(app, { port, portOption: "--service.port" });
   } catch (error) {
-    if (!(error instanceof AleError)) throw error;
-    hub.emit({ type: "log", level: "warn", message: `no dashboard: ${error.message} (${error.hint ?? ""})` });
-    return none;
+    if (port !== DEFAULT_PORT || !(error instanceof AleError) || error.code !== "service") throw error;
+    return serve(app, { port: 0 });
   }
 }
