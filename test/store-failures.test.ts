@@ -200,5 +200,6 @@ test("several processes may open a new store at once and write to it together", 
   await using store = await openStore(path, { mode: "read" });
   const runs = await store.listRuns();
   expect(runs).toHaveLength(5);
-  for (const run of runs) expect(run).toMatchObject({ committedStep: 20, episodes: 20 * 6 + 2 * 12, status: "finished" });
+  for (const run of runs)
+    expect(run).toMatchObject({ committedStep: 20, episodes: 20 * 6 + 2 * 12, status: "finished" });
 });
