@@ -33,6 +33,11 @@ const FUNCTIONS = {
   releaseValue: { index: 96, args: ["ptr"], returns: "void" },
   releaseSessionOptions: { index: 100, args: ["ptr"], returns: "void" },
   createAndRegisterAllocator: { index: 144, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
+  runAsync: {
+    index: 260,
+    args: ["ptr", "ptr", "ptr", "ptr", "usize", "ptr", "usize", "ptr", "ptr", "ptr"],
+    returns: "ptr",
+  },
   addSessionConfigEntry: { index: 130, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
 } as const;
 

@@ -11,13 +11,13 @@ const folder = mkdtempSync(join(tmpdir(), "ale-runtime-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** y = x · 2 + 1 over n elements. */
-function affine(n: number): Session {
+function affine(n: number, threads = 1): Session {
   const graph = new OnnxBuilder();
   const x = graph.input("x", "float32", [n]);
   const doubled = graph.node("Mul", [x, graph.scalar("float32", 2)]);
   graph.node("Add", [doubled, graph.scalar("float32", 1)], { outputs: ["y"] });
   graph.output("y", "float32", [n]);
-  return new Session(graph.encode(), { threads: 1 });
+  return new Session(graph.encode(), { threads });
 }
 
 describe("memory", () => {
@@ -92,6 +92,43 @@ describe("session", () => {
     session.release();
     session.release();
     expect(call).toThrow("released");
+  });
+
+  test("a background run overlaps with others of the same session and ends before wait returns", () => {
+    const session = affine(1000, 2);
+    const runs = [1, 2].map((value) => {
+      const x = allocateFloat32(1000).fill(value);
+      const y = allocateFloat32(1000);
+      return { x, y, feeds: { x: float32Value(x, [1000]) }, fetches: { y: float32Value(y, [1000]) } };
+    });
+    const [first, second] = runs as [(typeof runs)[0], (typeof runs)[0]];
+    const background = session.prepareBackground(first.feeds, first.fetches);
+    const foreground = session.prepare(second.feeds, second.fetches);
+    for (let i = 0; i < 100; i++) {
+      first.y.fill(0);
+      second.y.fill(0);
+      background.start();
+      foreground();
+      background.wait();
+      expect(first.y[999]).toBe(3);
+      expect(second.y[0]).toBe(5);
+    }
+    session.release();
+    expect(() => background.start()).toThrow("released");
+  });
+
+  test("a background run that fails leaves its outputs unwritten; one needs two threads", () => {
+    const session = affine(8, 2);
+    const y = allocateFloat32(8).fill(7);
+    const broken = session.prepareBackground({}, { y: float32Value(y, [8]) });
+    broken.start();
+    broken.wait();
+    expect(y[0]).toBe(7);
+    session.release();
+    const single = affine(8, 1);
+    const value = float32Value(allocateFloat32(8), [8]);
+    expect(() => single.prepareBackground({ x: value }, { y: value }).start()).toThrow("start graph");
+    single.release();
   });
 
   test("an output may alias its input", () => {

@@ -2,6 +2,7 @@
 
 import { AleError } from "../core/errors.ts";
 import { type CApi, ortApi } from "./c-api.ts";
+import { Completion } from "./completion.ts";
 import { addressOf, allocateBytes, allocatePointers, allocateString } from "./memory.ts";
 import type { Value } from "./value.ts";
 
@@ -31,6 +32,15 @@ export type Values = Readonly<Record<string, Value>>;
 
 /** Runs the graph once, synchronously: reads the feeds' memory, writes the fetches' memory. */
 export type PreparedCall = () => void;
+
+/** A run in two halves. Every `start` needs its `wait` before the next `start`. */
+export interface BackgroundCall {
+  start(): void;
+  /** Blocks until the run has ended. A run that failed leaves its outputs unwritten: put NaN there first and look. */
+  wait(): void;
+  /** What the native side points to. */
+  readonly keep: readonly unknown[];
+}
 
 interface Binding {
   readonly count: number;
@@ -113,6 +123,37 @@ export class Session {
       this.#names.set(name, native);
     }
     return native;
+  }
+
+  /**
+   * As `prepare`, for runs on a thread of the session's own, so that the caller can run another graph meanwhile. The session
+   * needs at least two threads.
+   */
+  prepareBackground(feeds: Values, fetches: Values): BackgroundCall {
+    const inputs = this.#bind(feeds);
+    const outputs = this.#bind(fetches);
+    const completion = new Completion();
+    const { call, check } = this.#api;
+    return {
+      start: () => {
+        if (this.#handle === 0) throw new AleError("internal", "this session was released");
+        const status = call.runAsync(
+          this.#handle,
+          null,
+          inputs.names,
+          inputs.values,
+          inputs.count,
+          outputs.names,
+          outputs.count,
+          outputs.values,
+          completion.callback,
+          completion.argument,
+        );
+        check(status, "start graph");
+      },
+      wait: () => completion.wait("a graph that runs in the background"),
+      keep: [inputs, outputs, completion],
+    };
   }
 
   /** Frees the compiled graph; prepared calls throw afterwards. Safe to call twice. */

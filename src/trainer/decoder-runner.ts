@@ -19,7 +19,7 @@ import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues, tensorValues } from "../models/parameter-values.ts";
 import { EMBEDDING, parameterView } from "../models/parameters.ts";
 import { allocateFloat32, allocateInt64 } from "../runtime/memory.ts";
-import { type PreparedCall, Session } from "../runtime/session.ts";
+import { type BackgroundCall, type PreparedCall, Session, type Values } from "../runtime/session.ts";
 import { float32Value, int64Value, type Value } from "../runtime/value.ts";
 
 export type RunnerMode = "logprobs" | "gradients" | "entropy-gradients";
@@ -29,60 +29,75 @@ interface Rectangle {
   readonly length: number;
 }
 
-/** All runners of one learner; they share the gradient accumulators. */
+/** What one lane, a thread with micro-batches of its own, adds its gradients to. */
+interface Lane {
+  readonly gradients: Float32Array;
+  readonly values: Readonly<Record<string, Value>>;
+}
+
+/** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
 export class DecoderRunners {
   readonly #config: DecoderConfig;
   readonly #store: ParameterStore;
-  readonly #gradients: Float32Array;
-  readonly #gradientValues: Readonly<Record<string, Value>>;
-  readonly #threads: number;
+  readonly #lanes: readonly Lane[];
+  readonly #sessions = new Map<string, Session>();
   readonly #runners = new Map<string, DecoderRunner>();
 
-  constructor(config: DecoderConfig, store: ParameterStore, gradients: Float32Array, threads: number) {
+  /** @param gradients flat accumulators, one per lane. */
+  constructor(config: DecoderConfig, store: ParameterStore, gradients: readonly Float32Array[]) {
     this.#config = config;
     this.#store = store;
-    this.#gradients = gradients;
-    this.#gradientValues = tensorValues(store.layout, gradients);
-    this.#threads = threads;
+    this.#lanes = gradients.map((flat) => ({ gradients: flat, values: tensorValues(store.layout, flat) }));
   }
 
-  get(mode: RunnerMode, { rows, length }: Rectangle): DecoderRunner {
+  get(mode: RunnerMode, { rows, length }: Rectangle, lane: number): DecoderRunner {
     const key = `${mode} ${rows}x${length}`;
-    const found = this.#runners.get(key);
+    const found = this.#runners.get(`${key} ${lane}`);
     if (found !== undefined) return found;
     const runner = new DecoderRunner({
       config: this.#config,
       store: this.#store,
-      gradients: this.#gradients,
-      gradientValues: this.#gradientValues,
-      threads: this.#threads,
+      lane: this.#lanes[lane] as Lane,
+      session: this.#session(key, { mode, rows, length }),
       mode,
       rows,
       length,
     });
-    this.#runners.set(key, runner);
+    this.#runners.set(`${key} ${lane}`, runner);
     return runner;
   }
 
   release(): void {
-    for (const runner of this.#runners.values()) runner.release();
+    for (const session of this.#sessions.values()) session.release();
+    this.#sessions.clear();
     this.#runners.clear();
+  }
+
+  #session(key: string, shape: Rectangle & { readonly mode: RunnerMode }): Session {
+    const found = this.#sessions.get(key);
+    if (found !== undefined) return found;
+    const session = new Session(decoderGraph(this.#config, { profile: "cpu", ...shape }), {
+      threads: this.#lanes.length,
+    });
+    this.#sessions.set(key, session);
+    return session;
   }
 }
 
 interface RunnerOptions extends Rectangle {
   readonly config: DecoderConfig;
   readonly store: ParameterStore;
-  readonly gradients: Float32Array;
-  readonly gradientValues: Readonly<Record<string, Value>>;
-  readonly threads: number;
+  readonly lane: Lane;
+  readonly session: Session;
   readonly mode: RunnerMode;
 }
 
-/** One compiled rectangle. Row r, position t predicts token t + 1 of the sequence in that row. */
+/** A value no log-probability can have: still there after a background run, it shows that the run failed. */
+const UNWRITTEN = Number.POSITIVE_INFINITY;
+
+/** One rectangle in one lane. Row r, position t predicts token t + 1 of the sequence in that row. */
 export class DecoderRunner {
   readonly #options: RunnerOptions;
-  readonly #session: Session;
   readonly #ids: BigInt64Array;
   readonly #labels: BigInt64Array;
   readonly #weights: Float32Array;
@@ -92,13 +107,13 @@ export class DecoderRunner {
   readonly #entropy: Float32Array;
   readonly #embeddedGradient: Float32Array;
   readonly #calls = new Map<Slot, PreparedCall>();
+  readonly #backgroundCalls = new Map<Slot, BackgroundCall>();
   #lengths: readonly number[] = [];
 
   constructor(options: RunnerOptions) {
     this.#options = options;
-    const { config, rows, length, mode, threads } = options;
+    const { config, rows, length, mode } = options;
     const tokens = rows * length;
-    this.#session = new Session(decoderGraph(config, { profile: "cpu", rows, length, mode }), { threads });
     this.#ids = allocateInt64(tokens);
     this.#labels = allocateInt64(tokens);
     this.#weights = allocateFloat32(tokens);
@@ -132,9 +147,23 @@ export class DecoderRunner {
   /** Runs the graph on what was loaded. */
   run(slot: Slot, temperature: number): void {
     this.#inverseTemperature[0] = 1 / temperature;
-    const call = this.#calls.get(slot) ?? this.#prepare(slot);
+    const call = this.#calls.get(slot) ?? this.#options.session.prepare(...this.#bindings(slot));
     this.#calls.set(slot, call);
     call();
+  }
+
+  /** As `run`, on another thread; returns what waits for the end. */
+  start(slot: Slot, temperature: number): () => void {
+    this.#inverseTemperature[0] = 1 / temperature;
+    const call = this.#backgroundCalls.get(slot) ?? this.#options.session.prepareBackground(...this.#bindings(slot));
+    this.#backgroundCalls.set(slot, call);
+    this.#logprobs[0] = UNWRITTEN;
+    call.start();
+    return () => {
+      call.wait();
+      if (this.#logprobs[0] === UNWRITTEN)
+        throw new AleError("engine", "a graph failed while it ran in the background");
+    };
   }
 
   /** Writes log p of the sequence in `row` to `target`, from element 1 on. */
@@ -145,9 +174,9 @@ export class DecoderRunner {
 
   /** Adds the gradients of the embedded tokens to the rows of the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void {
-    const { store, gradients, config, length } = this.#options;
+    const { store, lane, config, length } = this.#options;
     const width = config.hiddenSize;
-    const table = parameterView(store.layout, gradients, EMBEDDING);
+    const table = parameterView(store.layout, lane.gradients, EMBEDDING);
     const rows = this.#embeddedGradient;
     for (const [row, count] of this.#lengths.entries()) {
       for (let t = 0; t < count; t++) {
@@ -176,10 +205,6 @@ export class DecoderRunner {
     }
   }
 
-  release(): void {
-    this.#session.release();
-  }
-
   #checkedId(id: number): bigint {
     const { vocabularySize } = this.#options.config;
     if (id < 0 || id >= vocabularySize) {
@@ -195,8 +220,8 @@ export class DecoderRunner {
     for (const [row, values] of weights.entries()) target.set(values.subarray(1), row * this.#options.length);
   }
 
-  #prepare(slot: Slot): PreparedCall {
-    const { store, mode, rows, length, config, gradientValues } = this.#options;
+  #bindings(slot: Slot): [feeds: Values, fetches: Values] {
+    const { store, mode, rows, length, config, lane } = this.#options;
     const tokens = rows * length;
     const feeds: Record<string, Value> = {
       ...parameterValues(store, slot),
@@ -210,12 +235,12 @@ export class DecoderRunner {
       if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(this.#entropyWeights, [tokens, 1]);
       fetches[ENTROPY] = float32Value(this.#entropy, [tokens, 1]);
       fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
-      for (const [name, value] of Object.entries(gradientValues)) {
+      for (const [name, value] of Object.entries(lane.values)) {
         if (name === EMBEDDING && !config.tiedEmbeddings) continue;
         feeds[accumulatedName(name)] = value;
         fetches[gradientName(name)] = value;
       }
     }
-    return this.#session.prepare(feeds, fetches);
+    return [feeds, fetches];
   }
 }

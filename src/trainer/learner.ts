@@ -7,13 +7,17 @@ import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
-import { type DecoderRunner, DecoderRunners } from "./decoder-runner.ts";
+import { type DecoderRunner, DecoderRunners, type RunnerMode } from "./decoder-runner.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
-import { AdamW, type AdamWSettings, clipScale, GlobalNorm, type OptimizerRange } from "./optimizer.ts";
+import { AdamW, type AdamWSettings, clipScale, GlobalNorm, GradientSum, type OptimizerRange } from "./optimizer.ts";
 
 export interface LearnerOptions {
+  /**
+   * Threads. Each works on micro-batches of its own and on gradients of its own, which costs the cores no waiting for one
+   * another within an operator; results depend on the number of threads in the last bits.
+   */
   readonly threads: number;
-  /** Tokens per forward and backward pass; sums over micro-batches equal those of one pass. Default 2048. */
+  /** Tokens in work at once, all threads together; sums over micro-batches equal those of one pass. Default 2048. */
   readonly maxTokensPerMicroBatch?: number;
   /** Leave norm weights out of weight decay. Default false. */
   readonly exemptNorms?: boolean;
@@ -37,7 +41,9 @@ export class Learner {
   readonly #config: DecoderConfig;
   readonly #store: ParameterStore;
   readonly #maxTokens: number;
-  readonly #gradients: Float32Array<ArrayBuffer>;
+  /** One flat array per thread; the first collects the sum. */
+  readonly #gradients: readonly Float32Array[];
+  readonly #sum: GradientSum;
   readonly #runners: DecoderRunners;
   readonly #adamW: AdamW;
   readonly #norm: GlobalNorm;
@@ -46,15 +52,16 @@ export class Learner {
     this.#config = config;
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
-    this.#gradients = allocateFloat32(store.layout.length);
-    this.#runners = new DecoderRunners(config, store, this.#gradients, options.threads);
-    this.#adamW = new AdamW(this.#gradients, optimizerRanges(store, options.exemptNorms ?? false));
-    this.#norm = new GlobalNorm(this.#gradients);
+    this.#gradients = Array.from({ length: options.threads }, () => allocateFloat32(store.layout.length));
+    this.#sum = new GradientSum(this.#gradients, options.threads);
+    this.#runners = new DecoderRunners(config, store, this.#gradients);
+    this.#adamW = new AdamW(this.gradients, optimizerRanges(store, options.exemptNorms ?? false));
+    this.#norm = new GlobalNorm(this.gradients);
   }
 
   /** Gradients accumulated so far, flat in the store's layout. */
   get gradients(): Float32Array {
-    return this.#gradients;
+    return this.#gradients[0] as Float32Array;
   }
 
   /**
@@ -64,12 +71,10 @@ export class Learner {
    */
   logprobs(sequences: readonly Int32Array[], slot: number, temperature = 1): Float32Array[] {
     const results = sequences.map((sequence) => new Float32Array(sequence.length));
-    for (const batch of this.#plan(sequences)) {
-      const runner = this.#runners.get("logprobs", batch);
-      runner.load(batch.members.map((index) => sequences[index] as Int32Array));
-      runner.run(checkedSlot(slot), temperature);
-      copyLogprobs(runner, batch, results);
-    }
+    this.#runAll("logprobs", sequences, checkedSlot(slot), temperature, {
+      load: (runner, pick) => runner.load(pick(sequences)),
+      finish: (runner, batch) => copyLogprobs(runner, batch, results),
+    });
     return results;
   }
 
@@ -86,15 +91,16 @@ export class Learner {
   ): BackwardResult {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
     const sums = { loss: 0, entropy: 0, tokens: 0 };
-    for (const batch of this.#plan(sequences)) {
-      const runner = this.#runners.get(entropyWeights === undefined ? "gradients" : "entropy-gradients", batch);
-      const pick = <T>(items: readonly T[]) => batch.members.map((index) => items[index] as T);
-      runner.load(pick(sequences), pick(weights), entropyWeights && pick(entropyWeights));
-      runner.run(checkedSlot(slot), temperature);
-      runner.scatterEmbeddedGradient();
-      copyLogprobs(runner, batch, logprobs);
-      runner.addSums(sums);
-    }
+    const mode = entropyWeights === undefined ? "gradients" : "entropy-gradients";
+    this.#runAll(mode, sequences, checkedSlot(slot), temperature, {
+      load: (runner, pick) => runner.load(pick(sequences), pick(weights), entropyWeights && pick(entropyWeights)),
+      finish: (runner, batch) => {
+        runner.scatterEmbeddedGradient();
+        copyLogprobs(runner, batch, logprobs);
+        runner.addSums(sums);
+      },
+    });
+    this.#sum.collect();
     return { loss: sums.loss, logprobs, entropy: sums.tokens === 0 ? 0 : sums.entropy / sums.tokens };
   }
 
@@ -123,7 +129,7 @@ export class Learner {
 
   /** Forgets accumulated gradients. */
   clearGradients(): void {
-    this.#gradients.fill(0);
+    for (const gradients of this.#gradients) gradients.fill(0);
   }
 
   /** Frees the compiled graphs. */
@@ -131,6 +137,28 @@ export class Learner {
     this.#runners.release();
     this.#adamW.release();
     this.#norm.release();
+    this.#sum.release();
+  }
+
+  /** Runs the micro-batches, as many at a time as there are threads; `finish` is called in the order of the plan. */
+  #runAll(mode: RunnerMode, sequences: readonly Int32Array[], slot: Slot, temperature: number, work: BatchWork): void {
+    const plan = this.#plan(sequences);
+    const lanes = this.#gradients.length;
+    for (let begin = 0; begin < plan.length; begin += lanes) {
+      const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
+        const runner = this.#runners.get(mode, batch, lane);
+        const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
+        work.load(runner, pick);
+        return { batch, runner };
+      });
+      const waits = group.slice(1).map(({ runner }) => runner.start(slot, temperature));
+      try {
+        group[0]?.runner.run(slot, temperature);
+      } finally {
+        for (const wait of waits) wait();
+      }
+      for (const { runner, batch } of group) work.finish(runner, batch);
+    }
   }
 
   /** A sequence of n tokens has n − 1 predictions, so that is the length it takes. */
@@ -142,8 +170,15 @@ export class Learner {
       }
     }
     const lengths = sequences.map((sequence) => sequence.length - 1);
-    return planMicroBatches(lengths, { tokens: this.#maxTokens, contextLength });
+    const tokens = Math.ceil(this.#maxTokens / this.#gradients.length);
+    return planMicroBatches(lengths, { tokens, contextLength });
   }
+}
+
+/** What is done with each micro-batch before and after it runs. */
+interface BatchWork {
+  load(runner: DecoderRunner, pick: <T>(items: readonly T[]) => T[]): void;
+  finish(runner: DecoderRunner, batch: MicroBatch): void;
 }
 
 function checkedSlot(slot: number): Slot {

@@ -178,6 +178,32 @@ export class GlobalNorm {
   }
 }
 
+/** Adds the gradients of all lanes up in the first one, in the order of the lanes, and clears the others. */
+export class GradientSum {
+  readonly #others: readonly Float32Array[];
+  readonly #session: Session;
+  readonly #calls: readonly PreparedCall[];
+
+  constructor(lanes: readonly Float32Array[], threads: number) {
+    const graph = new OnnxBuilder("gradient-sum");
+    graph.node("Add", [graph.input("a", "float32", ["n"]), graph.input("b", "float32", ["n"])], { outputs: ["sum"] });
+    graph.output("sum", "float32", ["n"]);
+    this.#session = new Session(graph.encode(), { threads });
+    const [first, ...others] = lanes.map((flat) => float32Value(flat, [flat.length]));
+    this.#others = lanes.slice(1);
+    this.#calls = others.map((b) => this.#session.prepare({ a: first as Value, b }, { sum: first as Value }));
+  }
+
+  collect(): void {
+    for (const call of this.#calls) call();
+    for (const flat of this.#others) flat.fill(0);
+  }
+
+  release(): void {
+    this.#session.release();
+  }
+}
+
 /** Factor that brings a gradient of this norm down to `clip`; PyTorch's `clip_grad_norm_`. A `clip` of 0 means no limit. */
 export function clipScale(norm: number, clip: number): number {
   return clip > 0 ? Math.min(1, clip / (norm + 1e-6)) : 1;

@@ -1,0 +1,164 @@
+/**
+ * `bun bench/train-step.ts [--python PATH] [--rounds N] [--steps N] [--threads N] [--length T]`: one training step (forward,
+ * backward, clipping, AdamW) of the shipped model beside PyTorch's eager mode. Both run in processes of their own, take
+ * turns, and work on the same shape; reported is the median of the rounds, and the ratio torch / ale.
+ */
+
+import { readFileSync } from "node:fs";
+import { loadavg } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { configFromPreset } from "../src/models/config.ts";
+import { ParameterStore, type Slot } from "../src/models/parameter-store.ts";
+import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
+import { Learner } from "../src/trainer/learner.ts";
+
+const TOKENS_PER_STEP = 2048;
+const WARM_UP_STEPS = 10;
+
+const { values: options } = parseArgs({
+  options: {
+    python: { type: "string", default: "python3" },
+    rounds: { type: "string", default: "11" },
+    steps: { type: "string", default: "10" },
+    threads: { type: "string", default: "2" },
+    length: { type: "string", default: "64" },
+    micro: { type: "string", default: String(TOKENS_PER_STEP) },
+    worker: { type: "boolean", default: false },
+  },
+});
+
+const preset = join(import.meta.dir, "../models/shell.toml");
+const config = configFromPreset(readFileSync(preset, "utf8"), preset);
+const length = Number(options.length);
+const rows = Math.floor(TOKENS_PER_STEP / length);
+const threads = Number(options.threads);
+
+/** Milliseconds per step of one round. */
+interface Round {
+  readonly wall: number;
+  readonly cpu: number;
+}
+
+/** The Ale side: one line in (number of steps), one line out (`wall cpu loss`). */
+async function work(): Promise<void> {
+  const store = ParameterStore.inMemory(parameterLayout(config));
+  initializeParameters(config, store.layout, store.parameters(0), 1);
+  const learner = new Learner(config, store, { threads, maxTokensPerMicroBatch: Number(options.micro) });
+  const sequences = Array.from({ length: rows }, (_, r) =>
+    Int32Array.from(
+      { length: length + 1 },
+      (_, t) => (r * 7919 + t * 104_729 + ((r * t) % 13) * 31) % config.vocabularySize,
+    ),
+  );
+  const weights = sequences.map(() => new Float32Array(length + 1).fill(1 / (rows * length)));
+  const settings = { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 } as const;
+  let slot: Slot = 0;
+  const step = () => {
+    const { loss } = learner.backward(sequences, weights, slot);
+    const target = store.targetFor(slot);
+    learner.step(settings, slot, target);
+    slot = target;
+    return loss;
+  };
+  console.log("ale");
+  for await (const line of console) {
+    const count = Number(line);
+    const wall = performance.now();
+    const cpu = process.cpuUsage();
+    let loss = 0;
+    for (let i = 0; i < count; i++) loss = step();
+    const used = process.cpuUsage(cpu);
+    const ms = (performance.now() - wall) / count;
+    console.log(`${ms.toFixed(3)} ${((used.user + used.system) / 1000 / count).toFixed(3)} ${loss.toFixed(6)}`);
+  }
+}
+
+class Peer {
+  readonly #process: Bun.Subprocess<"pipe", "pipe", "inherit">;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(command: string[]) {
+    this.#process = Bun.spawn(command, { stdin: "pipe", stdout: "pipe", stderr: "inherit" });
+    this.#lines = readLines(this.#process.stdout);
+  }
+
+  /** First line: who it is. */
+  async line(): Promise<string> {
+    const { value, done } = await this.#lines.next();
+    return done ? "missing" : value;
+  }
+
+  async round(steps: number): Promise<Round> {
+    this.#process.stdin.write(`${steps}\n`);
+    await this.#process.stdin.flush();
+    const [wall, cpu] = (await this.line()).split(" ").map(Number);
+    return { wall: wall as number, cpu: cpu as number };
+  }
+
+  async close(): Promise<void> {
+    this.#process.stdin.end();
+    await this.#process.exited;
+  }
+}
+
+async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of stream) {
+    rest += decoder.decode(chunk, { stream: true });
+    const lines = rest.split("\n");
+    rest = lines.pop() as string;
+    yield* lines;
+  }
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return ((sorted[(sorted.length - 1) >> 1] as number) + (sorted[sorted.length >> 1] as number)) / 2;
+}
+
+async function main(): Promise<void> {
+  const shape = {
+    vocabulary: config.vocabularySize,
+    hidden: config.hiddenSize,
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    intermediate: config.intermediateSize,
+    rows,
+    length,
+    threads,
+  };
+  const ale = new Peer([process.execPath, import.meta.path, "--worker", ...process.argv.slice(2)]);
+  const torch = new Peer([options.python, join(import.meta.dir, "train_step_torch.py"), JSON.stringify(shape)]);
+  const names = [await ale.line(), await torch.line()];
+  const hasTorch = names[1] !== "missing";
+  if (!hasTorch) console.log(`${options.python} has no torch: Ale alone (give --python PATH for a comparison)`);
+  const peers = hasTorch ? [ale, torch] : [ale];
+  for (const peer of peers) await peer.round(WARM_UP_STEPS);
+  const rounds = peers.map((): Round[] => []);
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const [i, peer] of peers.entries()) rounds[i]?.push(await peer.round(Number(options.steps)));
+  }
+  for (const peer of [ale, torch]) await peer.close();
+  const load = loadavg().map((value) => value.toFixed(2));
+  console.log(
+    `shape ${JSON.stringify(shape)}, ${options.rounds} rounds of ${options.steps} steps, load ${load.join(" ")}`,
+  );
+  for (const [i, peerRounds] of rounds.entries()) {
+    const wall = median(peerRounds.map((round) => round.wall));
+    const cpu = median(peerRounds.map((round) => round.cpu));
+    const fastest = Math.min(...peerRounds.map((round) => round.wall));
+    console.log(
+      `${names[i]}: median ${wall.toFixed(1)} ms per step (fastest ${fastest.toFixed(1)}), CPU time ${cpu.toFixed(1)} ms`,
+    );
+  }
+  if (hasTorch) {
+    const [ours, theirs] = rounds as [Round[], Round[]];
+    const ratio = (of: (round: Round) => number) => median(ours.map((round, i) => of(theirs[i] as Round) / of(round)));
+    console.log(`torch / ale: ${ratio((r) => r.wall).toFixed(2)} wall, ${ratio((r) => r.cpu).toFixed(2)} CPU time`);
+  }
+}
+
+await (options.worker ? work() : main());
