@@ -5,11 +5,11 @@ import type { RunStatus } from "../core/events.ts";
 import type { MetricsRow } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { columnGlossary } from "./columns.ts";
-import { makeFolder, writeLines, writeTextFile } from "./files.ts";
+import { makeFolder, writeTextFile } from "./files.ts";
 import { readReportData } from "./report/data.ts";
 import { renderReport } from "./report/report.ts";
 import { summarizeRun } from "./summary.ts";
-import { writeTrajectoriesJsonl, writeTrajectoriesParquet } from "./trajectories.ts";
+import { writeTrajectories } from "./trajectories.ts";
 
 export type ExportFormat = "summary" | "config" | "metrics" | "jsonl" | "parquet" | "report";
 export const EXPORT_FORMATS: readonly ExportFormat[] = ["summary", "config", "metrics", "jsonl", "parquet", "report"];
@@ -41,13 +41,17 @@ export async function exportRun(
   if (formats.has("config")) {
     await writeTextFile(join(dir, "config.toml"), (await store.readConfiguration(run.configHash)) ?? "");
   }
-  if (formats.has("metrics")) await writeMetrics(join(dir, "metrics.jsonl"), await store.readMetrics(run.id));
-  const episodes = () => store.episodes({ runId: run.id });
-  if (formats.has("jsonl")) await writeTrajectoriesJsonl(join(dir, "trajectories.jsonl"), episodes());
-  if (formats.has("parquet")) {
-    await writeTrajectoriesParquet(join(dir, "trajectories.parquet"), episodes(), `ale ${run.aleVersion}`);
+  if (formats.has("metrics")) {
+    await writeTextFile(join(dir, "metrics.jsonl"), metricsLines(await store.readMetrics(run.id)));
   }
-  if (formats.has("jsonl") || formats.has("parquet")) await writeTextFile(join(dir, "columns.md"), columnGlossary());
+  if (formats.has("jsonl") || formats.has("parquet")) {
+    const paths = {
+      ...(formats.has("jsonl") ? { jsonl: join(dir, "trajectories.jsonl") } : {}),
+      ...(formats.has("parquet") ? { parquet: join(dir, "trajectories.parquet") } : {}),
+    };
+    await writeTrajectories(paths, store.episodes({ runId: run.id }), `ale ${run.aleVersion}`);
+    await writeTextFile(join(dir, "columns.md"), columnGlossary());
+  }
   if (formats.has("report")) {
     await writeTextFile(join(dir, "report.html"), renderReport(await readReportData(store, run, summary)));
   }
@@ -57,9 +61,6 @@ export async function exportRun(
 }
 
 /** One line per step: `{"step": 1, "critic/rewards/mean": 0.42, …}`; null where a value was not a finite number. */
-async function writeMetrics(path: string, rows: readonly MetricsRow[]): Promise<void> {
-  await writeLines(
-    path,
-    rows.map(({ step, metrics }) => JSON.stringify({ step, ...metrics })),
-  );
+function metricsLines(rows: readonly MetricsRow[]): string {
+  return rows.map(({ step, metrics }) => `${JSON.stringify({ step, ...metrics })}\n`).join("");
 }

@@ -1,6 +1,6 @@
 /** Result files appear complete or not at all. */
 
-import { closeSync, existsSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
 
 /** Bytes collected before they go to the file. */
@@ -22,7 +22,7 @@ export async function writeAtomically(path: string, write: (partial: string) => 
     await write(partial);
     renameSync(partial, path);
   } catch (error) {
-    if (existsSync(partial)) rmSync(partial, { force: true });
+    rmSync(partial, { force: true });
     throw describeFileError(error, path);
   }
 }
@@ -31,28 +31,33 @@ export async function writeTextFile(path: string, text: string): Promise<void> {
   await writeAtomically(path, (partial) => writeFileSync(partial, text));
 }
 
-/** Writes lines as they come, holding about a megabyte. */
-export async function writeLines(path: string, lines: AsyncIterable<string> | Iterable<string>): Promise<void> {
-  await writeAtomically(path, async (partial) => {
-    const file = openSync(partial, "w");
-    try {
-      let waiting = "";
-      for await (const line of lines) {
-        waiting += `${line}\n`;
-        if (waiting.length < CHUNK) continue;
-        writeAll(file, waiting);
-        waiting = "";
-      }
-      writeAll(file, waiting);
-    } finally {
-      closeSync(file);
-    }
-  });
-}
+/** A file of lines that come one by one; holds about a megabyte of them. */
+export class LineWriter {
+  readonly #file: number;
+  #waiting = "";
 
-function writeAll(file: number, text: string): void {
-  const bytes = Buffer.from(text);
-  for (let offset = 0; offset < bytes.length; ) offset += writeSync(file, bytes, offset);
+  constructor(path: string) {
+    this.#file = openSync(path, "w");
+  }
+
+  write(line: string): void {
+    this.#waiting += `${line}\n`;
+    if (this.#waiting.length >= CHUNK) this.#flush();
+  }
+
+  finish(): void {
+    this.#flush();
+  }
+
+  close(): void {
+    closeSync(this.#file);
+  }
+
+  #flush(): void {
+    const bytes = Buffer.from(this.#waiting);
+    this.#waiting = "";
+    for (let offset = 0; offset < bytes.length; ) offset += writeSync(this.#file, bytes, offset);
+  }
 }
 
 function describeFileError(error: unknown, path: string): unknown {
