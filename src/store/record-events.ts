@@ -7,8 +7,13 @@ import type { Store } from "./store.ts";
 /** Events that may wait while the store is busy; what comes beyond is lost to readers in other processes. */
 const WAITING_LIMIT = 10_000;
 
-/** A commit records these itself, in the step's own transaction. */
-const RECORDED_BY_COMMIT: ReadonlySet<AleEvent["type"]> = new Set(["step.finished", "evaluation.finished"]);
+/** The store records these itself, in the transaction of what they tell. */
+const RECORDED_BY_STORE: ReadonlySet<AleEvent["type"]> = new Set([
+  "run.started",
+  "step.finished",
+  "evaluation.finished",
+  "run.finished",
+]);
 
 export interface EventRecorder {
   /** Stops listening and resolves when everything heard is written. Rejects with the first write error. */
@@ -34,7 +39,7 @@ export function recordEvents(hub: EventHub, store: Store, runId: string): EventR
     writing = undefined;
   };
   const unsubscribe = hub.subscribe(({ event, at }) => {
-    if (isTransient(event) || RECORDED_BY_COMMIT.has(event.type) || waiting.length >= WAITING_LIMIT) return;
+    if (isTransient(event) || RECORDED_BY_STORE.has(event.type) || waiting.length >= WAITING_LIMIT) return;
     waiting.push({ runId, at, event });
     writing ??= Promise.resolve().then(flush);
   });

@@ -155,7 +155,19 @@ test("a step is committed once, whole, and in order", async () => {
   expect((await store.readEvaluations(run))[0]).toMatchObject({ rate: 0.5, greedy: false });
   expect(await store.getRun(run)).toMatchObject({ committedStep: 1, wallSeconds: 12.5 });
   const events = await store.readEvents({ runId: run });
-  expect(events.map((event) => event.type)).toEqual(["step.finished", "evaluation.finished", "step.finished"]);
+  expect(events.map((event) => event.type)).toEqual([
+    "run.started",
+    "step.finished",
+    "evaluation.finished",
+    "step.finished",
+  ]);
+  expect(events[0]?.body).toMatchObject({ runId: run, name: "commit", steps: 10 });
+  await store.claimRun(run, 12);
+  await store.endRun(run, "finished");
+  expect((await store.readEvents({ runId: run, sinceId: events.at(-1)?.id ?? 0 })).map((event) => event.body)).toEqual([
+    expect.objectContaining({ resumedFrom: 1, steps: 12 }),
+    { runId: run, status: "finished" },
+  ]);
 });
 
 test("pruned checkpoints are not offered", async () => {
@@ -226,7 +238,7 @@ test("filters select, and streamed episodes are the listed ones", async () => {
   expect(families.reduce((sum, row) => sum + row.episodes, 0)).toBe((await store.getRun(run)).episodes);
 });
 
-test("the hub's lasting events are recorded, transient ones and those of commits are not", async () => {
+test("the hub's lasting events are recorded, transient ones and those the store makes are not", async () => {
   const run = await store.createRun(newRun("events"));
   const hub = new EventHub();
   const recorder = recordEvents(hub, store, run);
@@ -236,7 +248,7 @@ test("the hub's lasting events are recorded, transient ones and those of commits
   hub.emit({ type: "engine.restarted", device: "cpu", reason: "killed", restarts: 1 });
   await recorder.stop();
   hub.emit({ type: "log", level: "info", message: "late" });
-  const events = await store.readEvents({ runId: run });
+  const events = (await store.readEvents({ runId: run })).slice(1);
   expect(events.map(({ type, body }) => [type, body.message ?? body.reason])).toEqual([
     ["log", "hello"],
     ["engine.restarted", "killed"],

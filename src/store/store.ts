@@ -97,6 +97,8 @@ export class Store implements AsyncDisposable {
     return this.#writer !== undefined;
   }
 
+  // Each write resolves when it is committed. Those about runs and steps record their event in the same transaction:
+  // run.started, evaluation.finished, step.finished, run.finished.
   // --- writing -------------------------------------------------------------------------------------------------------
 
   /** Creates a run in state `running`, worked on by this process, and returns its id. */

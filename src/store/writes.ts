@@ -3,7 +3,7 @@
 import { and, eq, gt, inArray, max, sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
-import type { AleEvent } from "../core/events.ts";
+import type { AleEvent, EventOf } from "../core/events.ts";
 import type { WriteTransaction } from "./connection.ts";
 import { makeRunId } from "./ids.ts";
 import type {
@@ -60,6 +60,7 @@ async function createRun(tx: LibSQLDatabase, run: NewRun, owner: string): Promis
     const taken = await tx.select({ id: schema.runs.id }).from(schema.runs).where(eq(schema.runs.id, id));
     if (taken.length > 0) continue;
     await tx.insert(schema.runs).values({ ...columns, id, owner, status: "running", createdAt: now, updatedAt: now });
+    await insertEvents(tx, [{ runId: id, at: now, event: startedEvent({ ...run, id }) }]);
     return id;
   }
   throw new AleError("store", `no free id for a run named ${run.name}`, { hint: "try again in a second" });
@@ -90,7 +91,17 @@ async function claimRun(tx: LibSQLDatabase, runId: string, owner: string, steps:
       ...(steps === undefined ? {} : { steps }),
     })
     .where(eq(schema.runs.id, runId));
+  const event = startedEvent({ ...run, steps: steps ?? run.steps });
+  const resumed = run.committedStep === null ? event : { ...event, resumedFrom: run.committedStep };
+  await insertEvents(tx, [{ runId, at: Date.now(), event: resumed }]);
   return null;
+}
+
+type Started = Pick<NewRun, "name" | "outDir" | "seed" | "algorithm" | "isolation" | "steps"> & { readonly id: string };
+
+function startedEvent(run: Started): EventOf<"run.started"> {
+  const { id, name, outDir, seed, algorithm, isolation, steps } = run;
+  return { type: "run.started", runId: id, name, outDir, seed, algorithm, isolation, steps };
 }
 
 async function endRun(tx: LibSQLDatabase, end: Extract<WriteOperation, { type: "endRun" }>): Promise<null> {
@@ -100,6 +111,9 @@ async function endRun(tx: LibSQLDatabase, end: Extract<WriteOperation, { type: "
     .update(schema.runs)
     .set({ status: end.status, reason: end.reason ?? null, owner: null, updatedAt: now, finishedAt: now })
     .where(eq(schema.runs.id, end.runId));
+  const { runId, status, reason } = end;
+  const event = { type: "run.finished" as const, runId, status, ...(reason === undefined ? {} : { reason }) };
+  await insertEvents(tx, [{ runId, at: now, event }]);
   return null;
 }
 
