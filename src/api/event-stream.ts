@@ -1,12 +1,12 @@
 /**
  * Server-sent events. What lasts comes from the store, with its id, so that a reader who was cut off goes on after
- * `Last-Event-ID` and misses nothing, whichever process made the events. What is only of the moment (phases of episodes)
+ * `Last-Event-ID` and misses nothing, whichever process made the events. What is only of the moment (such as phases of episodes)
  * comes from this process's hub, without an id.
  *
  * Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
 
-import { type EmittedEvent, type EventHub, type EventQueue, isTransient } from "../core/events.ts";
+import { type EmittedEvent, type EventHub, type EventQueue, isLasting } from "../core/events.ts";
 import type { EventRecord } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 
@@ -28,7 +28,7 @@ export interface EventStreamOptions {
 const POLL_MS = 400;
 /** Shorter than any idle limit on the way. */
 const HEARTBEAT_MS = 10_000;
-/** Transient events a slow reader may be behind. */
+/** Events of the moment that a slow reader may be behind. */
 const QUEUE = 1024;
 
 export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Array> {
@@ -80,7 +80,7 @@ async function* generate(options: EventStreamOptions): AsyncGenerator<string> {
   }
 }
 
-/** Transient events, as soon as there are some; nothing after `ms`, or when something lasting was emitted. */
+/** Events of the moment, as soon as there are some; nothing after `ms`, or when something lasting was emitted. */
 async function momentary(queue: EventQueue | undefined, ms: number, signal: AbortSignal): Promise<string> {
   if (queue === undefined) {
     await sleep(ms, signal);
@@ -88,7 +88,7 @@ async function momentary(queue: EventQueue | undefined, ms: number, signal: Abor
   }
   const taken = await queue.take(ms);
   return taken
-    .filter(({ event }) => isTransient(event))
+    .filter(({ event }) => !isLasting(event))
     .map(formatEmitted)
     .join("");
 }

@@ -76,7 +76,21 @@ export type AleEvent =
 export type EventType = AleEvent["type"];
 export type EventOf<T extends EventType> = Extract<AleEvent, { readonly type: T }>;
 
-/** Events about single episodes: frequent, and recorded elsewhere, so they are neither stored nor kept when a queue is full. */
+const LASTING: ReadonlySet<EventType> = new Set([
+  "run.started",
+  "step.finished",
+  "evaluation.finished",
+  "engine.restarted",
+  "run.finished",
+  "log",
+]);
+
+/** Events that belong to the history of a run, which the store keeps. The others are of the moment. */
+export function isLasting(event: AleEvent): boolean {
+  return LASTING.has(event.type);
+}
+
+/** Events about single episodes and progress: frequent, so a queue that is full drops them first. */
 export function isTransient(event: AleEvent): boolean {
   return event.type === "episode.phase" || event.type === "episode.finished" || event.type === "progress";
 }

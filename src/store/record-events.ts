@@ -1,6 +1,6 @@
 /** Keeps the hub's lasting events in the store, where readers in other processes follow them. */
 
-import { type AleEvent, type EventHub, isTransient } from "../core/events.ts";
+import { type AleEvent, type EventHub, isLasting } from "../core/events.ts";
 import type { NewEvent } from "./operations.ts";
 import type { Store } from "./store.ts";
 
@@ -39,7 +39,7 @@ export function recordEvents(hub: EventHub, store: Store, runId: string): EventR
     writing = undefined;
   };
   const unsubscribe = hub.subscribe(({ event, at }) => {
-    if (isTransient(event) || RECORDED_BY_STORE.has(event.type) || waiting.length >= WAITING_LIMIT) return;
+    if (!isLasting(event) || RECORDED_BY_STORE.has(event.type) || waiting.length >= WAITING_LIMIT) return;
     waiting.push({ runId, at, event });
     writing ??= Promise.resolve().then(flush);
   });

@@ -72,6 +72,7 @@ const FOLLOWED: readonly EventType[] = [
   "run.started",
   "step.started",
   "step.finished",
+  "evaluation.started",
   "evaluation.finished",
   "episode.phase",
   "episode.finished",

@@ -134,7 +134,7 @@ function InFlight({ state }: { readonly state: RunState }) {
       <h3>
         Episodes in flight
         <span class="muted">
-          {state.expected > 0 && ` ${state.finished} of ${state.expected} finished in this step`}
+          {state.expected > 0 && ` ${state.finished} of ${state.expected} finished`}
           {state.progress !== undefined &&
             ` ${state.progress.stage}: ${state.progress.done} of ${state.progress.total} ${state.progress.unit}`}
         </span>

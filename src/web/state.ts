@@ -42,6 +42,7 @@ export function createState(
 export function applyEvent(state: RunState, event: AleEvent): RunState {
   switch (event.type) {
     case "step.started":
+    case "evaluation.started":
       return { ...state, finished: 0, expected: event.episodes };
     case "step.finished":
       return finishStep(state, event);

@@ -80,7 +80,9 @@ async function pick(
   purpose: EpisodePurpose,
   solved: boolean,
 ): Promise<EpisodeDetail[]> {
-  const { episodes } = await store.readEpisodes({ runId, step, purpose, solved }, { limit: 400 });
+  // Of evaluations, those on instances that chose nothing.
+  const split = purpose === "eval" ? { split: "heldout" as const } : {};
+  const { episodes } = await store.readEpisodes({ runId, step, purpose, solved, ...split }, { limit: 400 });
   const families = new Set<string>();
   const distinct = episodes.filter((episode) => families.size !== families.add(episode.family).size);
   const others = episodes.filter((episode) => !distinct.includes(episode));
