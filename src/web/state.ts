@@ -71,19 +71,14 @@ export function applyEvent(state: RunState, event: AleEvent): RunState {
 function finishStep(state: RunState, event: EventOf<"step.finished">): RunState {
   const row = { step: event.step, metrics: event.metrics };
   const earlier = state.metrics.filter((old) => old.step < event.step);
-  const seconds = event.metrics["timing_s/step"] ?? 0;
   return {
     ...state,
     metrics: [...earlier, row],
     // A step that comes again, after a resumption, replaces what came after it.
     evaluations: state.evaluations.filter((old) => old.step <= event.step),
-    run: {
-      ...state.run,
-      committedStep: event.step,
-      wallSeconds: state.run.wallSeconds + seconds,
-      episodes: state.run.episodes + state.finished,
-    },
+    run: { ...state.run, committedStep: event.step },
     finished: 0,
+    expected: 0,
   };
 }
 

@@ -31,6 +31,11 @@ export function useRun(runId: string): LiveRun {
         if (!ended) setError(cause instanceof Error ? cause.message : String(cause));
       }
     };
+    /** Totals such as episodes and wall time, which events do not carry. */
+    const refresh = async () => {
+      const detail = await readRun(runId).catch(() => undefined);
+      if (!ended && detail !== undefined) setState((old) => (old === undefined ? old : { ...old, run: detail.run }));
+    };
     // Following begins before reading: what happens in between comes twice and changes nothing.
     const unfollow = followEvents(runId, (event) => waiting.push(event), setConnected);
     void load();
@@ -40,6 +45,7 @@ export function useRun(runId: string): LiveRun {
       waiting = [];
       setState((old) => (old === undefined ? old : events.reduce(applyEvent, old)));
       if (events.some((event) => event.type === "run.started" || event.type === "run.finished")) void load();
+      else if (events.some((event) => event.type === "step.finished")) void refresh();
     }, FRAME_MS);
     return () => {
       ended = true;
