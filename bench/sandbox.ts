@@ -44,7 +44,10 @@ const TASK: Task = {
   files: [file("input.txt", "hello\n"), file("notes/a.txt", "a\n")],
   tests: [
     file("expected", "ok\n"),
-    file("test.sh", 'if diff -q /work/done.txt /tests/expected >/dev/null; then r=1; else r=0; fi\necho "{\\"reward\\": $r}" > /logs/verifier/reward.json\n'),
+    file(
+      "test.sh",
+      'if diff -q /work/done.txt /tests/expected >/dev/null; then r=1; else r=0; fi\necho "{\\"reward\\": $r}" > /logs/verifier/reward.json\n',
+    ),
   ],
   solution: [],
   demonstrations: [],
@@ -201,9 +204,15 @@ try {
   if (values.json) console.log(JSON.stringify({ ...summary, rows }));
   else {
     for (const { name, n, p50, p99 } of rows)
-      console.log(`${name.padEnd(34)} n=${String(n).padEnd(5)} p50 ${p50.toFixed(2).padStart(8)} ms   p99 ${p99.toFixed(2).padStart(8)} ms`);
-    console.log(`\n${provider.isolation}: ${summary.createRunDestroyPerSecond.toFixed(0)} create+run+destroy per second`);
-    console.log(`${episodes} episodes in ${summary.stepSeconds.toFixed(2)} s (control process: ${summary.controlCpuSeconds.toFixed(2)} s of cpu)`);
+      console.log(
+        `${name.padEnd(34)} n=${String(n).padEnd(5)} p50 ${p50.toFixed(2).padStart(8)} ms   p99 ${p99.toFixed(2).padStart(8)} ms`,
+      );
+    console.log(
+      `\n${provider.isolation}: ${summary.createRunDestroyPerSecond.toFixed(0)} create+run+destroy per second`,
+    );
+    console.log(
+      `${episodes} episodes in ${summary.stepSeconds.toFixed(2)} s (control process: ${summary.controlCpuSeconds.toFixed(2)} s of cpu)`,
+    );
   }
 } finally {
   await rm(stateDir, { recursive: true, force: true });

@@ -113,8 +113,9 @@ export class LauncherClient {
     this.#connection.gone.set(sandbox, listener);
   }
 
+  /** Rejects what is still waited for from a sandbox that is being destroyed. */
   forget(sandbox: number): void {
-    this.#connection.gone.delete(sandbox);
+    this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
   }
 
   /** Ends every sandbox and the launcher. */
@@ -212,15 +213,18 @@ class Connection {
 
   #sandboxGone(frame: Frame): void {
     const reason = new TextDecoder().decode(frame.payload);
-    const error = new AleError("sandbox", `sandbox ${frame.sandbox} is gone: ${reason}`);
+    this.gone.get(frame.sandbox)?.(reason);
+    this.abandon(frame.sandbox, `sandbox s${frame.sandbox} is gone: ${reason}`);
+  }
+
+  abandon(sandbox: number, reason: string): void {
+    this.gone.delete(sandbox);
     for (const [request, pending] of this.#pending) {
-      if (pending.sandbox !== frame.sandbox || pending.op === Op.destroy || pending.op === Op.limits) continue;
+      if (pending.sandbox !== sandbox || pending.op === Op.destroy || pending.op === Op.limits) continue;
       this.#pending.delete(request);
       clearTimeout(pending.timer);
-      pending.reject(error);
+      pending.reject(new AleError("sandbox", reason));
     }
-    this.gone.get(frame.sandbox)?.(reason);
-    this.gone.delete(frame.sandbox);
   }
 
   request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {

@@ -6,8 +6,17 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
-import { setProfileTexts } from "../../src/sandbox/profiles.ts";
-import { compileProbe, ENVIRONMENT, file, LIMITS, openProvider, outcome, output, type TestProvider } from "./support.ts";
+import { setProfileTexts } from "../../src/sandbox/profile-texts.ts";
+import {
+  compileProbe,
+  ENVIRONMENT,
+  file,
+  LIMITS,
+  openProvider,
+  outcome,
+  output,
+  type TestProvider,
+} from "./support.ts";
 
 let provider: TestProvider;
 let sandbox: NativeSandbox;
@@ -36,7 +45,7 @@ test("system calls that reach beyond the sandbox are denied", async () => {
     if (allowed.includes(name)) expect([name, result]).toEqual([name, "works"]);
     else expect([name, result]).toEqual([name, expect.stringMatching(/^(EPERM|EACCES|ENOSYS)$/)]);
   }
-  expect(Object.keys(found).length).toBe(53);
+  expect(Object.keys(found).length).toBe(50);
   expect((await probe("int80"))["i386-getpid"]).toBe("ENOSYS");
 });
 
@@ -53,7 +62,9 @@ test("no network: nothing outside answers, nor does the host's loopback", async 
   const server = createServer((socket) => socket.end("host")).listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   const { port } = server.address() as { port: number };
-  expect(await output(sandbox, `(exec 3<>/dev/tcp/127.0.0.1/${port}) 2>&1 | grep -c refused`)).toBe("1\n");
+  expect(await output(sandbox, `(exec 3<>/dev/tcp/127.0.0.1/${port}) 2>&1 | grep -o 'refused$' | uniq`)).toBe(
+    "refused\n",
+  );
   server.close();
   expect(await output(sandbox, "cat /proc/net/dev | awk 'NR>2{print $1}'; grep -c @ /proc/net/unix")).toBe("lo:\n0\n");
 });
@@ -63,12 +74,16 @@ test("the host's files, environment, processes and groups are not there", async 
   expect(await output(sandbox, `cat ${folder}/secret 2>&1; ls -A /root /home /srv /mnt /opt /run`)).toBe(
     `cat: ${folder}/secret: No such file or directory\n/home:\n\n/mnt:\n\n/opt:\n\n/root:\n\n/run:\n\n/srv:\n`,
   );
-  expect(await output(sandbox, "env; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")).not.toContain("host-secret");
+  expect(await output(sandbox, "env; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")).not.toContain(
+    "host-secret",
+  );
   expect(await output(sandbox, "ls -d /proc/[0-9]* | wc -l")).toMatch(/^[2-6]\n$/);
-  expect(await output(sandbox, "tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm")).toBe("ale init\n".replace("ale ", "ale"));
+  expect(await output(sandbox, "tr -s '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm")).toBe("ale init\n");
   expect(await output(sandbox, "cut -d: -f3 /proc/self/cgroup | sort -u")).not.toContain("ale");
   expect(await output(sandbox, "cat /proc/mounts /proc/self/mountinfo")).not.toContain(provider.stateDir);
-  expect(await output(sandbox, "ls /sys 2>&1; hostname")).toBe("ls: cannot access '/sys': No such file or directory\nsandbox\n");
+  expect(await output(sandbox, "ls /sys 2>&1; hostname")).toBe(
+    "ls: cannot access '/sys': No such file or directory\nsandbox\n",
+  );
 });
 
 test("init cannot be stopped or ended from inside", async () => {
@@ -77,13 +92,26 @@ test("init cannot be stopped or ended from inside", async () => {
 });
 
 test("the kernel's switches are read-only or hidden", async () => {
-  const writes = ["sys/vm/drop_caches", "sys/kernel/core_pattern", "sys/kernel/randomize_va_space", "sysrq-trigger", "sys/net/ipv4/ip_forward"];
-  for (const path of writes) expect(await outcome(sandbox, `echo 1 > /proc/${path}`)).toEqual([1, expect.stringMatching(/Read-only|denied|No such/)]);
+  const writes = [
+    "sys/vm/drop_caches",
+    "sys/kernel/core_pattern",
+    "sys/kernel/randomize_va_space",
+    "sysrq-trigger",
+    "sys/net/ipv4/ip_forward",
+  ];
+  for (const path of writes)
+    expect(await outcome(sandbox, `echo 1 > /proc/${path}`)).toEqual([
+      1,
+      expect.stringMatching(/Read-only|denied|No such/),
+    ]);
   expect(await output(sandbox, "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c")).toBe("0\n");
 });
 
 test("privileges: set-user-ID has no effect, few capabilities", async () => {
-  const status = await output(sandbox, "grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status | tr -s '\\t' ' '");
+  const status = await output(
+    sandbox,
+    "grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status | tr -s '\\t' ' '",
+  );
   expect(status).toBe("CapEff: 00000000800405fb\nCapBnd: 00000000800405fb\nNoNewPrivs: 1\nSeccomp: 2\n");
   if (!sandbox.isolation.startsWith("root")) return;
   const command = "cp /usr/bin/id /tmp/id && chmod u+s /tmp/id && setpriv --reuid=65534 --clear-groups /tmp/id -u";
@@ -91,9 +119,16 @@ test("privileges: set-user-ID has no effect, few capabilities", async () => {
 });
 
 test("/dev holds harmless devices and cannot be added to", async () => {
-  expect(await output(sandbox, "ls /dev | tr '\\n' ' '")).toBe("fd full null ptmx pts random shm stderr stdin stdout tty urandom zero ");
-  expect(await outcome(sandbox, "touch /dev/new")).toEqual([1, "touch: cannot touch '/dev/new': Read-only file system\n"]);
-  expect(await output(sandbox, "echo x > /dev/null; head -c 4 /dev/zero | wc -c; echo a > /dev/shm/a; cat /dev/shm/a")).toBe("4\na\n");
+  expect(await output(sandbox, "ls /dev | tr '\\n' ' '")).toBe(
+    "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero ",
+  );
+  expect(await outcome(sandbox, "touch /dev/new")).toEqual([
+    1,
+    "touch: cannot touch '/dev/new': Read-only file system\n",
+  ]);
+  expect(
+    await output(sandbox, "echo x > /dev/null; head -c 4 /dev/zero | wc -c; echo a > /dev/shm/a; cat /dev/shm/a"),
+  ).toBe("4\na\n");
 });
 
 test("/usr is a private copy: changes stay in the sandbox", async () => {
@@ -103,7 +138,9 @@ test("/usr is a private copy: changes stay in the sandbox", async () => {
   // As an ordinary user /usr belongs to nobody in the sandbox and is read-only in effect.
   expect(code).toBe(sandbox.isolation.startsWith("root") ? 0 : 1);
   await sandbox.run(`rm -f /usr/bin/env; echo x > /tmp/${marker}; echo x > /dev/shm/${marker}`, LIMITS);
-  expect(await output(neighbour, `ls /usr/local/bin/${marker} /tmp /dev/shm 2>&1 | grep -c ${marker}; env true; echo $?`)).toContain("1\n0\n");
+  expect(
+    await output(neighbour, `ls /usr/local/bin/${marker} /tmp /dev/shm 2>&1 | grep -c ${marker}; env true; echo $?`),
+  ).toContain("1\n0\n");
   expect(await Bun.file(`/usr/local/bin/${marker}`).exists()).toBe(false);
   expect(await Bun.file("/usr/bin/env").exists()).toBe(true);
   await neighbour.destroy();
@@ -112,7 +149,9 @@ test("/usr is a private copy: changes stay in the sandbox", async () => {
 test("neighbours cannot be seen, signalled or joined", async () => {
   const neighbour = await provider.create(ENVIRONMENT);
   await neighbour.run("sleep 100 & ipcmk -M 100 >/dev/null; echo secret > /dev/shm/s", LIMITS);
-  expect(await output(sandbox, "kill -9 -1; ipcs -m | grep -c 0x; ls -A /dev/shm | grep -c ^s$; pgrep sleep")).toContain("0\n0\n");
+  expect(
+    await output(sandbox, "kill -9 -1; ipcs -m | grep -c 0x; ls -A /dev/shm | grep -c ^s$; pgrep sleep"),
+  ).toContain("0\n0\n");
   expect(await output(neighbour, "pgrep -c sleep")).toBe("1\n");
   await neighbour.destroy();
 });
@@ -128,17 +167,30 @@ describe("masks", () => {
 
   test("folders and files in a root folder are hidden, links and all", async () => {
     const root = join(folder, "root");
-    const made = Bun.spawnSync(["sh", "-c", `mkdir -p ${root}/bin ${root}/data/answers ${root}/usr/share && cp /bin/busybox ${root}/bin/ 2>/dev/null; cp -L /bin/bash ${root}/bin/bash; for f in $(ldd /bin/bash /bin/cat /bin/ls | grep -o '/[^ )]*' | sort -u); do mkdir -p ${root}$(dirname $f); cp -L $f ${root}$f; done; cp -L /bin/cat /bin/ls ${root}/bin/; echo 42 > ${root}/data/answers/one; echo 43 > ${root}/data/key; ln -s /data/answers ${root}/way`]);
+    const made = Bun.spawnSync([
+      "sh",
+      "-c",
+      `mkdir -p ${root}/bin ${root}/data/answers ${root}/usr/share && cp /bin/busybox ${root}/bin/ 2>/dev/null; cp -L /bin/bash ${root}/bin/bash; for f in $(ldd /bin/bash /bin/cat /bin/ls | grep -o '/[^ )]*' | sort -u); do mkdir -p ${root}$(dirname $f); cp -L $f ${root}$f; done; cp -L /bin/cat /bin/ls ${root}/bin/; echo 42 > ${root}/data/answers/one; echo 43 > ${root}/data/key; ln -s /data/answers ${root}/way`,
+    ]);
     expect(made.exitCode).toBe(0);
     const toml = `name = "folder"\nkind = "directory"\ndescription = "a test's own"\nroot = "${root}"\nmasks = ["/data/key"]\n`;
-    setProfileTexts(new Map([["folder", toml], ["host", await Bun.file(join(import.meta.dir, "../../sandboxes/host.toml")).text()]]));
+    setProfileTexts(
+      new Map([
+        ["folder", toml],
+        ["host", await Bun.file(join(import.meta.dir, "../../sandboxes/host.toml")).text()],
+      ]),
+    );
     await using own = await openProvider({ maskPaths: [join(root, "data/answers"), "/usr/share"] });
     const inside = await own.create({ ...ENVIRONMENT, profile: "folder" });
     expect(await output(inside, "ls /data/answers /way; cat /data/key; cat /data/answers/one 2>&1")).toBe(
       "/data/answers:\n\n/way:\ncat: /data/answers/one: No such file or directory\n",
     );
-    expect(await output(inside, "echo new > /data/mine; cat /data/mine; ls -d /usr/share; pwd")).toBe("new\n/usr/share\n/work\n");
+    expect(await output(inside, "echo new > /data/mine; cat /data/mine; ls -d /usr/share; pwd")).toBe(
+      "new\n/usr/share\n/work\n",
+    );
     expect(await Bun.file(join(root, "data/mine")).exists()).toBe(false);
-    await expect(own.create({ ...ENVIRONMENT, profile: "nonesuch" })).rejects.toThrow('there is no sandbox profile "nonesuch"; known: folder, host');
+    await expect(own.create({ ...ENVIRONMENT, profile: "nonesuch" })).rejects.toThrow(
+      'there is no sandbox profile "nonesuch"; known: folder, host',
+    );
   });
 });

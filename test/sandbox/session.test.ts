@@ -13,7 +13,10 @@ beforeAll(async () => {
 afterAll(() => provider?.close());
 
 test("directory, variables, functions and options carry over", async () => {
-  expect(await outcome(sandbox, "cd /tmp; X='a b'; export Y=2; f() { echo f $1; }; declare -A m; m[k]=v")).toEqual([0, ""]);
+  expect(await outcome(sandbox, "cd /tmp; X='a b'; export Y=2; f() { echo f $1; }; declare -A m; m[k]=v")).toEqual([
+    0,
+    "",
+  ]);
   expect(await outcome(sandbox, 'pwd; echo "$X $Y ${m[k]}"; f 3')).toEqual([0, "/tmp\na b 2 v\nf 3\n"]);
   await sandbox.run("cd /work", LIMITS);
 });
@@ -32,7 +35,7 @@ test.each([
   ["cat <<EOF\nhere $((1+1))\nEOF", 0, "here 2\n"],
   ["echo out; echo err >&2; echo out", 0, "out\nerr\nout\n"],
   ["cat", 0, ""],
-  ["read x; echo \"[$x] $?\"", 0, "[] 1\n"],
+  ['read x; echo "[$x] $?"', 0, "[] 1\n"],
   ["break; continue; echo on", 0, expect.stringMatching(/^bash: break: .*\nbash: continue: .*\non\n$/)],
   ["echo ${nope:?gone}", 1, "bash: nope: gone\n"],
   ["exec nonesuch", 127, "bash: exec: nonesuch: not found\n"],
@@ -246,7 +249,15 @@ describe("exec", () => {
 });
 
 test("observations are the same in every sandbox", async () => {
-  const commands = ["foo", "ls -la nothing", "echo $$", "sleep 0 & echo $!", "cat /proc/self/stat | cut -d' ' -f1", "(exit 9)", "echo $$ $?"];
+  const commands = [
+    "foo",
+    "ls -la nothing",
+    "echo $$",
+    "sleep 0 & echo $!",
+    "cat /proc/self/stat | cut -d' ' -f1",
+    "(exit 9)",
+    "echo $$ $?",
+  ];
   const transcript = async () => {
     const own = await provider.create(ENVIRONMENT);
     const lines: unknown[] = [];

@@ -57,8 +57,9 @@ void confine(const struct sandbox_spec *spec, const struct level *level) {
   raise_loopback();
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_NOFILE, 4096);
-  /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. */
-  limit(RLIMIT_NPROC, spec->pids + 2);
+  /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
+   * limits processes it shall be the one that does, because it counts refusals. */
+  limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);
   if (!level->hard_limits) limit(RLIMIT_DATA, spec->memory);
   prctl(PR_SET_NAME, "init");
   drop_capabilities();

@@ -85,14 +85,17 @@ static void check_disk(void) {
   if (status.f_blocks > 0 && (status.f_bavail == 0 || (status.f_files > 0 && status.f_ffree == 0))) disk_events = 1;
 }
 
-/* What stands in for control groups: ends the largest process when the sum of resident memory passes the limit. */
-static void watch(void) {
+/* What stands in for control groups: ends the largest process when the sum of memory passes the limit. */
+void watch_limits(void) {
   check_disk();
   if (own_level->hard_limits) return;
-  struct usage usage = read_usage();
+  struct usage usage = read_usage(false);
   quiet = usage.processes <= 2;
-  if (usage.processes >= pids_limit + 2) pids_events = 1;
-  if (usage.resident <= memory_limit) return;
+  /* The kernel counts no refusals here. Full, but for the one that was refused and has ended, stands for them. */
+  if (usage.processes >= pids_limit + 1) pids_events = 1;
+  if (usage.memory <= memory_limit) return;
+  usage = read_usage(true);
+  if (usage.memory <= memory_limit) return;
   memory_events++;
   if (usage.largest_pid > 1) kill(usage.largest_pid, SIGKILL);
 }
@@ -128,7 +131,7 @@ static void kill_all(uint32_t request) {
 static void report_limits(uint32_t request, const uint8_t *payload, size_t length) {
   uint32_t counts[3] = {0};
   if (length >= 8) memcpy(counts, payload, 8); /* the broker's counts, from the control groups */
-  watch();
+  watch_limits();
   counts[0] += memory_events;
   counts[1] += pids_events;
   counts[2] = disk_events;
@@ -218,7 +221,7 @@ static void loop(int signals) {
     int64_t now = now_us();
     if (now - last_tick >= TICK_US) {
       last_tick = now;
-      watch();
+      watch_limits();
     }
     session_tick(now);
     jobs_tick(now);

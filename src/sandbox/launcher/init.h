@@ -36,6 +36,8 @@ void reply(uint32_t request, uint8_t flags, const void *data, size_t length);
 void reply_error(uint32_t request, uint8_t flags, const char *pattern, ...) __attribute__((format(printf, 3, 4)));
 void reply_result(uint32_t request, struct result *result, struct capture *capture, const char *note);
 int exit_code(int status);
+/* Looks whether a limit is reached; at the end of each command, and every 100 ms while one runs. */
+void watch_limits(void);
 /* For children of init, between fork and exec: default signals, nothing blocked. */
 void reset_signals(void);
 extern char *const sandbox_environment[];
@@ -45,12 +47,13 @@ uint64_t clock_ticks(void);
 /* Signals every process that started at or after `since`, except init and `spared`. Returns how many. */
 int kill_since(uint64_t since, int signal, pid_t spared);
 struct usage {
-  uint64_t resident;
+  uint64_t memory;
   uint32_t processes; /* init included */
   uint64_t largest;
   pid_t largest_pid; /* 0: nothing but init */
 };
-struct usage read_usage(void);
+/* Resident memory of all, which counts shared pages in each process; or, at more cost, the sum of their shares. */
+struct usage read_usage(bool shares);
 
 /* session.c: the persistent shell. */
 void session_init(const char *workdir);

@@ -84,6 +84,7 @@ void job_start(uint32_t request, const uint8_t *payload, size_t length) {
 }
 
 static void finish(struct job *job) {
+  watch_limits();
   struct result result = {.status = job->killed ? job->reason : STATUS_EXITED,
                           .code = job->code,
                           .us = (uint64_t)(now_us() - job->started)};

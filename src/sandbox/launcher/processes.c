@@ -36,24 +36,40 @@ int kill_since(uint64_t since, int signal, pid_t spared) {
   return count;
 }
 
-struct usage read_usage(void) {
+/* The process's share of the memory it uses with others; false where that cannot be read. */
+static bool read_share(pid_t pid, uint64_t *bytes) {
+  char path[64], text[2048];
+  unsigned long kilobytes;
+  format(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+  if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) return false;
+  const char *line = strstr(text, "\nPss:");
+  if (line == NULL || sscanf(line, "\nPss: %lu", &kilobytes) != 1) return false;
+  *bytes = (uint64_t)kilobytes * 1024;
+  return true;
+}
+
+static bool read_resident(pid_t pid, uint64_t *bytes) {
+  char path[64], text[128];
+  unsigned long pages;
+  format(path, sizeof path, "/proc/%d/statm", pid);
+  if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0 || sscanf(text, "%*u %lu", &pages) != 1) return false;
+  *bytes = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+  return true;
+}
+
+struct usage read_usage(bool shares) {
   struct usage usage = {0};
-  uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
   DIR *directory = opendir("/proc");
   if (directory == NULL) return usage;
   for (struct dirent *item; (item = readdir(directory)) != NULL;) {
-    char path[64], text[128];
-    unsigned long resident;
-    if (item->d_name[0] < '0' || item->d_name[0] > '9') continue;
-    format(path, sizeof path, "/proc/%.20s/statm", item->d_name);
-    if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0 || sscanf(text, "%*u %lu", &resident) != 1) continue;
-    usage.resident += resident * page;
-    usage.processes++;
     pid_t pid = (pid_t)atoi(item->d_name);
-    if (pid > 1 && resident * page > usage.largest) {
-      usage.largest = resident * page;
-      usage.largest_pid = pid;
-    }
+    uint64_t bytes;
+    if (pid < 1 || ((!shares || !read_share(pid, &bytes)) && !read_resident(pid, &bytes))) continue;
+    usage.memory += bytes;
+    usage.processes++;
+    if (pid == 1 || bytes <= usage.largest) continue;
+    usage.largest = bytes;
+    usage.largest_pid = pid;
   }
   closedir(directory);
   return usage;

@@ -203,6 +203,7 @@ void session_run(uint32_t request, const uint8_t *payload, size_t length) {
 }
 
 static void finish(enum status status, int code, bool restarted) {
+  watch_limits();
   struct result result = {.status = status,
                           .code = code,
                           .restarted = restarted || session.lost,
