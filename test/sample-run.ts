@@ -109,7 +109,7 @@ export async function writeSampleRun(store: Store, options: SampleRun): Promise<
     name,
     algorithm: "grpo",
     seed,
-    configToml: `name = "${name}"\nseed = ${seed}\n\n[trainer]\nsteps = ${steps}\n`,
+    configToml: `name = "${name}"\nseed = ${seed}\n\n[trainer]\nsteps = ${steps}\nparityLimit = 1e-4\n`,
     configHash: Bun.hash(`${name}/${seed}/${steps}`).toString(16),
     outDir: options.outDir ?? `/runs/${name}-${seed}`,
     isolation: "root+mount+pid+net+cgroup2",
