@@ -76,8 +76,10 @@ export class DecoderRunners {
   #session(key: string, shape: Rectangle & { readonly mode: RunnerMode }): Session {
     const found = this.#sessions.get(key);
     if (found !== undefined) return found;
+    // The graph is emitted in its final form: optimising it takes as long as compiling and makes no run faster.
     const session = new Session(decoderGraph(this.#config, { profile: "cpu", ...shape }), {
       threads: this.#lanes.length,
+      optimization: "none",
     });
     this.#sessions.set(key, session);
     return session;

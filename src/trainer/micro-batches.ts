@@ -32,25 +32,25 @@ function rowChoices(length: number, tokens: number): number[] {
 }
 
 /**
- * Covers all sequences of at least one token; the result depends on the lengths only.
- * @param lengths tokens per sequence. @returns micro-batches, longest first.
+ * Covers all sequences of at least one token, longest first; rows that a rectangle has to spare take the next shorter ones.
+ * The result depends on the lengths only.
+ * @param lengths tokens per sequence.
  */
 export function planMicroBatches(lengths: readonly number[], limits: MicroBatchLimits): MicroBatch[] {
-  const buckets = new Map<number, number[]>();
-  for (const [index, length] of lengths.entries()) {
-    if (length < 1) continue;
-    const bucket = bucketLength(length, limits.contextLength);
-    buckets.set(bucket, [...(buckets.get(bucket) ?? []), index]);
-  }
+  const order = [...lengths.keys()].filter((index) => (lengths[index] as number) > 0);
+  order.sort((a, b) => (lengths[b] as number) - (lengths[a] as number) || a - b);
+  const bucketOf = (index: number | undefined) =>
+    index === undefined ? 0 : bucketLength(lengths[index] as number, limits.contextLength);
   const plan: MicroBatch[] = [];
-  for (const [length, indices] of [...buckets].sort(([a], [b]) => b - a)) {
+  for (let begin = 0; begin < order.length; ) {
+    const length = bucketOf(order[begin]);
     const choices = rowChoices(length, limits.tokens);
     const most = choices.at(-1) as number;
-    for (let begin = 0; begin < indices.length; begin += most) {
-      const members = indices.slice(begin, begin + most);
-      const rows = choices.find((choice) => choice >= members.length) as number;
-      plan.push({ members, rows, length });
-    }
+    let same = 1;
+    while (same < most && bucketOf(order[begin + same]) === length) same++;
+    const rows = choices.find((choice) => choice >= same) as number;
+    plan.push({ members: order.slice(begin, begin + rows), rows, length });
+    begin += rows;
   }
   return plan;
 }
