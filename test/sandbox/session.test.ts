@@ -130,6 +130,11 @@ describe("time-outs", () => {
     "while :; do :; done",
     "while true; do sleep 30; done",
     "sleep 60; echo not-reached; sleep 60",
+    "sleep 60 && echo not-reached; (sleep 60); echo not-reached",
+    "for i in 1 2 3; do bash -c 'sleep 60'; done",
+    "x=$(sleep 60); echo not-reached",
+    "sleep 60 & wait; sleep 60",
+    "read -t 60 x < <(sleep 60)",
     "trap '' INT TERM; sleep 60",
     "f() { sleep 60; }; f; f; f",
     "sleep 60 | cat",
@@ -141,7 +146,7 @@ describe("time-outs", () => {
     expect(result).toMatchObject({ status: "timeout", exitCode: null });
     expect(result.ms).toBeGreaterThanOrEqual(300);
     expect(text(result.output)).not.toContain("not-reached");
-    expect(await output(sandbox, "echo $K; pwd; pgrep -c sleep")).toBe("kept\n/tmp\n0\n");
+    expect(await output(sandbox, "echo $K; pwd; sleep 0.1; pgrep -c sleep")).toBe("kept\n/tmp\n0\n");
   });
 
   test("services of earlier commands survive", async () => {
@@ -168,7 +173,7 @@ describe("time-outs", () => {
     setTimeout(() => abort.abort(), 100);
     await expect(running).rejects.toMatchObject({ code: "interrupted" });
     await running.catch(() => {});
-    expect(await output(own, "pgrep -c sleep; echo on")).toBe("0\non\n");
+    expect(await output(own, "sleep 0.1; pgrep -c sleep; echo on")).toBe("0\non\n");
     await own.destroy();
   });
 });

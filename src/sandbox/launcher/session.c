@@ -245,8 +245,13 @@ static void handle_status(const char *line) {
   bool interrupted = session.state == INTERRUPTING;
   session.last_code = code & 255;
   drain_output();
-  if (interrupted) finish(session.reason, code, false);
-  else finish(STATUS_EXITED, code, false);
+  if (interrupted) {
+    /* What ran in the background does not heed SIGINT. */
+    kill_since(session.started_ticks, SIGKILL, session.pid);
+    finish(session.reason, code, false);
+    return;
+  }
+  finish(STATUS_EXITED, code, false);
 }
 
 static void read_status(void) {
@@ -316,10 +321,11 @@ void session_tick(int64_t now) {
     return;
   }
   /* Signals and questions in turn, ever further apart: a signal that arrives while the shell reads a line discards it.
-   * Politely once: a child that dies of SIGINT makes bash drop the rest of the command. */
+   * The shell comes first: it drops the rest of the command only when it had SIGINT itself before its child died of it.
+   * Every other time with SIGKILL, for children that do not care. */
   if (session.interrupts % 2 == 0) {
-    kill_since(session.started_ticks, session.interrupts == 0 ? SIGINT : SIGKILL, session.pid);
     kill(session.pid, SIGINT);
+    kill_since(session.started_ticks, session.interrupts % 4 == 0 ? SIGINT : SIGKILL, session.pid);
   } else {
     send_driver("\n", 1);
     ask_status(session.number);
