@@ -47,10 +47,10 @@ export async function executeRun(
     isolation: provider.isolation,
     extras: new Map([["tokenizer.json", source.tokenizerText]]),
   });
-  await using _service = await startService(options, session.store, session.runId, () =>
-    stop.abort(new AleError("interrupted", "the run was stopped through the API")),
-  );
   try {
+    await using _service = await startService(options, session.store, session.runId, () =>
+      stop.abort(new AleError("interrupted", "the run was stopped through the API")),
+    );
     const engine = await startEngine(experiment, source.modelConfig, weightsOf(session, source), outDir, hub);
     try {
       await work({ options: { ...options, signal }, suite, source, provider, session, engine });
