@@ -27,45 +27,7 @@ export function EpisodeList({ runId, step, selected }: EpisodeListProps) {
   return (
     <section class="card">
       <h3>Episodes</h3>
-      <div class="filters">
-        <Choice
-          label="for"
-          value={filter.purpose}
-          options={[
-            ["", "any purpose"],
-            ["train", "training"],
-            ["eval", "evaluation"],
-            ["greedy", "greedy evaluation"],
-          ]}
-          onChange={(purpose) => change({ purpose })}
-        />
-        <Choice
-          label="family"
-          value={filter.family}
-          options={[["", "any family"], ...families.map((name) => [name, name] as const)]}
-          onChange={(family) => change({ family })}
-        />
-        <Choice
-          label="outcome"
-          value={filter.solved}
-          options={[
-            ["", "any outcome"],
-            ["true", "solved"],
-            ["false", "failed"],
-          ]}
-          onChange={(solved) => change({ solved })}
-        />
-        <label>
-          <span class="muted">step</span>
-          <input
-            type="number"
-            min="0"
-            placeholder="any"
-            value={filter.step}
-            onInput={(event) => change({ step: event.currentTarget.value })}
-          />
-        </label>
-      </div>
+      <Filters filter={filter} families={families} onChange={change} />
       {error !== undefined && <p class="problem">{error}</p>}
       <div class="scroll">
         <table>
@@ -96,6 +58,56 @@ export function EpisodeList({ runId, step, selected }: EpisodeListProps) {
         </button>
       )}
     </section>
+  );
+}
+
+interface FiltersProps {
+  readonly filter: Filter;
+  readonly families: readonly string[];
+  readonly onChange: (part: Partial<Filter>) => void;
+}
+
+function Filters({ filter, families, onChange }: FiltersProps) {
+  return (
+    <div class="filters">
+      <Choice
+        label="for"
+        value={filter.purpose}
+        options={[
+          ["", "any purpose"],
+          ["train", "training"],
+          ["eval", "evaluation"],
+          ["greedy", "greedy evaluation"],
+        ]}
+        onChange={(purpose) => onChange({ purpose })}
+      />
+      <Choice
+        label="family"
+        value={filter.family}
+        options={[["", "any family"], ...families.map((name) => [name, name] as const)]}
+        onChange={(family) => onChange({ family })}
+      />
+      <Choice
+        label="outcome"
+        value={filter.solved}
+        options={[
+          ["", "any outcome"],
+          ["true", "solved"],
+          ["false", "failed"],
+        ]}
+        onChange={(solved) => onChange({ solved })}
+      />
+      <label>
+        <span class="muted">step</span>
+        <input
+          type="number"
+          min="0"
+          placeholder="any"
+          value={filter.step}
+          onInput={(event) => onChange({ step: event.currentTarget.value })}
+        />
+      </label>
+    </div>
   );
 }
 
