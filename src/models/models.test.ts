@@ -256,6 +256,38 @@ describe("parameter store", () => {
     expect(reopened.published).toEqual({ slot: 2, version: 2 });
   });
 
+  test("a process killed in the middle of an update leaves the published weights whole", async () => {
+    const path = join(folder, "killed.bin");
+    const store = ParameterStore.open(path, layout);
+    store.parameters(0).fill(1);
+    store.firstMoment(0).fill(2);
+    store.setStep(0, 7);
+    store.publish(0, 7);
+    const config = JSON.stringify(TINY);
+    const script = `
+      const { ParameterStore } = await import(${JSON.stringify(join(import.meta.dir, "parameter-store.ts"))});
+      const { parameterLayout } = await import(${JSON.stringify(join(import.meta.dir, "parameters.ts"))});
+      const store = ParameterStore.open(${JSON.stringify(path)}, parameterLayout(${config}));
+      const target = store.targetFor(store.published.slot);
+      store.setStep(target, 8);
+      for (let i = 0; ; i++) {
+        store.parameters(target).fill(i);
+        store.firstMoment(target).fill(i);
+        if (i === 100) process.stdout.write("writing");
+      }`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" });
+    const { value } = await child.stdout.getReader().read();
+    expect(new TextDecoder().decode(value)).toBe("writing");
+    child.kill("SIGKILL");
+    await child.exited;
+    const reopened = ParameterStore.open(path, layout);
+    expect(reopened.published).toEqual({ slot: 0, version: 7 });
+    expect(reopened.step(0)).toBe(7);
+    expect(reopened.parameters(0).every((x) => x === 1)).toBe(true);
+    expect(reopened.firstMoment(0).every((x) => x === 2)).toBe(true);
+    expect(reopened.parameters(1)[0]).toBeGreaterThan(0);
+  });
+
   test("updates alternate between the two unpublished slots", () => {
     const store = ParameterStore.inMemory(layout);
     store.publish(1, 0);

@@ -111,8 +111,11 @@ function nativeFunction(address: number, args: readonly string[], returns: strin
   }) as unknown as NativeFunction;
 }
 
-/** Opens the library, checks its version and returns the address of its function table. */
-function openLibrary(path: string): number {
+/**
+ * Opens the library, checks its version and returns the address of its function table.
+ * @throws AleError("engine") naming the file when it cannot be loaded or is of another version.
+ */
+export function openLibrary(path: string): number {
   let base: number | null;
   try {
     const library = dlopen(path, { OrtGetApiBase: { returns: "ptr", args: [] } });
