@@ -11,6 +11,7 @@ import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
 import type { EngineClient } from "../device/engine-client.ts";
+import { type EventRecorder, recordEvents } from "../store/record-events.ts";
 import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
@@ -55,6 +56,7 @@ export class RunSession implements AsyncDisposable {
   readonly #wallBefore: number;
   readonly #started = performance.now();
   readonly #metricsFile: string;
+  readonly #recorder: EventRecorder;
   committedStep: number;
   #ended = false;
 
@@ -78,6 +80,7 @@ export class RunSession implements AsyncDisposable {
     this.#wallBefore = start.wallBefore;
     this.committedStep = start.resumedFrom?.step ?? -1;
     this.#metricsFile = join(options.outDir, "metrics.jsonl");
+    this.#recorder = recordEvents(options.hub, store, start.runId);
   }
 
   /** Creates the run, or takes the one over that `options.resumeRunId` names. */
@@ -185,6 +188,7 @@ export class RunSession implements AsyncDisposable {
   async end(status: "finished" | "interrupted" | "failed", reason?: string): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
+    await this.#recorder.stop();
     await this.store.endRun(this.runId, status, reason);
     // what an engine mapped while the run lasted
     rmSync(join(this.#options.outDir, "state"), { recursive: true, force: true });
