@@ -68,11 +68,27 @@ async function probePrimitives(path: string): Promise<SandboxProbe[]> {
   }
 }
 
+/** A folder for a moment; a bare machine may lack a temporary one. */
+async function makeStateDir(): Promise<string> {
+  let problem: unknown;
+  for (const parent of [tmpdir(), process.cwd(), "/"]) {
+    try {
+      return await mkdtemp(join(parent, "ale-doctor-"));
+    } catch (error) {
+      problem ??= error;
+    }
+  }
+  throw new AleError("sandbox", `no folder can be made in ${tmpdir()}: ${errorMessage(problem)}`, {
+    hint: "set TMPDIR to a folder you may write to",
+  });
+}
+
 /** A sandbox from nothing to nothing, with a command in it. */
 async function probeWhole(): Promise<SandboxProbe> {
   const name = "sandbox";
-  const stateDir = await mkdtemp(join(tmpdir(), "ale-doctor-"));
+  let stateDir: string | undefined;
   try {
+    stateDir = await makeStateDir();
     await using provider = await createSandboxProvider({ maskPaths: [], stateDir });
     const started = performance.now();
     await using sandbox = await provider.create({
@@ -94,6 +110,6 @@ async function probeWhole(): Promise<SandboxProbe> {
   } catch (error) {
     return failed(name, error);
   } finally {
-    await rm(stateDir, { recursive: true, force: true });
+    if (stateDir !== undefined) await rm(stateDir, { recursive: true, force: true });
   }
 }

@@ -82,6 +82,10 @@ export class NativeSandbox implements Sandbox {
     const text = encodeText("the command", command);
     const payload = encodeCommand(options.timeoutMs, options.maxOutputBytes, text);
     const reply = await this.#command(Op.run, payload, "a command", options);
+    if (reply.missing)
+      throw new AleError("sandbox", "there is no shell in the sandbox", {
+        hint: "install bash on this machine, or into the profile's root folder",
+      });
     return toResult(reply.payload);
   }
 

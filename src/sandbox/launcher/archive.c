@@ -70,7 +70,8 @@ static bool export_folder(int folder, const char *path, int depth);
 static bool export_entry(int parent, const char *name, const char *path, int depth) {
   struct stat status;
   char target[PATH_MAX];
-  if (fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT ? true : refuse(path, strerror(errno));
+  if (fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+    return errno == ENOENT ? true : refuse(path, strerror(errno));
   if (S_ISREG(status.st_mode)) return export_file(parent, name, path, &status);
   if (S_ISLNK(status.st_mode)) {
     ssize_t n = readlinkat(parent, name, target, sizeof target);

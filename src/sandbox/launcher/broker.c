@@ -107,7 +107,8 @@ static pid_t start_factory(void) {
 static void hello(const struct frame_header *header, const uint8_t *payload) {
   const char *stage = setting(payload, header->length, "stage");
   const char *name = setting(payload, header->length, "name");
-  if (stage == NULL || name == NULL || strlen(stage) >= PATH_SIZE || strchr(name, '/') != NULL || broker.stage[0] != 0) {
+  if (stage == NULL || name == NULL || strlen(stage) >= PATH_SIZE || strchr(name, '/') != NULL ||
+      broker.stage[0] != 0) {
     answer_error(header->request, 0, "bad greeting");
     return;
   }

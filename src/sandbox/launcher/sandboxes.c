@@ -2,6 +2,7 @@
 #include "broker.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -68,7 +69,8 @@ static void fail_creation(struct sandbox *sandbox, const char *error) {
 static void start_making(struct sandbox *sandbox) {
   char error[ERROR_SIZE];
   int fds[2 + MAX_ATTACH], pair[2], attach_count = 0, into = -1;
-  if (!cgroups_create(&broker.cgroups, sandbox->id, &sandbox->spec, fds + 1, &attach_count, &into, error, sizeof error)) {
+  if (!cgroups_create(&broker.cgroups, sandbox->id, &sandbox->spec, fds + 1, &attach_count, &into, error,
+                      sizeof error)) {
     fail_creation(sandbox, error);
     return;
   }
@@ -279,9 +281,9 @@ void sandbox_reaped(pid_t pid, int status) {
     return;
   }
   char text[128];
-  size_t before;
-  do before = sandbox->socket >= 0 ? buffer_length(&broker.outbox) : 0; /* its last words */
-  while (sandbox->socket >= 0 && receive(sandbox) && buffer_length(&broker.outbox) != before);
+  int unread;
+  while (sandbox->socket >= 0 && ioctl(sandbox->socket, FIONREAD, &unread) == 0 && unread > 0) /* its last words */
+    if (!receive(sandbox)) break;
   bool was_live = sandbox->state == SANDBOX_LIVE;
   sandbox->pid = 0;
   sandbox->state = SANDBOX_GONE;

@@ -182,8 +182,8 @@ void session_run(uint32_t request, const uint8_t *payload, size_t length) {
   if (session.state == DEAD) session_start();
   if (session.state == DEAD) {
     bool is_bash;
-    reply_error(request, 0, shell_path(&is_bash) == NULL ? "there is no shell in the sandbox" : "the shell cannot start: %s",
-                strerror(errno));
+    if (shell_path(&is_bash) == NULL) reply_error(request, FLAG_MISSING, "there is no shell");
+    else reply_error(request, 0, "the shell cannot start: %s", strerror(errno));
     return;
   }
   /* What the background wrote since the last command belongs to no command. */

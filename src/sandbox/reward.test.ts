@@ -1,0 +1,70 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { parseRewardJson, parseRewardText, quoteFound } from "./reward.ts";
+
+describe("reward.txt", () => {
+  test.each([
+    ["1", 1],
+    ["0\n", 0],
+    [" 0.5 ", 0.5],
+    ["-2", -2],
+    ["+.25", 0.25],
+    ["1e-3", 0.001],
+    ["3.", 3],
+  ])("%j", (text, reward) => {
+    expect(parseRewardText(text)).toEqual({ reward });
+  });
+
+  test.each(["", "  \n", "one", "1 2", "0x10", "1_000", "NaN", "Infinity", "1e999", "1,5", "[1]", "true", "--1", "."])(
+    "%j is refused",
+    (text) => {
+      expect(parseRewardText(text)).toHaveProperty("error");
+    },
+  );
+
+  test("every finite number is read back", () => {
+    fc.assert(
+      fc.property(fc.double({ noNaN: true, noDefaultInfinity: true }), (value) => {
+        expect(parseRewardText(String(value))).toEqual({ reward: Number(String(value)) });
+      }),
+    );
+  });
+});
+
+describe("reward.json", () => {
+  test.each([
+    ["1", 1],
+    ['{"reward": 0.5}', 0.5],
+    ['{"style": 2, "reward": -1}\n', -1],
+  ])("%j", (text, reward) => {
+    expect(parseRewardJson(text)).toEqual({ reward });
+  });
+
+  test.each([
+    "",
+    "{}",
+    "{",
+    '{"score": 1}',
+    '{"reward": "1"}',
+    '{"reward": null}',
+    "[1]",
+    '"1"',
+    "null",
+    "1e999",
+    '{"reward": {}}',
+    '{"__proto__": {"reward": 1}}',
+  ])("%j is refused", (text) => {
+    expect(parseRewardJson(text)).toHaveProperty("error");
+  });
+});
+
+test("what is quoted is short, on one line, and free of escapes", () => {
+  expect(quoteFound("\x1b[31mred\nblue\u202e")).toBe('"[31mred blue"');
+  fc.assert(
+    fc.property(fc.string({ unit: "binary" }), (text) => {
+      const quoted = quoteFound(text);
+      expect(quoted).toMatch(/^"[\x20-\x7e]*"$/);
+      expect(quoted.length).toBeLessThan(180);
+    }),
+  );
+});
