@@ -21,7 +21,10 @@ function below(folder: string, path: string): string | undefined {
   return rest === "" || rest.startsWith("..") || isAbsolute(rest) ? undefined : rest;
 }
 
-/** Masks for a profile: each host path that would be visible, both as it was given and with links resolved. */
+/**
+ * Masks for a profile: each host path that would be visible, both as it was given and with links resolved. The launcher
+ * follows links in them as the sandbox would.
+ */
 export function masksFor(profile: SandboxProfile, hostPaths: readonly string[]): string[] {
   const masks = new Set(profile.masks);
   for (const path of new Set([...hostPaths, ...hostPaths.map(resolveLinks)])) {
@@ -33,8 +36,5 @@ export function masksFor(profile: SandboxProfile, hostPaths: readonly string[]):
     const shown = profile.kind === "host" ? [...HOST_FOLDERS, ...profile.binds] : profile.binds;
     if (shown.some((folder) => below(folder, path) !== undefined || folder === path)) masks.add(path);
   }
-  // A link is not covered by covering what it leads to, and covering it would cover the wrong thing.
-  return [...masks]
-    .filter((mask) => profile.kind === "directory" || resolveLinks(mask) === mask || !isAbsolute(mask))
-    .sort();
+  return [...masks].sort();
 }

@@ -39,11 +39,18 @@ export interface NativeSandboxProvider extends SandboxProvider {
 const CREATE_MS = 30_000;
 const REGISTER_MS = 10_000;
 
+/** After a failure a pool waits this long, doubled each time, before it tries again. */
+const RETRY_MS = 200;
+const MAX_RETRY_MS = 30_000;
+
 interface Pool {
   readonly environment: EnvironmentSpec;
   readonly ready: NativeSandbox[];
   target: number;
   making: number;
+  failures: number;
+  /** Not before this moment of `performance.now()`. */
+  notBefore: number;
 }
 
 /** The launcher in use, with the profiles it knows. */
@@ -57,7 +64,8 @@ class Supervisor implements NativeSandboxProvider {
   readonly #options: SandboxProviderOptions;
   readonly #pools = new Map<string, Pool>();
   readonly #living = new Set<NativeSandbox>();
-  #launcher: Promise<Launcher>;
+  /** Rejected or `undefined`: the next sandbox tries to start one. */
+  #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
   #nextNumber = 1;
   #making = 0;
@@ -80,15 +88,22 @@ class Supervisor implements NativeSandboxProvider {
   #replace(ended: LauncherClient): void {
     if (this.#closed !== undefined) return;
     for (const pool of this.#pools.values()) pool.ready.length = 0;
-    const options = { stateDir: this.#options.stateDir, cgroups: this.#options.cgroups ?? "auto" };
-    this.#launcher = ended
-      .close()
-      .then(() => LauncherClient.start(options))
-      .then((client) => this.#adopt(client));
-    this.#launcher.then(
+    const launcher = ended.close().then(() => this.#start());
+    this.#launcher = launcher;
+    launcher.then(
       () => this.#refill(),
       () => {}, // told to whoever asks for a sandbox
     );
+  }
+
+  async #start(): Promise<Launcher> {
+    try {
+      const { stateDir, cgroups } = this.#options;
+      return this.#adopt(await LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto" }));
+    } catch (error) {
+      this.#launcher = undefined;
+      throw error;
+    }
   }
 
   get warmCount(): number {
@@ -130,6 +145,7 @@ class Supervisor implements NativeSandboxProvider {
 
   async #make(environment: EnvironmentSpec, session: boolean): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    this.#launcher ??= this.#start();
     const launcher = await this.#launcher;
     const base = await this.#base(launcher, environment.profile);
     const number = this.#nextNumber++;
@@ -171,15 +187,18 @@ class Supervisor implements NativeSandboxProvider {
 
   warm(environment: EnvironmentSpec, count: number): void {
     const key = keyOf(environment);
-    const pool = this.#pools.get(key) ?? { environment, ready: [], target: 0, making: 0 };
+    const pool = this.#pools.get(key) ?? newPool(environment);
     pool.target = count;
     this.#pools.set(key, pool);
+    for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
     this.#refill();
   }
 
   #refill(): void {
     const limit = this.#options.warmConcurrency ?? 4;
+    const now = performance.now();
     for (const pool of this.#pools.values()) {
+      if (now < pool.notBefore) continue;
       while (this.#making < limit && this.#closed === undefined && pool.ready.length + pool.making < pool.target) {
         pool.making++;
         this.#making++;
@@ -189,16 +208,19 @@ class Supervisor implements NativeSandboxProvider {
   }
 
   async #fill(pool: Pool): Promise<void> {
-    let made: NativeSandbox | undefined;
     try {
-      made = await this.#make(pool.environment, true);
+      const made = await this.#make(pool.environment, true);
+      pool.failures = 0;
+      if (this.#closed === undefined && pool.ready.length < pool.target) pool.ready.push(made);
+      else await made.destroy().catch(() => {});
     } catch {
-      // The next `create` meets the same error and tells it; until then the pool stays smaller.
-      pool.target = 0;
+      // Whoever asks for a sandbox meets the same error and tells it; the pool tries again later.
+      const wait = Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** pool.failures++);
+      pool.notBefore = performance.now() + wait;
+      setTimeout(() => this.#refill(), wait + 1).unref();
     }
     pool.making--;
     this.#making--;
-    if (made !== undefined && this.#closed === undefined) pool.ready.push(made);
     this.#refill();
   }
 
@@ -208,7 +230,7 @@ class Supervisor implements NativeSandboxProvider {
   }
 
   async #close(): Promise<void> {
-    const launcher = await this.#launcher.catch(() => undefined);
+    const launcher = await this.#launcher?.catch(() => undefined);
     await launcher?.client.close();
     this.#pools.clear();
     this.#living.clear();
@@ -217,6 +239,10 @@ class Supervisor implements NativeSandboxProvider {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+function newPool(environment: EnvironmentSpec): Pool {
+  return { environment, ready: [], target: 0, making: 0, failures: 0, notBefore: 0 };
 }
 
 function keyOf(environment: EnvironmentSpec): string {

@@ -49,7 +49,7 @@ test("modes differ in what of the agent's survives", async () => {
   const alive = taskWith(
     "pgrep -c sleep > /logs/verifier/reward.txt; cat /tmp/left && echo 10 > /logs/verifier/reward.txt; true",
   );
-  const agent = "setsid sleep 99 & rm -f /tmp/left";
+  const agent = "setsid sleep 99 & sleep 0.3; rm -f /tmp/left";
   expect((await gradeAfter(agent, alive, "live")).reward).toBe(1);
   expect((await gradeAfter(agent, alive, "stopped")).reward).toBe(0);
   expect((await gradeAfter(agent, alive, "clean")).reward).toBe(0);

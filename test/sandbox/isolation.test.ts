@@ -170,10 +170,10 @@ describe("masks", () => {
     const made = Bun.spawnSync([
       "sh",
       "-c",
-      `mkdir -p ${root}/bin ${root}/data/answers ${root}/usr/share && cp /bin/busybox ${root}/bin/ 2>/dev/null; cp -L /bin/bash ${root}/bin/bash; for f in $(ldd /bin/bash /bin/cat /bin/ls | grep -o '/[^ )]*' | sort -u); do mkdir -p ${root}$(dirname $f); cp -L $f ${root}$f; done; cp -L /bin/cat /bin/ls ${root}/bin/; echo 42 > ${root}/data/answers/one; echo 43 > ${root}/data/key; ln -s /data/answers ${root}/way`,
+      `mkdir -p ${root}/bin ${root}/data/answers ${root}/usr/share && cp /bin/busybox ${root}/bin/ 2>/dev/null; cp -L /bin/bash ${root}/bin/bash; for f in $(ldd /bin/bash /bin/cat /bin/ls | grep -o '/[^ )]*' | sort -u); do mkdir -p ${root}$(dirname $f); cp -L $f ${root}$f; done; cp -L /bin/cat /bin/ls ${root}/bin/; echo 42 > ${root}/data/answers/one; echo 43 > ${root}/data/key; ln -s /data/answers ${root}/way; echo 44 > ${root}/data/linked; ln -s /data/linked ${root}/through; ln -s /etc/passwd ${root}/data/out`,
     ]);
     expect(made.exitCode).toBe(0);
-    const toml = `name = "folder"\nkind = "directory"\ndescription = "a test's own"\nroot = "${root}"\nmasks = ["/data/key"]\n`;
+    const toml = `name = "folder"\nkind = "directory"\ndescription = "a test's own"\nroot = "${root}"\nmasks = ["/data/key", "/through", "/data/out", "/data/none"]\n`;
     setProfileTexts(
       new Map([
         ["folder", toml],
@@ -182,9 +182,9 @@ describe("masks", () => {
     );
     await using own = await openProvider({ maskPaths: [join(root, "data/answers"), "/usr/share"] });
     const inside = await own.create({ ...ENVIRONMENT, profile: "folder" });
-    expect(await output(inside, "ls /data/answers /way; cat /data/key; cat /data/answers/one 2>&1")).toBe(
-      "/data/answers:\n\n/way:\ncat: /data/answers/one: No such file or directory\n",
-    );
+    expect(
+      await output(inside, "ls /data/answers /way; cat /data/key /data/linked /through; cat /data/answers/one 2>&1"),
+    ).toBe("/data/answers:\n\n/way:\ncat: /data/answers/one: No such file or directory\n");
     expect(await output(inside, "echo new > /data/mine; cat /data/mine; ls -d /usr/share; pwd")).toBe(
       "new\n/usr/share\n/work\n",
     );

@@ -144,6 +144,22 @@ describe("warm pool", () => {
     await until("four warm sandboxes again", 20_000, () => provider.warmCount === 4);
   });
 
+  test("shrinks, and fills again after the launcher was killed", async () => {
+    const provider = await open();
+    provider.warm(ENVIRONMENT, 3);
+    await until("three warm sandboxes", 20_000, () => provider.warmCount === 3);
+    provider.warm(ENVIRONMENT, 1);
+    expect(provider.warmCount).toBe(1);
+    const killed = provider.launcherPid;
+    process.kill(killed, "SIGKILL");
+    await until(
+      "a new launcher's warm sandbox",
+      20_000,
+      () => provider.launcherPid !== killed && provider.warmCount === 1,
+    );
+    expect(await output(await provider.create(ENVIRONMENT), "echo on")).toBe("on\n");
+  });
+
   test("environments do not share sandboxes", async () => {
     const provider = await open();
     provider.warm(ENVIRONMENT, 1);

@@ -6,6 +6,7 @@
 
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -221,11 +222,20 @@ static void loop(void) {
   }
 }
 
+/* Each sandbox takes a descriptor; the usual soft limit of 1024 is for programs that use select. */
+static void raise_open_files(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int broker_main(void) {
   sigset_t handled;
   setsid(); /* Ctrl-C is for the control process, which tells us when to stop */
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   prctl(PR_SET_DUMPABLE, 0);
+  raise_open_files();
   signal(SIGPIPE, SIG_IGN);
   sigemptyset(&handled);
   sigaddset(&handled, SIGCHLD);

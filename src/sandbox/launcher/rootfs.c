@@ -4,6 +4,7 @@
  */
 #include "launcher.h"
 
+#include <linux/openat2.h>
 #include <sched.h>
 #include <sys/mount.h>
 
@@ -139,13 +140,18 @@ static void make_binds(const struct base *base, uint32_t id) {
   }
 }
 
-/* What the sandbox must not see is covered, where it is there to be seen. */
+/* What the sandbox must not see is covered, where it is there to be seen. Links are followed as the sandbox would. */
 static void hide(const struct base *base) {
+  struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
   for (int i = 0; i < base->mask_count; i++) {
+    char target[64];
     struct stat status;
-    const char *path = base->masks[i] + 1;
-    if (lstat(path, &status) != 0) continue;
-    bind_to(S_ISDIR(status.st_mode) ? "/none" : "/nothing", path, 0);
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, base->masks[i], &how, sizeof how);
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) continue;
+    if (fd < 0 || fstat(fd, &status) != 0) setup_fail(base->masks[i]);
+    format(target, sizeof target, "/proc/self/fd/%d", fd);
+    bind_to(S_ISDIR(status.st_mode) ? "/none" : "/nothing", target, 0);
+    close(fd);
   }
 }
 
