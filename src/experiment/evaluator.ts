@@ -1,5 +1,6 @@
-/** Evaluates the published weights of a run on its development and held-out instances. */
+/** Evaluates the published weights of a run on its development and held-out instances, and probes the engine's parity. */
 
+import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
@@ -7,10 +8,14 @@ import { environmentsOf, evaluateTasks, evaluationTasks } from "./evaluation.ts"
 import { episodeContext, warmUp } from "./resources.ts";
 import type { RunParts } from "./run-parts.ts";
 
+/** Sequences of an evaluation that the parity probe replays. */
+const PROBE_SEQUENCES = 16;
+
 export class Evaluator {
   readonly #parts: RunParts;
   readonly #sampled: EpisodeContext;
   readonly #greedy: EpisodeContext;
+  #sequences: readonly Int32Array[] = [];
 
   constructor(parts: RunParts) {
     this.#parts = parts;
@@ -26,6 +31,28 @@ export class Evaluator {
     if (heldout > 0) rows.push(await this.#evaluateOn(step, "heldout", heldout, this.#sampled));
     if (heldout > 0 && greedy) rows.push(await this.#evaluateOn(step, "heldout", heldout, this.#greedy));
     return rows;
+  }
+
+  /**
+   * Teacher-forces sequences of the last evaluation through the generation graphs in every layout (padded batch, chunked
+   * prefill, swapped rows, another finishing order) and compares with training (DESIGN D4). Returns the largest |Δ log p|.
+   * Throws `AleError("engine")` above `trainer.parityLimit`.
+   */
+  async probeParity(): Promise<number> {
+    const { options, engine } = this.#parts;
+    if (this.#sequences.length === 0) return 0;
+    const difference = await engine.probeParity(this.#sequences);
+    const { parityLimit } = options.experiment.trainer;
+    if (parityLimit > 0 && !(difference <= parityLimit)) {
+      throw new AleError(
+        "engine",
+        `the parity probe found max |Δ log p| = ${difference.toExponential(2)} > ${parityLimit}`,
+        {
+          hint: "this is a fault of the engine, not of the run; report it, or raise trainer.parityLimit to go on",
+        },
+      );
+    }
+    return difference;
   }
 
   async #evaluateOn(
@@ -48,6 +75,8 @@ export class Evaluator {
     };
     const { row, trajectories } = await evaluateTasks(step, key, tasks, context, collectOptions(this.#parts, step));
     await session.writeEpisodes(step, greedy ? "greedy" : "eval", trajectories);
+    const sequences = trajectories.map(({ tokens }) => tokens.ids).filter(({ length }) => length > 1);
+    this.#sequences = sequences.slice(0, PROBE_SEQUENCES);
     hub.emit({ type: "evaluation.finished", ...row });
     return row;
   }

@@ -73,7 +73,11 @@ class ReinforcementRun {
   async #evaluate(step: number): Promise<Record<string, number>> {
     const started = performance.now();
     this.#evaluations = await this.#evaluator.evaluate(step);
-    return { ...evaluationMetrics(this.#evaluations), "timing_s/testing": (performance.now() - started) / 1000 };
+    return {
+      ...evaluationMetrics(this.#evaluations),
+      "rollout_corr/probe_abs_diff_max": await this.#evaluator.probeParity(),
+      "timing_s/testing": (performance.now() - started) / 1000,
+    };
   }
 
   async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
