@@ -60,7 +60,10 @@ export async function executeRun(
     return await conclude(options, session, "finished");
   } catch (error) {
     if (signal.aborted) return await conclude(options, session, "interrupted");
-    await conclude(options, session, "failed", errorMessage(error));
+    // The results may fail for the same reason, such as a full disk; the first failure is the one to report.
+    await conclude(options, session, "failed", errorMessage(error)).catch(() =>
+      session.end("failed", errorMessage(error)),
+    );
     throw error;
   }
 }
