@@ -17,7 +17,8 @@ import {
 } from "../models/decoder-graph.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues, tensorValues } from "../models/parameter-values.ts";
-import { EMBEDDING, parameterView } from "../models/parameters.ts";
+import { EMBEDDING } from "../models/parameters.ts";
+import { OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32, allocateInt64 } from "../runtime/memory.ts";
 import { type BackgroundCall, type PreparedCall, Session, type Values } from "../runtime/session.ts";
 import { float32Value, int64Value, type Value } from "../runtime/value.ts";
@@ -29,11 +30,8 @@ interface Rectangle {
   readonly length: number;
 }
 
-/** What one lane, a thread with micro-batches of its own, adds its gradients to. */
-interface Lane {
-  readonly gradients: Float32Array;
-  readonly values: Readonly<Record<string, Value>>;
-}
+/** Gradient accumulators of one lane, a thread with micro-batches of its own, by parameter name. */
+type Lane = Readonly<Record<string, Value>>;
 
 /** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
 export class DecoderRunners {
@@ -41,13 +39,14 @@ export class DecoderRunners {
   readonly #store: ParameterStore;
   readonly #lanes: readonly Lane[];
   readonly #sessions = new Map<string, Session>();
+  readonly #scatter = new Session(scatterGraph(), { threads: 1 });
   readonly #runners = new Map<string, DecoderRunner>();
 
   /** @param gradients flat accumulators, one per lane. */
   constructor(config: DecoderConfig, store: ParameterStore, gradients: readonly Float32Array[]) {
     this.#config = config;
     this.#store = store;
-    this.#lanes = gradients.map((flat) => ({ gradients: flat, values: tensorValues(store.layout, flat) }));
+    this.#lanes = gradients.map((flat) => tensorValues(store.layout, flat));
   }
 
   get(mode: RunnerMode, { rows, length }: Rectangle, lane: number): DecoderRunner {
@@ -59,6 +58,7 @@ export class DecoderRunners {
       store: this.#store,
       lane: this.#lanes[lane] as Lane,
       session: this.#session(key, { mode, rows, length }),
+      scatter: this.#scatter,
       mode,
       rows,
       length,
@@ -69,6 +69,7 @@ export class DecoderRunners {
 
   release(): void {
     for (const session of this.#sessions.values()) session.release();
+    this.#scatter.release();
     this.#sessions.clear();
     this.#runners.clear();
   }
@@ -86,11 +87,25 @@ export class DecoderRunners {
   }
 }
 
+/**
+ * table[ids[i]] += rows[i], in place. To be run on one thread: with more, ONNX Runtime's CPU provider loses updates where ids
+ * repeat (https://github.com/microsoft/onnxruntime/issues/18048).
+ */
+function scatterGraph(): Uint8Array {
+  const graph = new OnnxBuilder("scatter");
+  const table = graph.input("table", "float32", ["v", "d"]);
+  const inputs = [table, graph.input("ids", "int64", ["n", 1]), graph.input("rows", "float32", ["n", "d"])];
+  graph.node("ScatterND", inputs, { outputs: ["sum"], attributes: { reduction: { string: "add" } } });
+  graph.output("sum", "float32", ["v", "d"]);
+  return graph.encode();
+}
+
 interface RunnerOptions extends Rectangle {
   readonly config: DecoderConfig;
   readonly store: ParameterStore;
   readonly lane: Lane;
   readonly session: Session;
+  readonly scatter: Session;
   readonly mode: RunnerMode;
 }
 
@@ -109,6 +124,7 @@ export class DecoderRunner {
   readonly #entropy: Float32Array;
   readonly #embeddedGradient: Float32Array;
   readonly #calls = new Map<Slot, PreparedCall>();
+  #scatter: PreparedCall | undefined;
   readonly #backgroundCalls = new Map<Slot, BackgroundCall>();
   #lengths: readonly number[] = [];
 
@@ -176,19 +192,8 @@ export class DecoderRunner {
 
   /** Adds the gradients of the embedded tokens to the rows of the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void {
-    const { store, lane, config, length } = this.#options;
-    const width = config.hiddenSize;
-    const table = parameterView(store.layout, lane.gradients, EMBEDDING);
-    const rows = this.#embeddedGradient;
-    for (const [row, count] of this.#lengths.entries()) {
-      for (let t = 0; t < count; t++) {
-        const token = row * length + t;
-        const target = Number(this.#ids[token]) * width;
-        const source = token * width;
-        for (let j = 0; j < width; j++)
-          table[target + j] = (table[target + j] as number) + (rows[source + j] as number);
-      }
-    }
+    this.#scatter ??= this.#prepareScatter();
+    this.#scatter();
   }
 
   /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */
@@ -222,6 +227,21 @@ export class DecoderRunner {
     for (const [row, values] of weights.entries()) target.set(values.subarray(1), row * this.#options.length);
   }
 
+  /** Padding takes part with gradients that are exactly 0. */
+  #prepareScatter(): PreparedCall {
+    const { scatter, lane, rows, length, config } = this.#options;
+    const tokens = rows * length;
+    const table = lane[EMBEDDING] as Value;
+    return scatter.prepare(
+      {
+        table,
+        ids: int64Value(this.#ids, [tokens, 1]),
+        rows: float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]),
+      },
+      { sum: table },
+    );
+  }
+
   #bindings(slot: Slot): [feeds: Values, fetches: Values] {
     const { store, mode, rows, length, config, lane } = this.#options;
     const tokens = rows * length;
@@ -237,7 +257,7 @@ export class DecoderRunner {
       if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(this.#entropyWeights, [tokens, 1]);
       fetches[ENTROPY] = float32Value(this.#entropy, [tokens, 1]);
       fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
-      for (const [name, value] of Object.entries(lane.values)) {
+      for (const [name, value] of Object.entries(lane)) {
         if (name === EMBEDDING && !config.tiedEmbeddings) continue;
         feeds[accumulatedName(name)] = value;
         fetches[gradientName(name)] = value;
