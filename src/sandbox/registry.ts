@@ -31,11 +31,12 @@ interface StoredRecord {
 const NAME = /^ale-(\d+)-(\d+)-\d+$/;
 let counter = 0;
 
-/** Field 22 of /proc/<pid>/stat, or `undefined` when there is no such process. */
+/** Field 22 of /proc/<pid>/stat, or `undefined` when no such process runs; one that waits to be reaped does not. */
 async function startTime(pid: number): Promise<string | undefined> {
   try {
     const text = await readFile(`/proc/${pid}/stat`, "utf8");
-    return text.slice(text.lastIndexOf(")") + 2).split(" ")[19];
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
   } catch {
     return undefined;
   }

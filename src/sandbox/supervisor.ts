@@ -39,6 +39,7 @@ export interface NativeSandboxProvider extends SandboxProvider {
 const CREATE_MS = 30_000;
 const REGISTER_MS = 10_000;
 
+const REFILL_DELAY_MS = 3;
 /** After a failure a pool waits this long, doubled each time, before it tries again. */
 const RETRY_MS = 200;
 const MAX_RETRY_MS = 30_000;
@@ -67,6 +68,7 @@ class Supervisor implements NativeSandboxProvider {
   /** Rejected or `undefined`: the next sandbox tries to start one. */
   #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
+  #refillTimer: Timer | undefined;
   #nextNumber = 1;
   #making = 0;
   #closed: Promise<void> | undefined;
@@ -168,7 +170,7 @@ class Supervisor implements NativeSandboxProvider {
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
     const pool = this.#pools.get(keyOf(environment));
     for (let sandbox = pool?.ready.shift(); sandbox !== undefined; sandbox = pool?.ready.shift()) {
-      this.#refill();
+      this.#refillSoon();
       if (sandbox.alive) return sandbox;
     }
     return this.#unlessAborted(this.#make(environment, true), signal);
@@ -192,6 +194,14 @@ class Supervisor implements NativeSandboxProvider {
     this.#pools.set(key, pool);
     for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
     this.#refill();
+  }
+
+  /** A little later, so that the sandbox that was claimed gets its first command done before others are made. */
+  #refillSoon(): void {
+    this.#refillTimer ??= setTimeout(() => {
+      this.#refillTimer = undefined;
+      this.#refill();
+    }, REFILL_DELAY_MS);
   }
 
   #refill(): void {
@@ -230,6 +240,7 @@ class Supervisor implements NativeSandboxProvider {
   }
 
   async #close(): Promise<void> {
+    clearTimeout(this.#refillTimer);
     const launcher = await this.#launcher?.catch(() => undefined);
     await launcher?.client.close();
     this.#pools.clear();

@@ -242,6 +242,7 @@ describe("sudden ends", () => {
     child.kill("SIGKILL");
     await until("the end of all processes", 1000, () => running(mark) === 0 && !isRunning(launcher));
     expect(performance.now() - before).toBeLessThan(1000);
+    await child.exited;
     expect(await reapOrphans(stateDir)).toBe(1);
     expect(readdirSync(stateDir)).toEqual([]);
     for (const group of cgroups) expect(existsSync(group)).toBe(false);
