@@ -159,6 +159,7 @@ export async function buildProgram(argv: readonly string[], cli: CommandLine): P
         ["ale help run", "options and examples of a command"],
       ),
     );
+  program.hook("preAction", () => removeLeftovers(cli));
   const words = argv.filter((argument) => !argument.startsWith("-"));
   const wanted = words[0] === "help" ? words[1] : words[0];
   for (const verb of VERBS) {
@@ -172,6 +173,15 @@ export async function buildProgram(argv: readonly string[], cli: CommandLine): P
     }
   }
   return program;
+}
+
+/** Control groups and folders that a killed Ale left are gone after the next command, whatever it is. */
+async function removeLeftovers(cli: CommandLine): Promise<void> {
+  const [{ reapOrphans }, { sandboxStateDir }] = await Promise.all([
+    import("../sandbox/registry.ts"),
+    import("../config/paths.ts"),
+  ]);
+  await reapOrphans(sandboxStateDir(cli.env));
 }
 
 function configure(command: Command, cli: CommandLine): Command {

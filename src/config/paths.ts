@@ -15,6 +15,11 @@ export function aleHome(env: Environment = process.env): string {
   return temporaryHome();
 }
 
+/** Where sandboxes are recorded while they live, so that a later command finds what a killed one left. */
+export function sandboxStateDir(env: Environment = process.env): string {
+  return join(aleHome(env), "sandboxes");
+}
+
 function temporaryHome(): string {
   return join(tmpdir(), `ale-${process.getuid?.() ?? "user"}`);
 }

@@ -7,7 +7,7 @@ import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
-import { aleHome } from "../config/paths.ts";
+import { aleHome, sandboxStateDir } from "../config/paths.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
@@ -30,7 +30,7 @@ export function maskedPaths(suite: string, extra: readonly string[] = []): strin
 
 /** The sandboxes of this machine, for the tasks of `suite`. */
 export async function openSandboxes(suite: string, extraMasks: readonly string[] = []): Promise<SandboxProvider> {
-  const directory = join(aleHome(), "sandboxes");
+  const directory = sandboxStateDir();
   mkdirSync(directory, { recursive: true });
   return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
 }
