@@ -6,6 +6,8 @@ import { z } from "zod";
 import { allocateFloat32 } from "../src/runtime/memory.ts";
 import { AdamW, clipScale, GlobalNorm } from "../src/trainer/optimizer.ts";
 import { learningRate } from "../src/trainer/schedule.ts";
+import { compareNumber, compareNumbers, FLOAT32, type Operation, report } from "../test/algorithms/compare.ts";
+import { findCheck } from "../test/algorithms/golden.ts";
 import type { GoldenCase } from "./golden.ts";
 
 const FileSchema = z.object({
@@ -47,12 +49,8 @@ const AdamWSchema = z.object({
   }),
 });
 
-/** Tolerances of golden/README.md, relative and absolute. */
-const FLOAT64 = [1e-9, 1e-12] as const;
-const FLOAT32 = [1e-5, 1e-6] as const;
-
-/** Checks of the operations that are implemented, by what the case's name begins with. */
-const OPERATIONS: readonly (readonly [prefix: string, run: (golden: unknown) => string])[] = [
+/** Checks of what lives outside of `src/algorithms`. */
+const OPERATIONS: readonly Operation[] = [
   ["adamw/", checkAdamW],
   ["schedule/", checkSchedule],
 ];
@@ -62,15 +60,15 @@ export function checkAlgorithms(path: string): GoldenCase[] {
   return file.cases.map((golden) => {
     const name = `${basename(path, ".json")} ${golden.name}`;
     const operation = OPERATIONS.find(([prefix]) => golden.name.startsWith(prefix));
-    if (operation === undefined) return { name, skip: "not checked here yet" };
-    return { name, run: () => operation[1](golden) };
+    const check = operation?.[1] ?? findCheck(basename(path).slice(0, 2), golden.name);
+    return check === undefined ? { name, skip: "not checked here yet" } : { name, run: () => check(golden) };
   });
 }
 
 function checkSchedule(golden: unknown): string {
   const { inputs, expected } = ScheduleSchema.parse(golden);
   const rates = inputs.updates.map((update) => rate(inputs, inputs.kind, inputs.base, update));
-  return compare("lr", rates, expected.lr, FLOAT64);
+  return report(compareNumbers("lr", rates, expected.lr));
 }
 
 function rate(
@@ -109,38 +107,20 @@ function checkAdamW(golden: unknown): string {
     const lr = rate(inputs, inputs.schedule, inputs.base_lr, update);
     const gradNorm = norm.compute();
     const scale = clipScale(gradNorm, inputs.max_grad_norm ?? 0);
-    compare("lr", [lr], [want.lr], FLOAT64);
-    compare("grad_norm", [gradNorm], [want.grad_norm], FLOAT32);
-    compare("clip_coef", [scale], [want.clip_coef], FLOAT32);
+    compareNumber("lr", lr, want.lr);
+    compareNumber("grad_norm", gradNorm, want.grad_norm, FLOAT32);
+    compareNumber("clip_coef", scale, want.clip_coef, FLOAT32);
     adamW.update(state, state, { lr, betas: inputs.betas, eps: inputs.eps, weightDecay }, update + 1, scale);
-    compare("params", state.parameters, flatten(want.params), FLOAT32);
+    compareNumbers("params", state.parameters, flatten(want.params), FLOAT32);
   }
   adamW.release();
   norm.release();
-  compare("v", state.secondMoment, flatten(expected.v), FLOAT32);
-  return compare("m", state.firstMoment, flatten(expected.m), FLOAT32);
+  return report(
+    compareNumbers("v", state.secondMoment, flatten(expected.v), FLOAT32),
+    compareNumbers("m", state.firstMoment, flatten(expected.m), FLOAT32),
+  );
 }
 
 function flatten(nested: unknown): number[] {
   return Array.isArray(nested) ? nested.flatMap(flatten) : [nested as number];
-}
-
-/** Throws unless |got − expected| ≤ relative · |expected| + absolute everywhere. */
-function compare(
-  what: string,
-  got: ArrayLike<number>,
-  expected: readonly number[],
-  [relative, absolute]: readonly [number, number],
-): string {
-  if (got.length !== expected.length) throw new Error(`${what}: ${got.length} values instead of ${expected.length}`);
-  let worst = 0;
-  for (const [i, want] of expected.entries()) {
-    const value = got[i] as number;
-    const difference = Math.abs(value - want);
-    if (!(difference <= relative * Math.abs(want) + absolute)) {
-      throw new Error(`${what}[${i}] is ${value}, expected ${want}`);
-    }
-    worst = Math.max(worst, difference);
-  }
-  return `max difference ${worst.toExponential(1)}`;
 }

@@ -1,111 +1,265 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import golden from "./golden-cases.json";
+import { ExperimentSchema } from "../config/experiment.ts";
+import { countDenominators, rowDivisor } from "./aggregation.ts";
+import { chunkReturns } from "./chunk-return.ts";
+import { denseTurnIds, segmentTurns } from "./chunks.ts";
+import { compactGae } from "./gae.ts";
 import { grpoAdvantages } from "./grpo.ts";
+import { episodeAdvantages, needsProximal, policyLoss, tokenAdvantages } from "./index.ts";
+import { ipaLoss, ipaReturns } from "./ipa.ts";
+import { LEVELS } from "./levels.ts";
+import { litePpoAdvantages } from "./lite-ppo.ts";
+import { filterMismatch } from "./mismatch.ts";
+import { addMoments, NO_MOMENTS, normalizeRunning } from "./normalization.ts";
+import { passAtK } from "./pass-at-k.ts";
 import { type PolicyLossInput, ppoLoss, vanillaLoss } from "./policy-loss.ts";
-import { reinforceAdvantages } from "./reinforce.ts";
+import { placeReward, placeRewardOnAttended } from "./reward-placement.ts";
+import { rlooAdvantages } from "./rloo.ts";
+import { mean, standardDeviation } from "./statistics.ts";
 
-function close(got: number, expected: number, relative: number, absolute: number): boolean {
-  return Math.abs(got - expected) <= relative * Math.abs(expected) + absolute;
-}
+const TYPES = [
+  ...(["grpo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo"] as const),
+  ...(["topr", "tis", "cispo", "gspo", "ipa"] as const),
+];
+const configOf = (type: (typeof TYPES)[number]) => ExperimentSchema.parse({ algorithm: { type } }).algorithm;
+const real = (bound: number) => fc.double({ min: -bound, max: bound, noNaN: true, noDefaultInfinity: true });
 
-/** Splits scores into groups, applies `advantages`, and puts the results back in the original order. */
-function byGroup(
-  scores: readonly number[],
-  groups: readonly string[],
-  advantages: (grouped: number[][]) => number[][],
-): number[] {
-  const names = [...new Set(groups)];
-  const members = names.map((name) => groups.flatMap((g, i) => (g === name ? [i] : [])));
-  const result = advantages(members.map((ids) => ids.map((i) => scores[i] as number)));
-  const flat = new Array<number>(scores.length).fill(Number.NaN);
-  members.forEach((ids, g) => {
-    ids.forEach((i, k) => {
-      flat[i] = result[g]?.[k] as number;
-    });
+/** Two turns between prompt and observations; the last observation is answered by nobody. */
+const TURNS = segmentTurns([
+  { role: "user", tokens: 2 },
+  { role: "assistant", tokens: 3 },
+  { role: "tool", tokens: 1 },
+  { role: "assistant", tokens: 2 },
+  { role: "tool", tokens: 2 },
+]);
+const T = TURNS.mask_T.length;
+const row = fc.array(real(2), { minLength: T, maxLength: T });
+const inputs = fc
+  .record({ logprobs_T: row, behaviour_T: row, proximal_T: row, advantages_T: row })
+  .map((arrays): PolicyLossInput => ({ ...arrays, ...TURNS, score: 1 }));
+
+describe("advantages", () => {
+  const rewards = fc.array(real(10), { minLength: 2, maxLength: 16 });
+  const estimators = [
+    (values: number[]) => grpoAdvantages(values, { normalizeStd: false }),
+    (values: number[]) => grpoAdvantages(values, { normalizeStd: true }),
+    rlooAdvantages,
+    (values: number[]) => litePpoAdvantages([values])[0] as number[],
+  ];
+
+  test("of a group sum to 0 and do not change when all rewards shift", () => {
+    fc.assert(
+      fc.property(rewards, real(5), fc.constantFrom(...estimators), (values, shift, estimate) => {
+        // near the guard a shift may change on which side of it rounding leaves the spread
+        fc.pre(standardDeviation(values) > 1e-3);
+        const advantages = estimate(values);
+        expect(Math.abs(mean(advantages))).toBeLessThan(1e-9);
+        const shifted = estimate(values.map((value) => value + shift));
+        for (const [i, value] of shifted.entries()) expect(value).toBeCloseTo(advantages[i] as number, 6);
+      }),
+    );
   });
-  return flat;
-}
 
-describe("group advantages match the golden vectors", () => {
-  for (const { name, inputs, expected } of golden.groups) {
-    test(name, () => {
-      const variants: [readonly number[], number[]][] = [
-        [
-          expected.grpo,
-          byGroup(inputs.scores, inputs.groups, (g) => g.map((r) => grpoAdvantages(r, { normalizeStd: true }))),
-        ],
-        [
-          expected.group_mean_only,
-          byGroup(inputs.scores, inputs.groups, (g) => reinforceAdvantages(g, { baseline: "group" })),
-        ],
-        [
-          expected.batch_mean_only,
-          byGroup(inputs.scores, inputs.groups, (g) => reinforceAdvantages(g, { baseline: "batch" })),
-        ],
-      ];
-      for (const [want, got] of variants) {
-        got.forEach((value, i) => {
-          expect(close(value, want[i] as number, 1e-9, 1e-12)).toBe(true);
+  test("with the spread divided out do not change with the scale of the rewards", () => {
+    fc.assert(
+      fc.property(rewards, fc.double({ min: 0.5, max: 8, noNaN: true }), (values, scale) => {
+        fc.pre(standardDeviation(values) > 1);
+        const advantages = grpoAdvantages(values, { normalizeStd: true });
+        const scaled = grpoAdvantages(
+          values.map((value) => value * scale),
+          { normalizeStd: true },
+        );
+        for (const [i, value] of scaled.entries()) expect(value).toBeCloseTo(advantages[i] as number, 4);
+      }),
+    );
+  });
+
+  test("of equal rewards are exactly 0, so the group can be left out", () => {
+    expect(grpoAdvantages([1, 1, 1, 1], { normalizeStd: true })).toEqual([0, 0, 0, 0]);
+    expect(grpoAdvantages([0.5], { normalizeStd: true })).toEqual([0]);
+    for (const type of TYPES.filter((name) => name !== "reinforce_plus_plus")) {
+      const [same, mixed = []] = episodeAdvantages(configOf(type), [
+        [1, 1],
+        [1, 0],
+      ]);
+      expect(same).toEqual([0, 0]);
+      expect(mixed[0]).toBeGreaterThan(0);
+      expect(mixed[1]).toBeLessThan(0);
+    }
+  });
+
+  test("of every type have the shape of the groups", () => {
+    for (const type of TYPES) {
+      const shape = episodeAdvantages(configOf(type), [[1, 0, 1], [0.5], [], [0, 0]]).map((group) => group.length);
+      expect(shape).toEqual([3, 1, 0, 2]);
+    }
+  });
+
+  test("of ipa with minus-one reach episodes of groups without spread", () => {
+    const algorithm = { ...configOf("ipa"), failure: "minus-one" as const };
+    expect(episodeAdvantages(algorithm as ReturnType<typeof configOf>, [[0, 0], [1], [0.5]])).toEqual([
+      [-1, -1],
+      [1],
+      [1],
+    ]);
+  });
+
+  test("running moments are those of everything seen, whatever the batches", () => {
+    fc.assert(
+      fc.property(rewards, fc.nat(16), (values, cut) => {
+        fc.pre(standardDeviation(values) > 1e-3);
+        const moments = addMoments(addMoments(NO_MOMENTS, values.slice(0, cut)), values.slice(cut));
+        expect(moments.mean).toBeCloseTo(mean(values), 9);
+        const normalized = normalizeRunning(values, moments);
+        expect(standardDeviation(normalized)).toBeCloseTo(1, 2);
+      }),
+    );
+    expect(normalizeRunning([3], NO_MOMENTS)).toEqual([0]);
+  });
+});
+
+describe("turns", () => {
+  test("a trailing observation never erases a reward", () => {
+    expect([...placeReward(1, TURNS.mask_T)]).toEqual([0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    expect([
+      ...placeRewardOnAttended(
+        1,
+        TURNS.mask_T,
+        TURNS.mask_T.map(() => 1),
+      ),
+    ]).toEqual(new Array(T).fill(0));
+  });
+
+  test("the chunk return of a reward on the last token is the return of IPA", () => {
+    fc.assert(
+      fc.property(real(3), fc.double({ min: 0, max: 1, noNaN: true }), (reward, discount) => {
+        const rewards_T = placeReward(reward, TURNS.mask_T);
+        for (const rewardOf of ["last", "sum"] as const) {
+          const returns = chunkReturns(rewards_T, TURNS.turnIds_T, { discount, rewardOf });
+          ipaReturns(reward, TURNS.turnIds_T, discount).forEach((value, t) => {
+            expect(returns[t]).toBeCloseTo(value, 12);
+          });
+        }
+      }),
+    );
+  });
+
+  test("a turn without tokens costs no discount", () => {
+    expect([...denseTurnIds([-1, 0, 0, -1, 2, 5])]).toEqual([-1, 0, 0, -1, 1, 2]);
+    const places = { mask_T: [0, 1, 1, 0, 1], turnIds_T: [-1, 0, 0, -1, 3] };
+    const algorithm = ExperimentSchema.parse({ algorithm: { type: "ipa", discount: 0.5 } }).algorithm;
+    expect([...tokenAdvantages(algorithm, 2, places)]).toEqual([0, 1, 1, 0, 2]);
+    expect([...tokenAdvantages(configOf("grpo"), 2, places)]).toEqual([2, 2, 2, 2, 2]);
+  });
+
+  test("compact advantages do not depend on the length of observations", () => {
+    const options = { discount: 0.9, lambda: 0.8 };
+    const long = { rewards_T: [0, 9, 9, 1], values_T: [0.5, 7, 7, 0.25], mask_T: [1, 0, 0, 1] };
+    const short = { rewards_T: [0, 1], values_T: [0.5, 0.25], mask_T: [1, 1] };
+    const of = (input: typeof long) => [...compactGae(input, options).advantages_T].filter((value) => value !== 0);
+    expect(of(long)).toEqual(of(short));
+  });
+
+  test("a chunk never splits under a filter of its level", () => {
+    fc.assert(
+      fc.property(row, row, fc.constantFrom(...LEVELS), (proximal_T, behaviour_T, level) => {
+        const kept = filterMismatch({ proximal_T, behaviour_T, ...TURNS }, [{ level, ratio: [0.8, 1.25] }]);
+        for (const [begin, end] of level === "token" ? [] : TURNS.spans)
+          expect(new Set(kept.subarray(begin, end)).size).toBe(1);
+        kept.forEach((bit, t) => {
+          expect(bit).toBeLessThanOrEqual(TURNS.mask_T[t] as number);
         });
-      }
-    });
-  }
+      }),
+    );
+  });
 });
 
-describe("policy losses match the golden vectors", () => {
-  for (const { name, inputs, expected } of golden.losses) {
-    test(name, () => {
-      let loss = 0;
-      inputs.logp.forEach((logp, i) => {
-        const input: PolicyLossInput = {
-          logprobs_T: Float32Array.from(logp),
-          behaviour_T: Float32Array.from(inputs.logp_old[i] as number[]),
-          advantages_T: Float32Array.from(inputs.advantages[i] as number[]),
-          mask_T: Uint8Array.from(inputs.mask[i] as number[]),
-        };
-        const tokens = inputs.denominators.tokens;
-        const output =
-          inputs.variant === "ppo" ? ppoLoss(input, { clip: 0.2, tokens }) : vanillaLoss(input, { tokens });
-        loss += output.loss;
-        output.weights_T.forEach((weight, t) => {
-          expect(close(-weight, expected.grad[i]?.[t] as number, 1e-5, 1e-6)).toBe(true);
+describe("losses of every type", () => {
+  const denominators = { tokens: 7, samples: 3, chunks: 4 };
+
+  test("never train what the environment wrote", () => {
+    fc.assert(
+      fc.property(inputs, fc.constantFrom(...TYPES), (input, type) => {
+        const { weights_T, losses_T, loss } = policyLoss(configOf(type), input, denominators);
+        expect(Number.isFinite(loss)).toBe(true);
+        TURNS.mask_T.forEach((bit, t) => {
+          if (bit === 0) expect([weights_T[t], losses_T[t]]).toEqual([0, 0]);
         });
-      });
-      expect(close(loss, expected.loss, 1e-5, 1e-6)).toBe(true);
-    });
-  }
+      }),
+    );
+  });
+
+  test("are the plain policy gradient where nothing has changed yet", () => {
+    fc.assert(
+      fc.property(row, real(3), fc.constantFrom(...TYPES), (logprobs_T, advantage, type) => {
+        const algorithm = configOf(type);
+        const advantages_T = tokenAdvantages(algorithm, advantage, TURNS);
+        const input = { logprobs_T, behaviour_T: logprobs_T, advantages_T, ...TURNS };
+        const { weights_T, clipped, approxKl } = policyLoss(algorithm, input, denominators);
+        const divisor = rowDivisor({ ...denominators, aggregation: algorithm.aggregation }, 5);
+        weights_T.forEach((weight, t) => {
+          expect(weight).toBeCloseTo(((advantages_T[t] as number) * (TURNS.mask_T[t] as number)) / divisor, 5);
+        });
+        expect([clipped, approxKl]).toEqual([0, 0]);
+      }),
+    );
+  });
+
+  test("move no positive token down and no negative token up", () => {
+    // gspo too: its ratio is shared, and so is the sign of an episode's advantage
+    fc.assert(
+      fc.property(inputs, real(3), fc.constantFrom(...TYPES), (input, advantage, type) => {
+        const algorithm = configOf(type);
+        const advantages_T = tokenAdvantages(algorithm, advantage, TURNS);
+        for (const weight of policyLoss(algorithm, { ...input, advantages_T }, denominators).weights_T)
+          expect(weight * advantage).toBeGreaterThanOrEqual(0);
+      }),
+    );
+  });
 });
 
-test("group-relative advantages sum to 0 and do not change when all rewards shift", () => {
-  const rewards = fc.array(fc.double({ min: -10, max: 10, noNaN: true }), { minLength: 1, maxLength: 16 });
-  fc.assert(
-    fc.property(rewards, fc.double({ min: -5, max: 5, noNaN: true }), (values, shift) => {
-      const advantages = grpoAdvantages(values, { normalizeStd: false });
-      expect(Math.abs(advantages.reduce((a, b) => a + b, 0))).toBeLessThan(1e-9);
-      const shifted = grpoAdvantages(
-        values.map((v) => v + shift),
-        { normalizeStd: false },
-      );
-      shifted.forEach((value, i) => {
-        expect(Math.abs(value - (advantages[i] as number))).toBeLessThan(1e-5);
-      });
-    }),
-  );
-});
-
-test("equal rewards give exactly 0, so the group can be left out", () => {
-  expect(grpoAdvantages([1, 1, 1, 1], { normalizeStd: true })).toEqual([0, 0, 0, 0]);
-  expect(grpoAdvantages([0.5], { normalizeStd: true })).toEqual([0]);
-});
-
-test("tokens outside the mask never get a weight", () => {
+describe("losses", () => {
   const input: PolicyLossInput = {
     logprobs_T: Float32Array.of(-1, -2, -3),
     behaviour_T: Float32Array.of(0, 0, 0),
     advantages_T: Float32Array.of(5, 5, 5),
     mask_T: Uint8Array.of(0, 1, 0),
   };
-  expect([...ppoLoss(input, { clip: 0.2, tokens: 1 }).weights_T].filter((w) => w !== 0)).toHaveLength(1);
-  expect([...vanillaLoss(input, { tokens: 1 }).weights_T].filter((w) => w !== 0)).toHaveLength(1);
+
+  test("give weights to the masked token only", () => {
+    expect([...ppoLoss(input, { clip: 0.2, tokens: 1 }).weights_T].filter((w) => w !== 0)).toHaveLength(1);
+    expect([...vanillaLoss(input, { tokens: 1 }).weights_T].filter((w) => w !== 0)).toHaveLength(1);
+  });
+
+  test("name a denominator that is missing", () => {
+    expect(() => vanillaLoss(input, { tokens: 1, aggregation: "chunk-mean" })).toThrow("the number of chunks");
+    expect(() => ppoLoss(input, { clip: 0.2, tokens: 1, ratio: "chunk" })).toThrow("the turn of each token");
+  });
+
+  test("count tokens, sequences and turns of a minibatch", () => {
+    const empty = { mask_T: [0, 0], turnIds_T: [-1, -1] };
+    expect(countDenominators([TURNS, empty, TURNS])).toEqual({ tokens: 10, samples: 2, chunks: 4 });
+  });
+
+  test("ipa leaves whole turns out whose probabilities differ between the engines", () => {
+    const zeros = new Array(T).fill(0);
+    const behaviour_T = zeros.map((_, t) => (t === 3 ? -0.3 : 0));
+    const options = { tokens: 1, mismatchHigh: 1.05, positives: "advantage" } as const;
+    const advantages_T = zeros.map(() => 1);
+    const of = { logprobs_T: zeros, proximal_T: zeros, advantages_T, ...TURNS };
+    const { weights_T, clipped } = ipaLoss({ ...of, behaviour_T }, options);
+    expect([...weights_T]).toEqual([0, 0, 0, 0, 0, 0, 1, 1, 0, 0]);
+    expect(clipped).toBe(3);
+    expect(ipaLoss({ ...of, behaviour_T: zeros }, options).clipped).toBe(0);
+  });
+
+  test("only ipa asks for the training engine's view of the sampled tokens", () => {
+    expect(TYPES.filter((type) => needsProximal(configOf(type)))).toEqual(["ipa"]);
+  });
+});
+
+test("pass@k needs k tries", () => {
+  expect(passAtK(4, 1, 4)).toBe(1);
+  expect(() => passAtK(3, 1, 4)).toThrow("at least 4 tries");
 });

@@ -6,6 +6,7 @@
  */
 
 import { z } from "zod";
+import { AlgorithmSchema } from "./algorithm.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
 const count = (description: string, value: number, max = 1_000_000) =>
@@ -49,20 +50,6 @@ const RolloutSchema = z
       .describe("Wall-clock limit of a command, in seconds; the task's own limit when omitted"),
   })
   .describe("How episodes are collected");
-
-const GrpoSchema = z.strictObject({
-  type: z.literal("grpo"),
-  clip: z.number().min(0.001).max(10).default(0.2).describe("Ratio clip ε: ratios stay in [1 − ε, 1 + ε]"),
-  normalizeStd: z.boolean().default(true).describe("Divide group-centred rewards by the group's standard deviation"),
-});
-const ReinforceSchema = z.strictObject({
-  type: z.literal("reinforce"),
-  baseline: z.enum(["group", "batch", "none"]).default("group").describe("What is subtracted from the reward"),
-});
-const AlgorithmSchema = z
-  .discriminatedUnion("type", [GrpoSchema, ReinforceSchema])
-  .prefault({ type: "grpo" })
-  .describe("Credit assignment and policy loss");
 
 const OptimizerSchema = z
   .strictObject({

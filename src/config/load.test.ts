@@ -29,6 +29,9 @@ function load(toml: string, ...overrides: string[]): LoadedExperiment {
   return loadExperiment({ files: [file("x.toml", toml)], overrides });
 }
 
+const ALGORITHM_TYPES =
+  '"grpo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"';
+
 /** Message of the error with the temporary folder cut off. */
 function fail(work: () => unknown): { message: string; hint: string | undefined } {
   try {
@@ -76,6 +79,19 @@ describe("layers", () => {
       clip: 0.3,
       normalizeStd: true,
     });
+  });
+
+  test("what algorithms have in common stays when the type changes, the rest goes", () => {
+    const first = file("a.toml", '[algorithm]\ntype = "grpo"\nclip = 0.3\nnormalizeStd = false\n');
+    const { algorithm } = loadExperiment({ files: [first], overrides: ["algorithm.type=gspo"] }).experiment;
+    expect(algorithm).toEqual({
+      ...{ type: "gspo", clipLow: 0.03, clipHigh: 0.04, normalizeStd: false, aggregation: "seq-mean-token-mean" },
+    });
+  });
+
+  test("an optional setting that is not set is no part of the hash", () => {
+    expect(Object.keys(load("").experiment.algorithm)).toEqual(["type", "clip", "normalizeStd"]);
+    expect(load("", "algorithm.clipHigh=0.28").hash).not.toBe(load("").hash);
   });
 
   test("changed settings name key, value and default", () => {
@@ -142,7 +158,7 @@ describe("overrides", () => {
     ["trainer.steps=-1", "--trainer.steps is -1; expected a whole number from 0 to 10000000"],
     ["trainer.steps=1e999", "--trainer.steps is Infinity; expected a whole number from 0 to 10000000"],
     ["evaluation.greedy=yes", '--evaluation.greedy is "yes"; expected true or false'],
-    ["algorithm.type=ppo", '--algorithm.type is "ppo"; expected one of "grpo", "reinforce"'],
+    ["algorithm.type=ppo", `--algorithm.type is "ppo"; expected one of ${ALGORITHM_TYPES}`],
     [
       "optimizer.betas=[0.9",
       '--optimizer.betas: cannot read "[0.9"; expected an array of 2 elements, each a number from 0 to 0.9999999',
@@ -176,8 +192,8 @@ describe("bad files", () => {
       "[[sft.stages]]\nsteps = 1\n[[sft.stages]]\nlr = 1\nsteps = 0\n",
       "x.toml:5: sft.stages.1.steps is 0; expected a whole number from 1 to 1000000",
     ],
-    ["algorithm = 'grpo'\n", 'x.toml:1: algorithm is "grpo"; expected a table whose type is "grpo", "reinforce"'],
-    ["[algorithm]\ntype = 'ppo'\n", 'x.toml:2: algorithm.type is "ppo"; expected one of "grpo", "reinforce"'],
+    ["algorithm = 'grpo'\n", `x.toml:1: algorithm is "grpo"; expected a table whose type is ${ALGORITHM_TYPES}`],
+    ["[algorithm]\ntype = 'ppo'\n", `x.toml:2: algorithm.type is "ppo"; expected one of ${ALGORITHM_TYPES}`],
     [
       "[algorithm]\ntype = 'reinforce'\nclip = 0.1\n",
       'x.toml:3: unknown key algorithm.clip: it belongs to type "grpo", and algorithm.type is "reinforce"',
@@ -329,15 +345,20 @@ describe("resolved experiment", () => {
           lr: fc.double({ min: 0, max: 10, noNaN: true }),
           families: fc.option(fc.array(fc.string(), { maxLength: 3 }), { nil: undefined }),
           stages: fc.array(fc.record({ steps: fc.integer({ min: 1, max: 1000 }) }), { minLength: 1, maxLength: 3 }),
-          type: fc.constantFrom("grpo" as const, "reinforce" as const),
+          algorithm: fc.constantFrom(
+            ...(["reinforce", "rloo", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"] as const).map((type) => ({
+              type,
+            })),
+            { type: "grpo" as const, clipHigh: 0.28, dualClip: 3, aggregation: "chunk-mean" as const },
+          ),
         }),
-        ({ seed, suite, lr, families, stages, type }) => {
+        ({ seed, suite, lr, families, stages, algorithm }) => {
           const experiment = ExperimentSchema.parse({
             seed,
             tasks: { suite, families },
             optimizer: { lr },
             sft: { stages },
-            algorithm: { type },
+            algorithm,
           });
           const again = ExperimentSchema.parse(parse(stringifyExperiment(experiment)));
           expect(again).toEqual(experiment);

@@ -47,6 +47,8 @@ export function buildBatch(experiment: Experiment, groups: readonly Group[], ste
     masks: used.map(({ trajectory }) => trajectory.tokens.mask),
     behaviour: used.map(({ trajectory }) => trajectory.tokens.logprobs),
     advantages: used.map(({ advantage }) => advantage),
+    turnIds: used.map(({ trajectory }) => trajectory.tokens.turnIds),
+    rewards: used.map(({ trajectory }) => trajectory.reward),
     algorithm: experiment.algorithm,
     temperature: experiment.rollout.temperature,
     minibatches: experiment.trainer.minibatches,

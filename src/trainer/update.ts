@@ -6,7 +6,8 @@
  * leaves the published weights as they were.
  */
 
-import { policyLoss } from "../algorithms/index.ts";
+import { countDenominators } from "../algorithms/aggregation.ts";
+import { needsProximal, policyLoss, tokenAdvantages } from "../algorithms/index.ts";
 import type { AlgorithmConfig } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
@@ -46,8 +47,12 @@ export interface PolicyJob {
   readonly masks: readonly Uint8Array[];
   /** Log-probabilities under the distribution that was sampled from. */
   readonly behaviour: readonly Float32Array[];
-  /** One advantage per sequence, given to all its masked tokens. */
+  /** One advantage per sequence; the algorithm gives it to the masked tokens. */
   readonly advantages: readonly number[];
+  /** Turn of each token, −1 where the mask is 0. */
+  readonly turnIds: readonly Int32Array[];
+  /** Raw reward of each sequence's episode. */
+  readonly rewards: readonly number[];
   readonly algorithm: AlgorithmConfig;
   readonly temperature: number;
   readonly minibatches: number;
@@ -119,10 +124,19 @@ function policyUpdate(
   const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
   let parity = 0;
   let slot: Slot = published;
+  // What the weights that sampled say now, before any of them changes.
+  const proximal = needsProximal(job.algorithm)
+    ? learner.logprobs(job.sequences, published, job.temperature)
+    : undefined;
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
     for (const members of split(order, job.minibatches)) {
-      const batch = minibatchWeights(learner, slot, job, members);
+      const known = slot === published ? proximal : undefined;
+      const batch = minibatchWeights(job, members, proximal, (sequences) =>
+        known === undefined
+          ? learner.logprobs(sequences, slot, job.temperature)
+          : members.map((i) => known[i] as Float32Array),
+      );
       if (slot === published) {
         parity = Math.max(parity, batch.maxDifference);
         checkParity(parity, job.parityLimit);
@@ -155,28 +169,38 @@ function policyUpdate(
 }
 
 /** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */
-function minibatchWeights(learner: PolicyLearner, slot: Slot, job: PolicyJob, members: readonly number[]) {
+function minibatchWeights(
+  job: PolicyJob,
+  members: readonly number[],
+  proximal: readonly Float32Array[] | undefined,
+  logprobs: (sequences: readonly Int32Array[]) => readonly Float32Array[],
+) {
   const at = <T>(items: readonly T[], i: number): T => items[i] as T;
   const sequences = members.map((i) => at(job.sequences, i));
-  const current = learner.logprobs(sequences, slot, job.temperature);
-  const tokens = members.reduce((total, i) => total + countOnes(at(job.masks, i)), 0);
+  const current = logprobs(sequences);
+  const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
+  const denominators = countDenominators(places);
   let loss = 0;
   let clipped = 0;
   let approxKl = 0;
   let maxDifference = 0;
   const weights = members.map((i, k) => {
-    const mask_T = at(job.masks, i);
+    const place = at(places, k);
     const logprobs_T = at(current, k);
     const behaviour_T = at(job.behaviour, i);
-    const advantages_T = new Float32Array(mask_T.length).fill(at(job.advantages, i));
-    const output = policyLoss(job.algorithm, { logprobs_T, behaviour_T, advantages_T, mask_T }, tokens);
+    const advantages_T = tokenAdvantages(job.algorithm, at(job.advantages, i), place);
+    const output = policyLoss(
+      job.algorithm,
+      { ...place, logprobs_T, behaviour_T, proximal_T: proximal?.[i], advantages_T, score: at(job.rewards, i) },
+      denominators,
+    );
     loss += output.loss;
     clipped += output.clipped;
     approxKl += output.approxKl;
-    maxDifference = Math.max(maxDifference, largestDifference(logprobs_T, behaviour_T, mask_T));
+    maxDifference = Math.max(maxDifference, largestDifference(logprobs_T, behaviour_T, place.mask_T));
     return output.weights_T;
   });
-  return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens };
+  return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens: denominators.tokens };
 }
 
 function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {
@@ -205,12 +229,6 @@ function split<T>(items: readonly T[], parts: number): T[][] {
   return Array.from({ length: count }, (_, i) =>
     items.slice(Math.floor((i * items.length) / count), Math.floor(((i + 1) * items.length) / count)),
   );
-}
-
-function countOnes(mask: Uint8Array): number {
-  let ones = 0;
-  for (const bit of mask) ones += bit;
-  return ones;
 }
 
 function largestDifference(a: Float32Array, b: Float32Array, mask: Uint8Array): number {
