@@ -1,0 +1,110 @@
+import { afterAll, expect, test } from "bun:test";
+import { ExperimentSchema } from "../config/experiment.ts";
+import { Rng } from "../core/rng.ts";
+import type { Group, Trajectory } from "../core/types.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import { ParameterStore } from "../models/parameter-store.ts";
+import { initializeParameters, parameterLayout } from "../models/parameters.ts";
+import { buildBatch } from "./batch.ts";
+import { Learner } from "./learner.ts";
+import { type PolicyJob, runUpdate } from "./update.ts";
+
+const CONFIG: DecoderConfig = {
+  ...{ vocabularySize: 16, hiddenSize: 16, layers: 1, heads: 2, kvHeads: 1, headDim: 8, intermediateSize: 24 },
+  ...{ normEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, tiedEmbeddings: true, contextLength: 16 },
+};
+const store = ParameterStore.inMemory(parameterLayout(CONFIG));
+initializeParameters(CONFIG, store.layout, store.parameters(0), 1);
+store.publish(0, 0);
+const learner = new Learner(CONFIG, store, { threads: 1 });
+afterAll(() => learner.release());
+
+const TYPES = [
+  ...(["grpo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo"] as const),
+  ...(["topr", "tis", "cispo", "gspo", "ipa"] as const),
+];
+/** Prompt, a turn, an observation, a turn, and an observation that nothing answers. */
+const TURN_IDS = Int32Array.of(-1, -1, 0, 0, 0, -1, 1, 1, -1);
+const MASK = Uint8Array.from(TURN_IDS, (id) => (id < 0 ? 0 : 1));
+
+/** Trajectories that the published weights could have sampled: their log-probabilities are the learner's own. */
+function groups(): Group[] {
+  const rng = new Rng("update");
+  return [0, 1].map((g) => {
+    const ids = [0, 1, 2, 3].map(() => Int32Array.from(TURN_IDS, () => rng.int(0, CONFIG.vocabularySize - 1)));
+    const logprobs = learner.logprobs(ids, 0);
+    const trajectories = ids.map(
+      (sequence, member): Trajectory => ({
+        ...{ episodeId: `${g}/${member}`, groupId: `${g}`, taskId: "t", family: "f", split: "train", seed: g, member },
+        tokens: {
+          ids: sequence,
+          mask: MASK,
+          logprobs: Float32Array.from(logprobs[member] as Float32Array, (value, t) => value * (MASK[t] as number)),
+          logprobsT1: new Float32Array(TURN_IDS.length),
+          versions: new Int32Array(TURN_IDS.length),
+          turnIds: TURN_IDS,
+        },
+        ...{ turns: [], reward: member % 2, stopReason: "done", isolation: "none", grading: "clean", startedAt: 0 },
+        phases: { reset: 0, generate: 0, tool: 0, grade: 0 },
+      }),
+    );
+    return { groupId: `${g}`, taskId: "t", trajectories };
+  });
+}
+
+const COLLECTED = groups();
+
+function jobOf(algorithm: Record<string, unknown>, minibatches = 2): PolicyJob {
+  const experiment = ExperimentSchema.parse({
+    algorithm,
+    trainer: { steps: 1, minibatches, parityLimit: 1e-4 },
+    optimizer: { lr: 1e-2, warmupSteps: 0 },
+  });
+  const { job } = buildBatch(experiment, COLLECTED, 1);
+  if (job === undefined) throw new Error("no job");
+  return job;
+}
+
+/** Mean log-probability of the episodes with this reward under the weights of a slot. */
+function meanLogprob(slot: number, reward: number): number {
+  const chosen = COLLECTED.flatMap((group) => group.trajectories).filter((trajectory) => trajectory.reward === reward);
+  const values = learner
+    .logprobs(
+      chosen.map((trajectory) => trajectory.tokens.ids),
+      slot,
+    )
+    .flatMap((row) => [...row].filter((_, t) => MASK[t] === 1));
+  return values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+test.each(TYPES)("%s makes successes more likely and failures less", (type) => {
+  const result = runUpdate(learner, store, jobOf({ type }));
+  expect(result.updates).toBe(2);
+  expect(result.tokens).toBe(8 * 5);
+  expect(result.gradNorm).toBeGreaterThan(0);
+  expect(result.parity).toBeLessThan(1e-5);
+  expect(meanLogprob(result.slot, 1)).toBeGreaterThan(meanLogprob(0, 1));
+  expect(meanLogprob(result.slot, 0)).toBeLessThan(meanLogprob(0, 0));
+});
+
+test("ipa without a discount on-policy is reinforce with the group's mean", () => {
+  const ipa = runUpdate(learner, store, jobOf({ type: "ipa", discount: 1 }, 1));
+  const reinforce = runUpdate(learner, store, jobOf({ type: "reinforce" }, 1));
+  expect(ipa.gradNorm).toBeCloseTo(reinforce.gradNorm, 6);
+  expect(ipa.loss).toBeCloseTo(reinforce.loss, 6);
+});
+
+test("ipa with discount 0 trains the last turn only", () => {
+  const job = jobOf({ type: "ipa", discount: 0 }, 1);
+  const last = { ...job, masks: job.masks.map((mask) => mask.map((bit, t) => (TURN_IDS[t] === 1 ? bit : 0))) };
+  const lastTurn = runUpdate(learner, store, { ...last, algorithm: jobOf({ type: "reinforce" }).algorithm });
+  // 2 of 5 tokens carry the gradient; the denominator still counts all
+  expect(runUpdate(learner, store, job).gradNorm).toBeCloseTo((lastTurn.gradNorm * 2) / 5, 5);
+});
+
+test("ipa leaves out turns that the generating engine found much less likely", () => {
+  const job = jobOf({ type: "ipa" }, 1);
+  const behaviour = job.behaviour.map((row) => row.map((logprob, t) => (MASK[t] === 1 ? logprob - 0.2 : 0)));
+  const { gradNorm, clipFraction } = runUpdate(learner, store, { ...job, behaviour, parityLimit: 0 });
+  expect({ gradNorm, clipFraction }).toEqual({ gradNorm: 0, clipFraction: 1 });
+});
