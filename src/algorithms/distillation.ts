@@ -1,7 +1,7 @@
 /**
  * Distillation on the k highest logits of a teacher. With `p_T = softmax(z_T / (τ τ_T))` over those k and `p_S` the student
- * at temperature τ: `forward` is KL(p_T ‖ p_S), `reverse` is KL(p_S ‖ p_T) (Hinton et al., arXiv 1503.02531; reverse: MiniLLM,
- * arXiv 2306.08543).
+ * at temperature τ: `forward` is KL(p_T ‖ p_S), `reverse` is KL(p_S ‖ p_T) (Hinton et al., arXiv 1503.02531; reverse:
+ * MiniLLM, arXiv 2306.08543).
  *
  * The student is normalised over the same k tokens (`top-k`, as ROLL) or over its vocabulary (`full`, where its k
  * probabilities sum to less than 1, so that mass elsewhere costs something). There is no factor τ².

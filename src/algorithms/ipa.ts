@@ -70,12 +70,11 @@ export function ipaTokens(input: PolicyLossInput, options: IpaOptions): IpaToken
 /** Equation 9; `advantages_T` holds the returns. */
 export function ipaLoss(input: PolicyLossInput, options: IpaOptions): PolicyLossOutput {
   const { ratio_T, weight_T, kept_T } = ipaTokens(input, options);
+  const isPositive = positiveTokens(input, options.positives);
   return linearLoss(input, options, (t) => {
-    const weight = weight_T[t] as number;
-    const isKept = kept_T[t] === 1;
-    // A positive chunk has weight 1 whatever its ratio, so only a negative one is clipped.
-    const isClipped = weight === 1 && (ratio_T[t] as number) > 1 && (input.advantages_T[t] as number) < 0;
-    return { value: isKept ? weight * (input.advantages_T[t] as number) : 0, isClipped: isClipped || !isKept };
+    if (kept_T[t] !== 1) return { value: 0, isClipped: true };
+    const value = (weight_T[t] as number) * (input.advantages_T[t] as number);
+    return { value, isClipped: !isPositive(t) && (ratio_T[t] as number) > 1 };
   });
 }
 

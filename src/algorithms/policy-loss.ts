@@ -19,7 +19,7 @@ export interface PolicyLossInput extends TokenPlaces {
   readonly proximal_T?: Numbers | undefined;
   /** The advantage of each token. */
   readonly advantages_T: Numbers;
-  /** Tokens that count in the loss, a part of `mask_T` (the default). Means over chunks and sequences use all of `mask_T`. */
+  /** Tokens that count in the loss, by default all of `mask_T`. Means over chunks and sequences use all of `mask_T`. */
   readonly lossMask_T?: Numbers | undefined;
   /** Raw reward of the episode; only `positives = "score"` needs it. */
   readonly score?: number | undefined;

@@ -1,8 +1,10 @@
 /**
- * Losses on preference pairs, from the log-probabilities of whole answers: `z = (log π_c − log π_r) − (log ref_c − log ref_r)`.
+ * Losses on preference pairs, from the log-probabilities of whole answers:
+ * `z = (log π_c − log π_r) − (log ref_c − log ref_r)`.
  *
  * - DPO: `−log σ(β z)` (arXiv 2305.18290, equation 7);
- * - cDPO: `−(1 − s) log σ(β z) − s log σ(−β z)` for labels that are wrong with probability s (https://ericmitchell.ai/cdpo.pdf);
+ * - cDPO: `−(1 − s) log σ(β z) − s log σ(−β z)` for labels that are wrong with probability s
+ *   (https://ericmitchell.ai/cdpo.pdf);
  * - IPO: `(z − 1/(2β))²` (arXiv 2310.12036, equation 17).
  */
 

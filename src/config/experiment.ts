@@ -36,7 +36,11 @@ const RolloutSchema = z
     groups: count("Tasks per training step", 32, 4096),
     groupSize: count("Episodes per task", 8, 1024),
     temperature: z.number().min(0.01).max(10).default(1).describe("Sampling temperature"),
-    maxTurns: count("Commands per episode", 6, 1000),
+    maxTurns: count(
+      "Commands per episode; after the last one nothing more is asked, so a solved episode has one less",
+      6,
+      1000,
+    ),
     maxCommandTokens: count("Tokens per command", 36, 100_000),
     maxEpisodeTokens: count("Tokens per episode, prompt and observations included", 208, 1_000_000),
     maxObservationChars: count("Characters of an observation shown to the policy", 64, 1_000_000),

@@ -41,6 +41,8 @@ export class EngineClient implements Policy {
   readonly #options: EngineOptions;
   readonly #onRestart: (reason: string, restarts: number) => void;
   #engine: Promise<EngineProcess> | undefined;
+  /** The process `#engine` is, or is becoming. */
+  #current: EngineProcess | undefined;
   #info: EngineInfo | undefined;
   #nextId = 1;
   #nextSequence = 1;
@@ -177,6 +179,7 @@ export class EngineClient implements Policy {
       ipc: (message: FromEngine) => settle(pending, message),
     });
     const engine: EngineProcess = { process: child, pending };
+    this.#current = engine;
     void child.exited.then(() => this.#lost(engine));
     const options: EngineOptions = this.#started ? { ...this.#options, weights: { kind: "reopen" } } : this.#options;
     const start = this.#send(engine, "start", options);
@@ -194,7 +197,7 @@ export class EngineClient implements Policy {
     for (const { reject } of engine.pending.values()) reject(new EngineLost(reason));
     engine.pending.clear();
     if (this.#stopping) return;
-    this.#engine = undefined;
+    if (this.#current === engine) this.#engine = undefined;
     this.#restarts++;
     if (this.#started) this.#onRestart(reason, ++this.#totalRestarts);
   }

@@ -17,8 +17,8 @@ export async function runEngine(): Promise<void> {
   const loop = new EngineLoop((message) => process.send?.(message));
   process.on("message", (message: ToEngine) => loop.receive(message));
   process.on("disconnect", () => process.exit(0));
-  // An interrupt in the terminal reaches the whole process group; the control process decides when engines stop.
-  process.on("SIGINT", () => {});
+  // Signals often reach the whole process group; the control process decides when engines stop.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
   await loop.run();
   process.exit(0);
 }

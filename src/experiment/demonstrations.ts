@@ -64,30 +64,39 @@ export async function recordDemonstrations(
   signal: AbortSignal,
 ): Promise<RecordedDemonstration[]> {
   const limiter = new Limiter(concurrency);
+  // The first failure ends the recording: the others would fail for the same reason, one by one.
+  const failure = new AbortController();
+  const stop = AbortSignal.any([signal, failure.signal]);
   let done = 0;
+  const record = async (plan: DemonstrationPlan): Promise<RecordedDemonstration> => {
+    stop.throwIfAborted();
+    await using sandbox = await provider.create(plan.task.environment, stop);
+    await sandbox.upload(plan.task.environment.workdir, plan.task.files);
+    const turns = await runDemonstration(plan.task, plan.demonstration.commands, sandbox, limits, stop);
+    done++;
+    if (done % 100 === 0 || done === plans.length) {
+      hub.emit({
+        type: "progress",
+        stage: "recording demonstrations",
+        done,
+        total: plans.length,
+        unit: "demonstrations",
+      });
+    }
+    return { plan, turns };
+  };
   const work = plans.map((plan) =>
-    limiter.run(async () => {
-      signal.throwIfAborted();
-      await using sandbox = await provider.create(plan.task.environment, signal);
-      await sandbox.upload(plan.task.environment.workdir, plan.task.files);
-      const turns = await runDemonstration(plan.task, plan.demonstration.commands, sandbox, limits, signal);
-      done++;
-      if (done % 100 === 0 || done === plans.length) {
-        hub.emit({
-          type: "progress",
-          stage: "recording demonstrations",
-          done,
-          total: plans.length,
-          unit: "demonstrations",
-        });
-      }
-      return { plan, turns };
-    }),
+    limiter
+      .run(() => record(plan))
+      .catch((error) => {
+        failure.abort(error);
+        throw error;
+      }),
   );
   const results = await Promise.allSettled(work);
-  const failed = results.find((result) => result.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
-  return results.map((result) => (result as PromiseFulfilledResult<RecordedDemonstration>).value);
+  signal.throwIfAborted();
+  failure.signal.throwIfAborted();
+  return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
 }
 
 /** Demonstrations as training sequences. */

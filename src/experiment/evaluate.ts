@@ -118,12 +118,12 @@ async function openPolicy(
     return { policy: new RandomPolicy(source.tokenizer.vocabularySize), [Symbol.asyncDispose]: async () => {} };
   }
   const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
-  const engine = await startEngine(experiment, source.modelConfig, source.weights, folder, options.hub);
-  return {
-    policy: engine,
-    [Symbol.asyncDispose]: async () => {
-      await engine.stop();
-      rmSync(folder, { recursive: true, force: true });
-    },
-  };
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  try {
+    const engine = await startEngine(experiment, source.modelConfig, source.weights, folder, options.hub);
+    return { policy: engine, [Symbol.asyncDispose]: () => engine.stop().finally(remove) };
+  } catch (error) {
+    remove();
+    throw error;
+  }
 }

@@ -8,6 +8,7 @@ import { join, resolve } from "node:path";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
+import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
@@ -31,7 +32,14 @@ export function maskedPaths(suite: string, extra: readonly string[] = []): strin
 /** The sandboxes of this machine, for the tasks of `suite`. */
 export async function openSandboxes(suite: string, extraMasks: readonly string[] = []): Promise<SandboxProvider> {
   const directory = sandboxStateDir();
-  mkdirSync(directory, { recursive: true });
+  try {
+    mkdirSync(directory, { recursive: true });
+  } catch (cause) {
+    throw new AleError("sandbox", `${directory} cannot be made: ${errorMessage(cause)}`, {
+      hint: "set ALE_HOME to a folder you may write to",
+      cause,
+    });
+  }
   return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
 }
 

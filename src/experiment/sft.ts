@@ -70,6 +70,12 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
   };
 }
 
+/** Is the policy evaluated after `step`, counted over all stages? */
+function evaluationDue(experiment: Experiment, step: number): boolean {
+  const { every } = experiment.sft;
+  return step === totalSteps(experiment) || (every > 0 && step > 0 && step % every === 0);
+}
+
 class SupervisedRun {
   readonly #parts: RunParts;
   readonly #evaluator: Evaluator;
@@ -104,7 +110,19 @@ class SupervisedRun {
     const { concurrency } = experiment.sandbox;
     const recorded = await recordDemonstrations(plans, provider, limits, concurrency, hub, signal);
     const records = encodeDemonstrations(recorded, source.tokenizer);
-    return records.filter((record) => record.ids.length <= experiment.rollout.maxEpisodeTokens);
+    const limit = experiment.rollout.maxEpisodeTokens;
+    const fitting = records.filter((record) => record.ids.length <= limit);
+    if (fitting.length === 0) {
+      const shortest = Math.min(...records.map((record) => record.ids.length));
+      throw new AleError("config", `no demonstration fits into rollout.maxEpisodeTokens = ${limit}`, {
+        hint: `the shortest has ${shortest} tokens; set rollout.maxEpisodeTokens higher`,
+      });
+    }
+    if (fitting.length < records.length) {
+      const message = `${records.length - fitting.length} demonstrations are longer than ${limit} tokens and are left out`;
+      hub.emit({ type: "log", level: "warn", message });
+    }
+    return fitting;
   }
 
   async #train(stageIndex: number, offset: number, records: readonly TokenRecord[]): Promise<void> {
@@ -134,7 +152,8 @@ class SupervisedRun {
         total: stage.steps,
         unit: "steps",
       });
-      if (step % STEPS_PER_COMMIT !== 0 && step !== stage.steps) continue;
+      const due = step % STEPS_PER_COMMIT === 0 || step === stage.steps || evaluationDue(experiment, offset + step);
+      if (!due) continue;
       await this.#commit(offset + step, {
         "sft/loss": sums.loss / sums.steps,
         "actor/grad_norm": sums.gradNorm / sums.steps,
@@ -148,9 +167,7 @@ class SupervisedRun {
   /** Evaluates when due, saves and commits. */
   async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
     const { options, session, engine } = this.#parts;
-    const { every } = options.experiment.sft;
-    const due = step === totalSteps(options.experiment) || (every > 0 && step > 0 && step % every === 0);
-    const evaluations = due ? await this.#evaluator.evaluate(step) : [];
+    const evaluations = evaluationDue(options.experiment, step) ? await this.#evaluator.evaluate(step) : [];
     const best = bestStep([...session.evaluations, ...evaluations]);
     await session.commit(step, engine, {
       metrics: { ...metrics, ...evaluationMetrics(evaluations) },

@@ -66,7 +66,9 @@ export function summarizeRun(
   const steps = evaluations.filter((row) => row.split === "heldout" && !row.greedy).map((row) => row.step);
   const at = (step: number | null | undefined) =>
     step === null || step === undefined ? null : heldOutAt(evaluations, step);
-  const best = options.best !== undefined && options.best >= 0 ? options.best : bestStep(evaluations);
+  // Without a development split the last step is as good as any.
+  const chosen = options.best ?? bestStep(evaluations) ?? run.committedStep ?? -1;
+  const best = chosen >= 0 ? chosen : null;
   return {
     runId: run.id,
     name: run.name,

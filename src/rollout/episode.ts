@@ -137,7 +137,9 @@ async function judge(
   outcome: Outcome,
 ): Promise<void> {
   clock.enter("grade");
-  const result = await context.sandboxes.run(() => grade(context.provider, sandbox, task, { mode: context.grading }));
+  const result = await context.sandboxes.run(() =>
+    grade(context.provider, sandbox, task, { mode: context.grading, signal: context.signal }),
+  );
   if (result.error === undefined) {
     outcome.reward = result.reward;
   } else {

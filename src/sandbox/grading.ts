@@ -71,7 +71,7 @@ export async function grade(
         : await gradeInPlace(sandbox, task, mode, clock, options.signal);
     return "error" in verdict ? done(0, verdict.error) : done(verdict.reward);
   } catch (error) {
-    if (error instanceof AleError && error.code === "interrupted") throw error;
+    if (options.signal?.aborted || (error instanceof AleError && error.code === "interrupted")) throw error;
     return done(0, errorMessage(error));
   }
 }

@@ -13,6 +13,7 @@ export type GradeFunction = (
   provider: SandboxProvider,
   sandbox: Sandbox,
   task: Task,
+  options: { readonly signal: AbortSignal },
 ) => Promise<{ readonly reward: number; readonly error?: string }>;
 
 export interface CheckOptions {
@@ -123,7 +124,7 @@ async function attempt(
   try {
     await sandbox.upload(task.environment.workdir, task.files);
     const problem = await act(sandbox);
-    const result = await grade(provider, sandbox, task);
+    const result = await grade(provider, sandbox, task, { signal });
     return problem === undefined ? result : { reward: result.reward, error: problem };
   } catch (error) {
     signal.throwIfAborted();

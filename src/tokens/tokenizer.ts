@@ -107,9 +107,16 @@ export function parseTokenizer(bytes: Uint8Array, source: string): BpeTokenizer 
   return new BpeTokenizer(json, source);
 }
 
-/** Throws `AleError("tokenizer")` when the tokenizer can produce ids that the model has no embedding for. */
+/** Share of a model's embeddings that may be padding, as published models round their vocabulary up. */
+const MAX_PADDING = 0.05;
+
+/**
+ * Throws `AleError("tokenizer")` when the tokenizer can produce ids that the model has no embedding for, or is too small to be
+ * the one the model was trained with.
+ */
 export function assertVocabulary(tokenizer: Tokenizer, modelVocabulary: number, source: string): void {
-  if (tokenizer.vocabularySize <= modelVocabulary) return;
+  const padding = modelVocabulary - tokenizer.vocabularySize;
+  if (padding >= 0 && padding <= modelVocabulary * MAX_PADDING) return;
   throw new AleError(
     "tokenizer",
     `${source} has ${tokenizer.vocabularySize} tokens, but the model has embeddings for ${modelVocabulary}`,

@@ -83,5 +83,7 @@ test("what is wrong with a tokenizer is said", () => {
   expect(message(() => assertVocabulary(tokenizer, 256, "t.json"))).toContain(
     "300 tokens, but the model has embeddings for 256",
   );
+  expect(message(() => assertVocabulary(tokenizer, 512, "t.json"))).toContain("the model has embeddings for 512");
+  expect(message(() => assertVocabulary(tokenizer, 304, "t.json"))).toBe("no error");
   expect(message(() => trainBpe(texts, 100))).toContain("too small");
 });

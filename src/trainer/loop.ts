@@ -12,7 +12,7 @@ export interface TrainingParts {
   collect(step: number): Promise<Group[]>;
   /** Trains on the job and publishes the result as weight version `step`. */
   update(job: PolicyJob, step: number): Promise<UpdateResult>;
-  /** Evaluates the published weights; `last` marks the end of training. */
+  /** Evaluates the published weights. */
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
   commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void>;

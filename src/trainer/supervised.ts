@@ -1,6 +1,7 @@
 /** Supervised training on recorded demonstrations: batches, weights and learning rate. */
 
 import type { Experiment, SftStage } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { TokenRecord } from "../core/types.ts";
 import type { SupervisedJob } from "./update.ts";
@@ -31,6 +32,7 @@ export class DemonstrationOrder {
   #batches: number[][] = [];
 
   constructor(lengths: readonly number[], batch: number, key: string) {
+    if (lengths.length === 0 || batch < 1) throw new AleError("internal", "there are no demonstrations to train on");
     this.#lengths = lengths;
     this.#batch = Math.min(batch, lengths.length);
     this.#key = key;
