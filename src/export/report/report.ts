@@ -90,12 +90,14 @@ function fitNote(data: ReportData): HtmlValue {
   const curve = fitLearningCurve(data);
   if (curve === undefined) return null;
   const { fit, source } = curve;
+  // A parabola knows no ceiling; a curve that levels off below 100 % can lift its vertex above it.
+  const beyond = fit.converged > 1 ? " No success rate exceeds 100 %: here the parabola overshoots." : "";
   const vertex = fit.vertexIsInsideMaximum
     ? `its vertex, ${percent(fit.vertexY)} at step ${fit.vertexX.toFixed(0)}, lies within the run`
     : "its vertex lies outside the run, so its value at the last step counts";
   return html`<p class="note">Bands are Wilson 95 % intervals. The parabola fitted to ${source} explains ${percent(
     Math.max(0, fit.r2),
-  )} of its variance; ${vertex}: converged at ${percent(fit.converged)}, ${signed(fit.gain)} from the first value. Largest raw value: ${percent(fit.peak)}.</p>`;
+  )} of its variance; ${vertex}: converged at ${percent(fit.converged)}, ${signed(fit.gain)} from the first value.${beyond} Largest raw value: ${percent(fit.peak)}.</p>`;
 }
 
 /** A difference of rates in points. */
