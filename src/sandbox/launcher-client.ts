@@ -251,10 +251,13 @@ class Connection {
     this.#input.write(bytes);
     if (this.#flushing) return;
     this.#flushing = true;
-    queueMicrotask(() => {
+    queueMicrotask(async () => {
       this.#flushing = false;
-      // A dead launcher is told by the end of its output; here its pipe is merely broken.
-      Promise.resolve(this.#input.flush()).catch(() => {});
+      try {
+        await this.#input.flush();
+      } catch {
+        // A dead launcher is told by the end of its output; here its pipe is merely broken.
+      }
     });
   }
 
