@@ -81,7 +81,7 @@ export class EngineClient implements Policy {
   }
 
   async open(noiseKey: string): Promise<PolicySession> {
-    const engine = await this.#running();
+    const engine = await this.#retry(() => this.#running());
     const sequence = this.#nextSequence++;
     post(engine, { type: "open", sequence, noiseKey });
     return new EngineSession(this, engine, sequence);
@@ -100,7 +100,7 @@ export class EngineClient implements Policy {
         break;
       } catch (error) {
         if (!(error instanceof EngineLost)) throw error;
-        await this.#running();
+        await this.#retry(() => this.#running());
         // It may have died after it published and before it said so.
         if (result !== undefined && this.info.version === version) break;
       }
