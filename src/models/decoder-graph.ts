@@ -1,15 +1,15 @@
 /** The decoder as a graph over token sequences: log-probabilities of given tokens, and their gradients. */
 
-import { type AttentionShape, causalAttention } from "../autodiff/attention.ts";
-import { add, gatedSilu } from "../autodiff/elementwise.ts";
+import type { AttentionShape } from "../autodiff/attention.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
 import { tokenDistribution } from "../autodiff/log-probability.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
-import { type RotaryConstants, rotary, rotaryConstants } from "../autodiff/rotary.ts";
+import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
-import { EMBEDDING, FINAL_NORM, headName, layerNames, parameterLayout } from "./parameters.ts";
+import { type DecoderContext, decoderLayer } from "./decoder-layer.ts";
+import { EMBEDDING, FINAL_NORM, headName, parameterLayout } from "./parameters.ts";
 import { ropeTables } from "./rope.ts";
 
 /** Names of the graph's inputs and outputs beside the parameters, N = rows · length. */
@@ -99,31 +99,8 @@ function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs)
     headDim: config.headDim,
   };
   const positions = rotaryConstants(graph, length, ropeTables(config, length));
+  const context: DecoderContext = { graph, config, shape, positions, parameter };
   let x = inputs.start;
-  for (let layer = 0; layer < config.layers; layer++) {
-    const names = layerNames(layer);
-    const attended = rmsNorm(graph, x, parameter(names.attentionNorm), config.normEps);
-    const mixed = attentionBlock(graph, attended, { names, parameter, positions, shape });
-    x = add(graph, x, linear(graph, mixed, parameter(names.output)));
-    const normed = rmsNorm(graph, x, parameter(names.mlpNorm), config.normEps);
-    const gate = linear(graph, normed, parameter(names.gate));
-    const up = linear(graph, normed, parameter(names.up));
-    x = add(graph, x, linear(graph, gatedSilu(graph, gate, up), parameter(names.down)));
-  }
+  for (let layer = 0; layer < config.layers; layer++) x = decoderLayer(context, layer, x);
   return rmsNorm(graph, x, parameter(FINAL_NORM), config.normEps);
-}
-
-interface AttentionInputs {
-  readonly names: ReturnType<typeof layerNames>;
-  readonly parameter: (name: string) => Tensor;
-  readonly positions: RotaryConstants;
-  readonly shape: AttentionShape;
-}
-
-function attentionBlock(graph: Graph, x: Tensor, inputs: AttentionInputs): Tensor {
-  const { names, parameter, positions, shape } = inputs;
-  const query = rotary(graph, linear(graph, x, parameter(names.query)), positions);
-  const key = rotary(graph, linear(graph, x, parameter(names.key)), positions);
-  const value = linear(graph, x, parameter(names.value));
-  return causalAttention(graph, query, key, value, shape);
 }

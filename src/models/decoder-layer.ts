@@ -1,0 +1,51 @@
+/** One layer of the decoder as a piece of a graph. Whole-model graphs and graphs of a single layer are made of it. */
+
+import { type AttentionShape, causalAttention } from "../autodiff/attention.ts";
+import { add, gatedSilu } from "../autodiff/elementwise.ts";
+import type { Graph, Tensor } from "../autodiff/graph.ts";
+import { linear } from "../autodiff/matmul.ts";
+import { rmsNorm } from "../autodiff/rms-norm.ts";
+import { type RotaryConstants, rotary } from "../autodiff/rotary.ts";
+import type { DecoderConfig } from "./config.ts";
+import { layerNames } from "./parameters.ts";
+
+/** What the layers of one graph share. */
+export interface DecoderContext {
+  readonly graph: Graph;
+  readonly config: DecoderConfig;
+  readonly shape: AttentionShape;
+  readonly positions: RotaryConstants;
+  /** A parameter by its Hugging Face name. */
+  readonly parameter: (name: string) => Tensor;
+}
+
+/** x Wᵀ for the weight called `name`; the one place where what belongs to a projection besides its weight comes in. */
+export function project(context: DecoderContext, x: Tensor, name: string): Tensor {
+  return linear(context.graph, x, context.parameter(name));
+}
+
+/** x [N, d] → [N, d], N = rows · length. */
+export function decoderLayer(context: DecoderContext, layer: number, x: Tensor): Tensor {
+  const { graph, config, parameter } = context;
+  const names = layerNames(layer);
+  const attended = selfAttention(context, layer, rmsNorm(graph, x, parameter(names.attentionNorm), config.normEps));
+  const middle = add(graph, x, attended);
+  const normed = rmsNorm(graph, middle, parameter(names.mlpNorm), config.normEps);
+  return add(graph, middle, feedForward(context, layer, normed));
+}
+
+function selfAttention(context: DecoderContext, layer: number, x: Tensor): Tensor {
+  const { graph, shape, positions } = context;
+  const names = layerNames(layer);
+  const query = rotary(graph, project(context, x, names.query), positions);
+  const key = rotary(graph, project(context, x, names.key), positions);
+  const value = project(context, x, names.value);
+  return project(context, causalAttention(graph, query, key, value, shape), names.output);
+}
+
+function feedForward(context: DecoderContext, layer: number, x: Tensor): Tensor {
+  const names = layerNames(layer);
+  const gate = project(context, x, names.gate);
+  const up = project(context, x, names.up);
+  return project(context, gatedSilu(context.graph, gate, up), names.down);
+}
