@@ -1,19 +1,26 @@
 /** Products of matrices. */
 
-import { type Graph, type Tensor, transpose } from "./graph.ts";
+import { type Graph, reshape, type Tensor, transpose } from "./graph.ts";
 
 /**
- * y = x · Wᵀ for x [N, in] and W [out, in], as Hugging Face stores weights. All three products (y, dx = dy · W,
- * dW = dyᵀ · x) are single Gemms without a transposed copy, and both gradients are added to what was there by the Gemm.
+ * y = x · Wᵀ (+ b) for x [N, in], W [out, in] and b [out], as Hugging Face stores them. All products (y, dx = dy · W,
+ * dW = dyᵀ · x, db = 1ᵀ · dy) are single Gemms without a transposed copy, and the gradients are added to what was there by
+ * the Gemm.
  */
-export function linear(graph: Graph, x: Tensor, weight: Tensor): Tensor {
+export function linear(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const [rows, inner] = x.shape as [number, number];
   const output = weight.shape[0] as number;
-  const y = graph.apply("Gemm", [x, weight], [rows, output], { attributes: { transB: { int: 1 } } });
+  const operands = bias === undefined ? [x, weight] : [x, weight, bias];
+  const y = graph.apply("Gemm", operands, [rows, output], { attributes: { transB: { int: 1 } } });
   graph.record([y], ([gradient]) => {
     const g = gradient as Tensor;
     graph.accumulate(x, (soFar) => gemm(graph, g, weight, [rows, inner], {}, soFar));
     graph.accumulate(weight, (soFar) => gemm(graph, g, x, [output, inner], { transposeA: true }, soFar));
+    if (bias === undefined) return;
+    graph.accumulate(bias, (soFar) => {
+      const ones = graph.shared(`ones ${rows}`, () => graph.constant([1, rows], new Float64Array(rows).fill(1)));
+      return reshape(graph, gemm(graph, ones, g, [1, output], {}, soFar), bias.shape);
+    });
   });
   return y;
 }

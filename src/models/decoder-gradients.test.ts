@@ -1,11 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../core/rng.ts";
-import type { DecoderConfig } from "./config.ts";
+import { ARCHITECTURES, type DecoderConfig } from "./config.ts";
 import { DecoderReference } from "./decoder-reference.ts";
 import { rootMeanSquare } from "./gradient-check.ts";
 import { parameterView } from "./parameters.ts";
 
 const CONFIG: DecoderConfig = {
+  ...ARCHITECTURES.llama,
+  experts: null,
   vocabularySize: 19,
   hiddenSize: 16,
   layers: 2,
@@ -27,14 +29,21 @@ function fill(reference: DecoderReference): void {
   const rng = new Rng("weights");
   for (const { name, kind, shape } of reference.layout.entries) {
     const view = parameterView(reference.layout, reference.parameters, name);
-    const spread = kind === "norm" ? 0.2 : 1.5 * (shape[1] as number) ** -0.5;
+    const spread = kind === "norm" ? 0.2 : 1.5 * (shape[1] ?? 1) ** -0.5;
     for (let i = 0; i < view.length; i++) view[i] = (kind === "norm" ? 1 : 0) + spread * rng.normal();
   }
 }
 
-describe.each([true, false])("whole model, tied embeddings %p", (tiedEmbeddings) => {
+const MODELS: Readonly<Record<string, DecoderConfig>> = {
+  "llama, tied embeddings": CONFIG,
+  llama: { ...CONFIG, tiedEmbeddings: false },
+  "qwen2: biases": { ...CONFIG, ...ARCHITECTURES.qwen2, ropeScaling: null },
+  "qwen3: norms of queries and keys": { ...CONFIG, ...ARCHITECTURES.qwen3, ropeScaling: null, tiedEmbeddings: false },
+};
+
+describe.each(Object.entries(MODELS))("whole model, %s", (_, config) => {
   test("gradients of weighted log-probabilities and entropies against central differences", () => {
-    const reference = new DecoderReference({ ...CONFIG, tiedEmbeddings }, LENGTH);
+    const reference = new DecoderReference(config, LENGTH);
     fill(reference);
     const rng = new Rng("data");
     // token 3 comes up often, so that rows of the embedding's gradient are sums

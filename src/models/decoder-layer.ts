@@ -7,7 +7,7 @@ import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { type RotaryConstants, rotary } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
-import { layerNames } from "./parameters.ts";
+import { biasName, layerNames } from "./parameters.ts";
 
 /** What the layers of one graph share. */
 export interface DecoderContext {
@@ -21,7 +21,8 @@ export interface DecoderContext {
 
 /** x Wᵀ for the weight called `name`; the one place where what belongs to a projection besides its weight comes in. */
 export function project(context: DecoderContext, x: Tensor, name: string): Tensor {
-  return linear(context.graph, x, context.parameter(name));
+  const bias = biasName(context.config, name);
+  return linear(context.graph, x, context.parameter(name), bias === null ? undefined : context.parameter(bias));
 }
 
 /** x [N, d] → [N, d], N = rows · length. */
@@ -35,10 +36,15 @@ export function decoderLayer(context: DecoderContext, layer: number, x: Tensor):
 }
 
 function selfAttention(context: DecoderContext, layer: number, x: Tensor): Tensor {
-  const { graph, shape, positions } = context;
+  const { graph, config, shape, positions, parameter } = context;
   const names = layerNames(layer);
-  const query = rotary(graph, project(context, x, names.query), positions);
-  const key = rotary(graph, project(context, x, names.key), positions);
+  const heads = (name: string, norm: string) => {
+    const projected = project(context, x, name);
+    const normed = config.queryKeyNorm ? rmsNorm(graph, projected, parameter(norm), config.normEps) : projected;
+    return rotary(graph, normed, positions);
+  };
+  const query = heads(names.query, names.queryNorm);
+  const key = heads(names.key, names.keyNorm);
   const value = project(context, x, names.value);
   return project(context, causalAttention(graph, query, key, value, shape), names.output);
 }

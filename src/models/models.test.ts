@@ -2,7 +2,14 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { configFromHuggingFace, configFromPreset, configToHuggingFace, type DecoderConfig } from "./config.ts";
+import {
+  ARCHITECTURES,
+  configFromHuggingFace,
+  configFromPreset,
+  configToHuggingFace,
+  type DecoderConfig,
+  type ModelType,
+} from "./config.ts";
 import { ParameterStore } from "./parameter-store.ts";
 import { initializeParameters, parameterLayout, parameterView } from "./parameters.ts";
 import { ropeFrequencies } from "./rope.ts";
@@ -49,9 +56,20 @@ const LLAMA = {
   max_position_embeddings: 2048,
 };
 
+const { rope_scaling: _scaling, ...PLAIN } = LLAMA;
+const QWEN2 = { ...PLAIN, model_type: "qwen2", use_sliding_window: false, sliding_window: null, max_window_layers: 2 };
+const QWEN3 = {
+  ...PLAIN,
+  model_type: "qwen3",
+  attention_bias: false,
+  layer_types: ["full_attention", "full_attention"],
+};
+
 describe("config", () => {
   test("the shipped preset is the model of the recipe", () => {
     expect(SHELL).toEqual({
+      ...ARCHITECTURES.llama,
+      experts: null,
       vocabularySize: 512,
       hiddenSize: 128,
       layers: 4,
@@ -79,11 +97,32 @@ describe("config", () => {
     expect(configFromHuggingFace(withoutHeadDim, "config.json").headDim).toBe(head_dim);
   });
 
+  test("Qwen2 and Qwen3 are read and written back", () => {
+    for (const json of [QWEN2, QWEN3]) {
+      const config = configFromHuggingFace(json, "config.json");
+      expect(config.modelType).toBe(json.model_type as ModelType);
+      expect(configFromHuggingFace(configToHuggingFace(config), "config.json")).toEqual(config);
+    }
+    const two = configFromHuggingFace(QWEN2, "config.json");
+    expect([two.queryKeyValueBias, two.queryKeyNorm, two.headDim]).toEqual([true, false, 16]);
+    const three = configFromHuggingFace({ ...QWEN3, head_dim: undefined }, "config.json");
+    expect([three.queryKeyValueBias, three.queryKeyNorm, three.headDim]).toEqual([false, true, 128]);
+  });
+
   test.each([
     [{ ...LLAMA, model_type: "gpt2" }, 'config.json: model_type "gpt2" is not supported'],
     [{ ...LLAMA, attention_bias: true }, "attention_bias is not supported"],
     [{ ...LLAMA, rope_scaling: { rope_type: "yarn" } }, 'RoPE type "yarn"'],
-    [{ ...LLAMA, hidden_size: "64" }, "config.json: hidden_size:"],
+    [{ ...LLAMA, rope_scaling: { rope_type: "linear", factor: 2 } }, 'RoPE type "linear"'],
+    [{ ...LLAMA, hidden_act: "gelu" }, 'hidden_act "gelu"'],
+    [{ ...QWEN2, use_sliding_window: true }, "use_sliding_window is not supported"],
+    [{ ...QWEN3, layer_types: ["full_attention", "sliding_attention"] }, 'layer type "sliding_attention"'],
+    [{ ...QWEN3, quantization_config: { quant_method: "gptq" } }, "quantised"],
+    [{ ...LLAMA, hidden_size: "64" }, 'config.json: hidden_size is "64"; expected a whole number of at least 1'],
+    [{ ...LLAMA, vocab_size: undefined }, "config.json: vocab_size is missing; expected a whole number"],
+    [null, "config.json is null; expected an object"],
+    [[], "config.json is []; expected an object"],
+    [{ ...LLAMA, rope_scaling: { rope_type: "llama3", factor: 8 } }, "rope_scaling: low_freq_factor is missing"],
     [{ ...LLAMA, num_key_value_heads: 3 }, "4 heads cannot share 3"],
   ])("what is not supported is refused by name", (json, message) => {
     expect(() => configFromHuggingFace(json, "config.json")).toThrow(message);

@@ -56,11 +56,19 @@ const CASES: Readonly<Record<string, () => CheckReport>> = {
     up: normal("u", 5, 8),
   }),
   linear: operator((graph, { x, w }) => [linear(graph, x, w)], { x: normal("x", 7, 5), w: normal("w", 3, 5) }),
+  "linear with bias, used twice": operator(
+    (graph, { x, w, b }) => [linear(graph, x, w, b), linear(graph, linear(graph, x, w, b), w, b)],
+    { x: normal("x", 7, 5), w: normal("w", 5, 5), b: normal("b", 5) },
+  ),
   "linear, weight and input shared by two products": operator(
     (graph, { x, w, v }) => [linear(graph, linear(graph, x, w), w), linear(graph, x, v)],
     { x: normal("x", 7, 5), w: normal("w", 5, 5), v: normal("v", 4, 5) },
   ),
   rmsNorm: operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], { x: normal("x", 6, 8), w: normal("w", 8) }),
+  "rmsNorm of each head": operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], {
+    x: normal("x", 6, 12),
+    w: normal("w", 4),
+  }),
   "rmsNorm of tiny rows, where eps matters": operator((graph, { x, w }) => [rmsNorm(graph, x, w, 0.5)], {
     x: normal("x", 6, 8),
     w: normal("w", 8),

@@ -5,7 +5,7 @@ import { hashKey, Rng } from "../core/rng.ts";
 import type { DecoderConfig } from "./config.ts";
 
 /** What a tensor is for; decides its initial spread and whether weight decay may be switched off for it. */
-export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection";
+export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection" | "bias";
 
 export interface ParameterEntry {
   readonly name: string;
@@ -50,6 +50,8 @@ export function layerNames(layer: number) {
     key: `${prefix}.self_attn.k_proj.weight`,
     value: `${prefix}.self_attn.v_proj.weight`,
     output: `${prefix}.self_attn.o_proj.weight`,
+    queryNorm: `${prefix}.self_attn.q_norm.weight`,
+    keyNorm: `${prefix}.self_attn.k_norm.weight`,
     mlpNorm: `${prefix}.post_attention_layernorm.weight`,
     gate: `${prefix}.mlp.gate_proj.weight`,
     up: `${prefix}.mlp.up_proj.weight`,
@@ -57,32 +59,60 @@ export function layerNames(layer: number) {
   } as const;
 }
 
+/** Name of the bias that belongs to the projection with weight `name`, or `null` where the model has none. */
+export function biasName(config: DecoderConfig, name: string): string | null {
+  if (!config.queryKeyValueBias || !/\.[qkv]_proj\.weight$/.test(name)) return null;
+  return name.replace(/weight$/, "bias");
+}
+
 /** Lays out the parameters of a decoder, in the order in which the forward pass uses them. */
 export function parameterLayout(config: DecoderConfig): ParameterLayout {
-  const { hiddenSize: d, intermediateSize: ff, vocabularySize: v } = config;
-  const queryWidth = config.heads * config.headDim;
-  const kvWidth = config.kvHeads * config.headDim;
-  const tensors: [name: string, kind: ParameterKind, shape: number[]][] = [[EMBEDDING, "embedding", [v, d]]];
+  const { hiddenSize: d, vocabularySize: v } = config;
+  const tensors: Tensor[] = [[EMBEDDING, "embedding", [v, d]]];
   for (let layer = 0; layer < config.layers; layer++) {
-    const names = layerNames(layer);
-    tensors.push(
-      [names.attentionNorm, "norm", [d]],
-      [names.query, "projection", [queryWidth, d]],
-      [names.key, "projection", [kvWidth, d]],
-      [names.value, "projection", [kvWidth, d]],
-      [names.output, "residual-projection", [d, queryWidth]],
-      [names.mlpNorm, "norm", [d]],
-      [names.gate, "projection", [ff, d]],
-      [names.up, "projection", [ff, d]],
-      [names.down, "residual-projection", [d, ff]],
-    );
+    tensors.push(...attentionTensors(config, layer), ...feedForwardTensors(config, layer));
   }
   tensors.push([FINAL_NORM, "norm", [d]]);
   if (!config.tiedEmbeddings) tensors.push([HEAD, "embedding", [v, d]]);
   return layOut(tensors);
 }
 
-function layOut(tensors: readonly [name: string, kind: ParameterKind, shape: readonly number[]][]): ParameterLayout {
+type Tensor = readonly [name: string, kind: ParameterKind, shape: readonly number[]];
+
+/** Weights that are used as one matrix follow each other, and so do their biases. */
+function attentionTensors(config: DecoderConfig, layer: number): readonly Tensor[] {
+  const { hiddenSize: d, headDim } = config;
+  const names = layerNames(layer);
+  const queryWidth = config.heads * headDim;
+  const kvWidth = config.kvHeads * headDim;
+  const projections = [
+    [names.query, queryWidth],
+    [names.key, kvWidth],
+    [names.value, kvWidth],
+  ] as const;
+  const tensors: Tensor[] = [[names.attentionNorm, "norm", [d]]];
+  for (const [name, width] of projections) tensors.push([name, "projection", [width, d]]);
+  for (const [name, width] of projections) {
+    const bias = biasName(config, name);
+    if (bias !== null) tensors.push([bias, "bias", [width]]);
+  }
+  if (config.queryKeyNorm) tensors.push([names.queryNorm, "norm", [headDim]], [names.keyNorm, "norm", [headDim]]);
+  tensors.push([names.output, "residual-projection", [d, queryWidth]]);
+  return tensors;
+}
+
+function feedForwardTensors(config: DecoderConfig, layer: number): readonly Tensor[] {
+  const { hiddenSize: d, intermediateSize: ff } = config;
+  const names = layerNames(layer);
+  return [
+    [names.mlpNorm, "norm", [d]],
+    [names.gate, "projection", [ff, d]],
+    [names.up, "projection", [ff, d]],
+    [names.down, "residual-projection", [d, ff]],
+  ];
+}
+
+function layOut(tensors: readonly Tensor[]): ParameterLayout {
   const entries: ParameterEntry[] = [];
   let offset = 0;
   let parameterCount = 0;
@@ -114,14 +144,14 @@ export function parameterView<A extends Float32Array | Float64Array>(
 }
 
 /**
- * Fills `flat` with initial weights: norms 1, embeddings N(0, 0.02²), projections N(0, 1/fan_in), those that write to the
+ * Fills `flat` with initial weights: norms 1, biases 0, embeddings N(0, 0.02²), projections N(0, 1/fan_in), those that write to the
  * residual stream scaled down by √(2 · layers). A tensor's values depend on the seed and its name only.
  */
 export function initializeParameters(config: DecoderConfig, layout: ParameterLayout, flat: Float32Array, seed: number) {
   for (const entry of layout.entries) {
     const view = parameterView(layout, flat, entry.name);
-    if (entry.kind === "norm") {
-      view.fill(1);
+    if (entry.kind === "norm" || entry.kind === "bias") {
+      view.fill(entry.kind === "norm" ? 1 : 0);
       continue;
     }
     const fanIn = entry.shape[1] ?? 1;

@@ -38,7 +38,7 @@ export function readWeights(file: SafetensorsFile, layout: ParameterLayout, flat
   for (const name of file.tensors.keys()) {
     if (layout.byName.has(name) || REDUNDANT.test(name)) continue;
     throw new AleError("model", `${file.path} has a tensor "${name}" that this architecture does not know`, {
-      hint: "Ale trains Llama-style decoders without biases",
+      hint: "config.json and weights must be of the same model",
     });
   }
 }

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../core/rng.ts";
-import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
+import { ARCHITECTURES, configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import { DecoderReference } from "../models/decoder-reference.ts";
 import { rootMeanSquare } from "../models/gradient-check.ts";
 import { ParameterStore } from "../models/parameter-store.ts";
@@ -12,6 +12,8 @@ import { readWeights } from "../models/weights.ts";
 import { Learner, type LearnerOptions } from "./learner.ts";
 
 const CONFIG: DecoderConfig = {
+  ...ARCHITECTURES.llama,
+  experts: null,
   vocabularySize: 40,
   hiddenSize: 32,
   layers: 2,

@@ -2,7 +2,7 @@ import { afterAll, expect, test } from "bun:test";
 import { ExperimentSchema } from "../config/experiment.ts";
 import { Rng } from "../core/rng.ts";
 import type { Group, Trajectory } from "../core/types.ts";
-import type { DecoderConfig } from "../models/config.ts";
+import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
 import { ParameterStore } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../models/parameters.ts";
 import { buildBatch } from "./batch.ts";
@@ -10,6 +10,8 @@ import { Learner } from "./learner.ts";
 import { type PolicyJob, runUpdate } from "./update.ts";
 
 const CONFIG: DecoderConfig = {
+  ...ARCHITECTURES.llama,
+  experts: null,
   ...{ vocabularySize: 16, hiddenSize: 16, layers: 1, heads: 2, kvHeads: 1, headDim: 8, intermediateSize: 24 },
   ...{ normEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, tiedEmbeddings: true, contextLength: 16 },
 };

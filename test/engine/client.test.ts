@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { EngineClient, EngineLost } from "../../src/device/engine-client.ts";
-import { configToHuggingFace } from "../../src/models/config.ts";
+import { ARCHITECTURES, configToHuggingFace } from "../../src/models/config.ts";
 import type { SupervisedJob } from "../../src/trainer/update.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
@@ -11,6 +11,8 @@ const restarts: string[] = [];
 let engine: EngineClient;
 
 const MODEL = configToHuggingFace({
+  ...ARCHITECTURES.llama,
+  experts: null,
   vocabularySize: 64,
   hiddenSize: 32,
   layers: 2,

@@ -8,7 +8,14 @@
  */
 
 import type { DecoderConfig } from "../../models/config.ts";
-import { EMBEDDING, FINAL_NORM, headName, layerNames, type ParameterLayout } from "../../models/parameters.ts";
+import {
+  biasName,
+  EMBEDDING,
+  FINAL_NORM,
+  headName,
+  layerNames,
+  type ParameterLayout,
+} from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
 import { emitSampling } from "./sampling-graph.ts";
@@ -72,9 +79,11 @@ class DecoderGraph {
     return value;
   }
 
-  /** x Wᵀ for W in [out, in]. */
+  /** x Wᵀ, plus the bias where the projections have one, for W in [out, in]; several projections give one wide result. */
   linear(x: string, ...names: readonly string[]): string {
-    return this.graph.node("Gemm", [x, this.#weight(...names)], { attributes: { transB: { int: 1 } } });
+    const biases = names.flatMap((name) => biasName(this.#config, name) ?? []);
+    const inputs = [x, this.#weight(...names), ...(biases.length > 0 ? [this.#weight(...biases)] : [])];
+    return this.graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } } });
   }
 
   #norm(x: string, name: string): string {
@@ -105,18 +114,15 @@ class DecoderGraph {
     const { heads, kvHeads, headDim } = this.#config;
     const { rows, tokens, cells } = this.#shape;
     const { graph } = this;
-    const names = layerNames(layer);
     const cache = cacheNames(layer);
-    const width = (heads + 2 * kvHeads) * headDim;
-    const packed = this.linear(normed, names.query, names.key, names.value);
-    const query = graph.node("Reshape", [packed, graph.int64s([rows, tokens, width])]);
+    const [query, key, value] = this.#projectHeads(normed, layer);
     const cacheShape = [rows, kvHeads, cells, headDim];
     graph.input(cache.pastKeys, "float32", cacheShape);
     graph.input(cache.pastValues, "float32", cacheShape);
     const output = `attended_${layer}`;
     graph.nodes(
       "GroupQueryAttention",
-      [query, "", "", cache.pastKeys, cache.pastValues, "lengths", "total", this.#cos, this.#sin],
+      [query, key, value, cache.pastKeys, cache.pastValues, "lengths", "total", this.#cos, this.#sin],
       3,
       {
         domain: MICROSOFT,
@@ -127,6 +133,32 @@ class DecoderGraph {
     graph.output(cache.keys, "float32", cacheShape);
     graph.output(cache.values, "float32", cacheShape);
     return graph.node("Reshape", [output, graph.int64s([rows * tokens, heads * headDim])]);
+  }
+
+  /**
+   * Query, key and value [rows, tokens, heads · headDim] for GroupQueryAttention. It takes the three packed in one matrix
+   * too, which saves splitting them where nothing is done to queries and keys in between; key and value are "" then.
+   */
+  #projectHeads(normed: string, layer: number): readonly [query: string, key: string, value: string] {
+    const { heads, kvHeads, headDim, queryKeyNorm } = this.#config;
+    const { rows, tokens } = this.#shape;
+    const { graph } = this;
+    const names = layerNames(layer);
+    const packed = this.linear(normed, names.query, names.key, names.value);
+    const threeD = (x: string, width: number) => graph.node("Reshape", [x, graph.int64s([rows, tokens, width])]);
+    if (!queryKeyNorm) return [threeD(packed, (heads + 2 * kvHeads) * headDim), "", ""];
+    const widths = [heads * headDim, kvHeads * headDim, kvHeads * headDim];
+    const parts = graph.nodes("Split", [packed, graph.int64s(widths)], 3, { attributes: { axis: { int: 1 } } });
+    const [query, key, value] = parts as readonly [string, string, string];
+    const normalize = (x: string, norm: string, count: number) => {
+      const split = graph.node("Reshape", [x, graph.int64s([rows * tokens * count, headDim])]);
+      return threeD(this.#norm(split, norm), count * headDim);
+    };
+    return [
+      normalize(query, names.queryNorm, heads),
+      normalize(key, names.keyNorm, kvHeads),
+      threeD(value, kvHeads * headDim),
+    ];
   }
 
   #feedForward(normed: string, layer: number): string {

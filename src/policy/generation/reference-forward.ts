@@ -5,6 +5,7 @@
 
 import type { DecoderConfig } from "../../models/config.ts";
 import {
+  biasName,
   EMBEDDING,
   FINAL_NORM,
   headName,
@@ -30,8 +31,21 @@ export function referenceLogits(
   for (let layer = 0; layer < config.layers; layer++) {
     const names = layerNames(layer);
     const normed = xs.map((x) => rmsNorm(x, weight(names.attentionNorm), config.normEps));
-    const project = (name: string) => normed.map((x) => multiply(weight(name), x));
-    const attended = attention(config, project(names.query), project(names.key), project(names.value));
+    const project = (name: string) => {
+      const bias = biasName(config, name);
+      const offset = bias === null ? undefined : Float64Array.from(weight(bias));
+      return normed.map((x) =>
+        offset === undefined ? multiply(weight(name), x) : add(multiply(weight(name), x), offset),
+      );
+    };
+    const heads = (name: string, norm: string) =>
+      config.queryKeyNorm ? project(name).map((x) => normHeads(x, weight(norm), config.normEps)) : project(name);
+    const attended = attention(
+      config,
+      heads(names.query, names.queryNorm),
+      heads(names.key, names.keyNorm),
+      project(names.value),
+    );
     xs = xs.map((x, t) => add(x, multiply(weight(names.output), attended[t] as Vector)));
     xs = xs.map((x) => {
       const inner = rmsNorm(x, weight(names.mlpNorm), config.normEps);
@@ -93,6 +107,14 @@ function part(x: Vector, head: number, headDim: number): Vector {
 function rmsNorm(x: Vector, gain: Float32Array, eps: number): Vector {
   const scale = 1 / Math.sqrt(dot(x, x) / x.length + eps);
   return x.map((value, i) => value * scale * (gain[i] as number));
+}
+
+function normHeads(x: Vector, gain: Float32Array, eps: number): Vector {
+  const output = new Float64Array(x.length);
+  for (let begin = 0; begin < x.length; begin += gain.length) {
+    output.set(rmsNorm(x.subarray(begin, begin + gain.length), gain, eps), begin);
+  }
+  return output;
 }
 
 /** W x for W in [out, in]. */

@@ -3,13 +3,15 @@
 import { expect } from "bun:test";
 import type { Generation, SamplingOptions } from "../../core/ports.ts";
 import { Rng } from "../../core/rng.ts";
-import type { DecoderConfig } from "../../models/config.ts";
+import { ARCHITECTURES, type DecoderConfig } from "../../models/config.ts";
 import { ParameterStore } from "../../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../models/parameters.ts";
 import { GenerationEngine, type GenerationOptions } from "./engine.ts";
 import { referenceLogits, referenceLogprob } from "./reference-forward.ts";
 
 export const CONFIG: DecoderConfig = {
+  ...ARCHITECTURES.llama,
+  experts: null,
   vocabularySize: 40,
   hiddenSize: 32,
   layers: 2,

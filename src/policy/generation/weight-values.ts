@@ -3,7 +3,14 @@
 import { AleError } from "../../core/errors.ts";
 import type { DecoderConfig } from "../../models/config.ts";
 import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
-import { EMBEDDING, FINAL_NORM, headName, layerNames, type ParameterLayout } from "../../models/parameters.ts";
+import {
+  biasName,
+  EMBEDDING,
+  FINAL_NORM,
+  headName,
+  layerNames,
+  type ParameterLayout,
+} from "../../models/parameters.ts";
 import { float32Value, type Value } from "../../runtime/value.ts";
 
 /** A run of the flat parameter array, named and shaped as a graph input. */
@@ -41,14 +48,18 @@ function weightGroups(config: DecoderConfig): readonly (readonly string[])[] {
   const groups: (readonly string[])[] = [[EMBEDDING], [FINAL_NORM]];
   for (let layer = 0; layer < config.layers; layer++) {
     const names = layerNames(layer);
+    const projections = [names.query, names.key, names.value];
     groups.push(
       [names.attentionNorm],
-      [names.query, names.key, names.value],
+      projections,
       [names.output],
       [names.mlpNorm],
       [names.gate, names.up],
       [names.down],
     );
+    const biases = projections.flatMap((name) => biasName(config, name) ?? []);
+    if (biases.length > 0) groups.push(biases);
+    if (config.queryKeyNorm) groups.push([names.queryNorm], [names.keyNorm]);
   }
   if (!config.tiedEmbeddings) groups.push([headName(config)]);
   return groups;
