@@ -1,20 +1,22 @@
 /**
- * `bun bench/train-step.ts [--python PATH] [--rounds N] [--steps N] [--threads N] [--length T]`: one training step (forward,
- * backward, clipping, AdamW) of the shipped model beside PyTorch's eager mode. Both run in processes of their own, take
- * turns, and work on the same shape; reported is the median of the rounds, and the ratio torch / ale.
+ * `bun bench/train-step.ts [--python PATH] [--size NAME] [--rounds N] [--steps N] [--threads N]`: one training step (forward,
+ * backward, clipping, AdamW) of the shipped model, or of a size of `ale bench engine`, beside PyTorch's eager mode. Both run
+ * in processes of their own, take turns, and work on the same shape; reported is the median of the rounds, and the ratio
+ * torch / ale.
  */
 
 import { readFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { configFromPreset } from "../src/models/config.ts";
+import { MODEL_SIZES } from "../src/cli/benches/model-sizes.ts";
+import { configFromPreset, type DecoderConfig } from "../src/models/config.ts";
 import { ParameterStore, type Slot } from "../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
 import { Learner } from "../src/trainer/learner.ts";
+import { median, Peer } from "./peers.ts";
 
-const TOKENS_PER_STEP = 2048;
-const WARM_UP_STEPS = 10;
+const WARM_UP_STEPS = 5;
 
 const { values: options } = parseArgs({
   options: {
@@ -22,17 +24,28 @@ const { values: options } = parseArgs({
     rounds: { type: "string", default: "11" },
     steps: { type: "string", default: "10" },
     threads: { type: "string", default: "2" },
-    length: { type: "string", default: "64" },
-    micro: { type: "string", default: String(TOKENS_PER_STEP) },
+    size: { type: "string", default: "shell" },
+    micro: { type: "string" },
     worker: { type: "boolean", default: false },
   },
 });
 
-const preset = join(import.meta.dir, "../models/shell.toml");
-const config = configFromPreset(readFileSync(preset, "utf8"), preset);
-const length = Number(options.length);
-const rows = Math.floor(TOKENS_PER_STEP / length);
+const { config, rows, length } = chooseSize(options.size);
 const threads = Number(options.threads);
+
+interface Size {
+  readonly config: DecoderConfig;
+  readonly rows: number;
+  readonly length: number;
+}
+
+function chooseSize(name: string): Size {
+  const preset = join(import.meta.dir, "../models/shell.toml");
+  if (name === "shell") return { config: configFromPreset(readFileSync(preset, "utf8"), preset), rows: 32, length: 64 };
+  const size = MODEL_SIZES.find((candidate) => candidate.name === name);
+  if (size === undefined) throw new Error(`--size: shell, ${MODEL_SIZES.map((each) => each.name).join(", ")}`);
+  return { config: size.config, rows: size.train.batch, length: size.train.length };
+}
 
 /** Milliseconds per step of one round. */
 interface Round {
@@ -44,7 +57,10 @@ interface Round {
 async function work(): Promise<void> {
   const store = ParameterStore.inMemory(parameterLayout(config));
   initializeParameters(config, store.layout, store.parameters(0), 1);
-  const learner = new Learner(config, store, { threads, maxTokensPerMicroBatch: Number(options.micro) });
+  const learner = new Learner(config, store, {
+    threads,
+    maxTokensPerMicroBatch: Number(options.micro ?? rows * length),
+  });
   const sequences = Array.from({ length: rows }, (_, r) =>
     Int32Array.from(
       { length: length + 1 },
@@ -74,50 +90,6 @@ async function work(): Promise<void> {
   }
 }
 
-class Peer {
-  readonly #process: Bun.Subprocess<"pipe", "pipe", "inherit">;
-  readonly #lines: AsyncIterator<string>;
-
-  constructor(command: string[]) {
-    this.#process = Bun.spawn(command, { stdin: "pipe", stdout: "pipe", stderr: "inherit" });
-    this.#lines = readLines(this.#process.stdout);
-  }
-
-  /** First line: who it is. */
-  async line(): Promise<string> {
-    const { value, done } = await this.#lines.next();
-    return done ? "missing" : value;
-  }
-
-  async round(steps: number): Promise<Round> {
-    this.#process.stdin.write(`${steps}\n`);
-    await this.#process.stdin.flush();
-    const [wall, cpu] = (await this.line()).split(" ").map(Number);
-    return { wall: wall as number, cpu: cpu as number };
-  }
-
-  async close(): Promise<void> {
-    this.#process.stdin.end();
-    await this.#process.exited;
-  }
-}
-
-async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const chunk of stream) {
-    rest += decoder.decode(chunk, { stream: true });
-    const lines = rest.split("\n");
-    rest = lines.pop() as string;
-    yield* lines;
-  }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return ((sorted[(sorted.length - 1) >> 1] as number) + (sorted[sorted.length >> 1] as number)) / 2;
-}
-
 async function main(): Promise<void> {
   const shape = {
     vocabulary: config.vocabularySize,
@@ -136,10 +108,13 @@ async function main(): Promise<void> {
   const hasTorch = names[1] !== "missing";
   if (!hasTorch) console.log(`${options.python} has no torch: Ale alone (give --python PATH for a comparison)`);
   const peers = hasTorch ? [ale, torch] : [ale];
-  for (const peer of peers) await peer.round(WARM_UP_STEPS);
+  for (const peer of peers) await peer.ask(String(WARM_UP_STEPS));
   const rounds = peers.map((): Round[] => []);
   for (let round = 0; round < Number(options.rounds); round++) {
-    for (const [i, peer] of peers.entries()) rounds[i]?.push(await peer.round(Number(options.steps)));
+    for (const [i, peer] of peers.entries()) {
+      const [wall, cpu] = (await peer.ask(options.steps)) as [number, number];
+      rounds[i]?.push({ wall, cpu });
+    }
   }
   for (const peer of [ale, torch]) await peer.close();
   const load = loadavg().map((value) => value.toFixed(2));

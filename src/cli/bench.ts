@@ -1,18 +1,26 @@
-import { loadavg } from "node:os";
-import type { Command } from "commander";
+import { availableParallelism, loadavg } from "node:os";
+import { type Command, InvalidArgumentError } from "commander";
 import { suggest } from "../config/suggest.ts";
 import { AleError } from "../core/errors.ts";
-import { formatCount } from "../tui/format.ts";
-import type { Bench, Figure } from "./benches.ts";
+import type { Bench, Row } from "./benches/bench.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
 import { versionInfo } from "./version-info.ts";
+
+interface BenchFlags {
+  readonly list?: boolean;
+  readonly json?: boolean;
+  readonly threads: number;
+  readonly sizes?: readonly string[];
+}
 
 export function defineBench(command: Command, cli: CommandLine): void {
   command
     .argument("[name...]", "which ones (default: all)")
     .option("--list", "list them and stop")
-    .option("--json", "print JSON: versions, load, and one entry per figure")
+    .option("--threads <n>", "threads of the engine", parseThreads, Math.min(2, availableParallelism()))
+    .option("--sizes <name...>", "model sizes for the engine: 0.1m 1m 5m 25m 100m (default: up to 25m)")
+    .option("--json", "print JSON: the rows of the bench; with several, an object with the rows of each")
     .description(
       "Measure on this machine what a training step is made of. Comparisons with other programs (PyTorch, …) are not in " +
         "the executable: bun run bench in the repository.",
@@ -20,35 +28,54 @@ export function defineBench(command: Command, cli: CommandLine): void {
     .addHelpText(
       "after",
       examples(
-        ["ale bench", "everything, in about half a minute"],
-        ["ale bench train generate", "only these"],
-        ["ale bench --json", "for programs; figures of a busy machine say little, so the load is in it"],
+        ["ale bench", "everything, in about a minute"],
+        ["ale bench engine --sizes 1m", "training, prefill and decode of one model size"],
+        ["ale bench sandbox --json", "for programs; figures of a busy machine say little"],
       ),
     )
-    .action(async (names: string[], flags: { list?: boolean; json?: boolean }) => {
-      const { BENCHES } = await import("./benches.ts");
-      const chosen = names.length === 0 ? BENCHES : names.map((name) => findBench(BENCHES, name));
+    .action(async (names: string[], flags: BenchFlags) => {
+      const benches = await loadBenches();
+      const chosen = names.length === 0 ? benches : names.map((name) => findNamed(benches, name, "bench"));
       if (flags.list) return listBenches(cli, chosen, flags.json ?? false);
+      const sizes = await checkSizes(flags.sizes ?? []);
       using interrupt = listenForInterrupt((message) => cli.note(message));
-      const figures: (Figure & { readonly bench: string })[] = [];
+      const results: Record<string, Row[]> = {};
       const load = loadavg()[0] ?? 0;
       for (const bench of chosen) {
         if (!flags.json) cli.print(cli.paint("bold", bench.name));
-        const measured = await measure(bench, interrupt.signal);
-        figures.push(...measured.map((figure) => ({ bench: bench.name, ...figure })));
-        if (!flags.json) for (const figure of measured) cli.print(`  ${showFigure(figure)}`);
+        const rows: Row[] = [];
+        results[bench.name] = rows;
+        const report = (row: Row) => {
+          rows.push(row);
+          if (!flags.json) cli.print(`  ${bench.show(row)}`);
+        };
+        await measure(bench, { signal: interrupt.signal, threads: flags.threads, sizes, report });
       }
-      if (flags.json) cli.printJson({ version: versionInfo(), load, figures });
-      else cli.print(cli.paint("dim", `load at the start ${load.toFixed(2)}`));
+      const [only] = Object.values(results);
+      if (!flags.json) cli.print(cli.paint("dim", `${flags.threads} threads, load at the start ${load.toFixed(2)}`));
+      else cli.printJson(chosen.length === 1 ? only : { version: versionInfo(), load, ...results });
     });
 }
 
-async function measure(bench: Bench, signal: AbortSignal): Promise<readonly Figure[]> {
+async function loadBenches(): Promise<readonly Bench[]> {
+  const [{ SANDBOX_BENCH }, { ENGINE_BENCH }] = await Promise.all([
+    import("./benches/sandbox.ts"),
+    import("./benches/engine.ts"),
+  ]);
+  return [SANDBOX_BENCH, ENGINE_BENCH];
+}
+
+async function checkSizes(names: readonly string[]): Promise<readonly string[]> {
+  const { MODEL_SIZES } = await import("./benches/model-sizes.ts");
+  return names.map((name) => findNamed(MODEL_SIZES, name, "model size").name);
+}
+
+async function measure(bench: Bench, context: Parameters<Bench["measure"]>[0]): Promise<void> {
   try {
-    signal.throwIfAborted();
-    return await bench.measure(signal);
+    context.signal.throwIfAborted();
+    await bench.measure(context);
   } catch (error) {
-    if (!signal.aborted) throw error;
+    if (!context.signal.aborted) throw error;
     throw new AleError("interrupted", "the measurement was stopped", { cause: error });
   }
 }
@@ -58,22 +85,19 @@ function listBenches(cli: CommandLine, benches: readonly Bench[], json: boolean)
   else for (const { name, summary } of benches) cli.print(`${name.padEnd(10)} ${summary}`);
 }
 
-function findBench(benches: readonly Bench[], name: string): Bench {
-  const bench = benches.find((candidate) => candidate.name === name);
-  if (bench !== undefined) return bench;
-  const known = benches.map((candidate) => candidate.name);
+function findNamed<T extends { readonly name: string }>(all: readonly T[], name: string, what: string): T {
+  const found = all.find((candidate) => candidate.name === name);
+  if (found !== undefined) return found;
+  const known = all.map((candidate) => candidate.name);
   const near = suggest(name, known);
-  throw new AleError(
-    "usage",
-    `there is no bench ${JSON.stringify(name)}${near === undefined ? "" : `; did you mean ${near}?`}`,
-    {
-      hint: `there are ${known.join(", ")}`,
-    },
-  );
+  const question = near === undefined ? "" : `; did you mean ${near}?`;
+  throw new AleError("usage", `there is no ${what} ${JSON.stringify(name)}${question}`, {
+    hint: `there are ${known.join(", ")}`,
+  });
 }
 
-function showFigure({ name, value, unit }: Figure): string {
-  const number =
-    unit === "ms" ? `${value.toFixed(value < 10 ? 2 : 1)} ms` : `${formatCount(Math.round(value))} per second`;
-  return `${name.padEnd(44)} ${number.padStart(16)}`;
+function parseThreads(text: string): number {
+  const threads = Number(text);
+  if (Number.isInteger(threads) && threads >= 1 && threads <= 256) return threads;
+  throw new InvalidArgumentError("a whole number from 1 to 256.");
 }
