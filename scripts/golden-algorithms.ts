@@ -100,8 +100,8 @@ function checkAdamW(golden: unknown): string {
     return range;
   });
   const weightDecay = Math.max(...inputs.weight_decay);
-  const adamW = new AdamW(gradients, ranges);
-  const norm = new GlobalNorm(gradients);
+  const adamW = new AdamW(gradients, ranges, 1);
+  const norm = new GlobalNorm(gradients, 1);
   for (const [update, want] of expected.steps.entries()) {
     gradients.set(flatten(inputs.grads[update]));
     const lr = rate(inputs, inputs.schedule, inputs.base_lr, update);

@@ -55,8 +55,8 @@ export class Learner {
     this.#gradients = Array.from({ length: options.threads }, () => allocateFloat32(store.layout.length));
     this.#sum = new GradientSum(this.#gradients, options.threads);
     this.#runners = new DecoderRunners(config, store, this.#gradients);
-    this.#adamW = new AdamW(this.gradients, optimizerRanges(store, options.exemptNorms ?? false));
-    this.#norm = new GlobalNorm(this.gradients);
+    this.#adamW = new AdamW(this.gradients, optimizerRanges(store, options.exemptNorms ?? false), options.threads);
+    this.#norm = new GlobalNorm(this.gradients, options.threads);
   }
 
   /** Gradients accumulated so far, flat in the store's layout. */

@@ -4,6 +4,7 @@ import { OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
+import { type CallBinding, prepareLanes } from "./lane-calls.ts";
 
 export interface AdamWSettings {
   readonly lr: number;
@@ -28,7 +29,7 @@ export interface OptimizerRange {
 }
 
 /** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
-const CHUNK = 1 << 14;
+const CHUNK = 1 << 16;
 
 /** Scalars an update reads, computed in float64 from the settings. */
 const SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
@@ -46,13 +47,15 @@ export class AdamW {
   readonly #scalarValues: Readonly<Record<ScalarName, Value>>;
   readonly #keepAll: Float32Array;
   readonly #keepAllValue: Value;
-  readonly #calls = new Map<Float32Array, Map<Float32Array, readonly PreparedCall[]>>();
+  readonly #threads: number;
+  readonly #calls = new Map<Float32Array, Map<Float32Array, PreparedCall>>();
 
   /** @param gradients flat array that every update reads. @param ranges what to update; together, the parameters. */
-  constructor(gradients: Float32Array, ranges: readonly OptimizerRange[]) {
+  constructor(gradients: Float32Array, ranges: readonly OptimizerRange[], threads: number) {
     this.#gradients = gradients;
     this.#ranges = ranges;
-    this.#session = new Session(adamWGraph(), { threads: 1 });
+    this.#threads = threads;
+    this.#session = new Session(adamWGraph(), { threads });
     const scalars = {} as Record<ScalarName, Float32Array>;
     for (const name of SCALARS) scalars[name] = allocateFloat32(1);
     this.#scalars = scalars;
@@ -83,23 +86,23 @@ export class AdamW {
       keep: 1 - settings.lr * settings.weightDecay,
     };
     for (const name of SCALARS) this.#scalars[name][0] = values[name];
-    for (const call of this.#callsFor(from, to)) call();
+    this.#callFor(from, to)();
   }
 
   release(): void {
     this.#session.release();
   }
 
-  #callsFor(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
-    const targets = this.#calls.get(from.parameters) ?? new Map<Float32Array, readonly PreparedCall[]>();
+  #callFor(from: OptimizerArrays, to: OptimizerArrays): PreparedCall {
+    const targets = this.#calls.get(from.parameters) ?? new Map<Float32Array, PreparedCall>();
     this.#calls.set(from.parameters, targets);
-    const calls = targets.get(to.parameters) ?? this.#prepare(from, to);
-    targets.set(to.parameters, calls);
-    return calls;
+    const call = targets.get(to.parameters) ?? this.#prepare(from, to);
+    targets.set(to.parameters, call);
+    return call;
   }
 
-  #prepare(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
-    const calls: PreparedCall[] = [];
+  #prepare(from: OptimizerArrays, to: OptimizerArrays): PreparedCall {
+    const bindings: CallBinding[] = [];
     for (const range of this.#ranges) {
       for (let begin = range.begin; begin < range.end; begin += CHUNK) {
         const end = Math.min(range.end, begin + CHUNK);
@@ -112,11 +115,13 @@ export class AdamW {
           ...this.#scalarValues,
           ...(range.decay ? {} : { keep: this.#keepAllValue }),
         };
-        const fetches = { p2: part(to.parameters), m2: part(to.firstMoment), v2: part(to.secondMoment) };
-        calls.push(this.#session.prepare(feeds, fetches));
+        bindings.push({
+          feeds,
+          fetches: { p2: part(to.parameters), m2: part(to.firstMoment), v2: part(to.secondMoment) },
+        });
       }
     }
-    return calls;
+    return prepareLanes(this.#session, bindings, this.#threads);
   }
 }
 
@@ -145,32 +150,32 @@ function adamWGraph(): Uint8Array {
  */
 export class GlobalNorm {
   readonly #session: Session;
-  readonly #partial = allocateFloat32(1);
-  readonly #calls: readonly PreparedCall[];
+  /** One sum of squares per chunk. */
+  readonly #sums: Float32Array;
+  readonly #call: PreparedCall;
 
-  constructor(flat: Float32Array) {
+  constructor(flat: Float32Array, threads: number) {
     const graph = new OnnxBuilder("norm");
     const row = graph.input("row", "float32", [1, "n"]);
     const attributes = { transB: { int: 1 } };
     graph.node("FusedMatMul", [row, row], { outputs: ["sum"], domain: "com.microsoft", attributes });
     graph.output("sum", "float32", [1, 1]);
-    this.#session = new Session(graph.encode(), { threads: 1 });
-    const sum = float32Value(this.#partial, [1, 1]);
-    const calls: PreparedCall[] = [];
-    for (let begin = 0; begin < flat.length; begin += CHUNK) {
-      const part = flat.subarray(begin, Math.min(flat.length, begin + CHUNK));
-      calls.push(this.#session.prepare({ row: float32Value(part, [1, part.length]) }, { sum }));
-    }
-    this.#calls = calls;
+    this.#session = new Session(graph.encode(), { threads });
+    const chunks = Math.ceil(flat.length / CHUNK);
+    this.#sums = allocateFloat32(chunks);
+    const bindings = Array.from({ length: chunks }, (_, i): CallBinding => {
+      const part = flat.subarray(i * CHUNK, Math.min(flat.length, (i + 1) * CHUNK));
+      return {
+        feeds: { row: float32Value(part, [1, part.length]) },
+        fetches: { sum: float32Value(this.#sums.subarray(i, i + 1), [1, 1]) },
+      };
+    });
+    this.#call = prepareLanes(this.#session, bindings, threads);
   }
 
   compute(): number {
-    let total = 0;
-    for (const call of this.#calls) {
-      call();
-      total += this.#partial[0] as number;
-    }
-    return Math.sqrt(total);
+    this.#call();
+    return Math.sqrt(this.#sums.reduce((total, sum) => total + sum, 0));
   }
 
   release(): void {
