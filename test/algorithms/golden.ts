@@ -7,6 +7,7 @@ import { KL_ENTROPY } from "./kl-entropy.ts";
 import { METRICS } from "./metrics.ts";
 import { MISMATCH } from "./mismatch.ts";
 import { POLICY_LOSSES } from "./policy-losses.ts";
+import { RESAMPLING } from "./resampling.ts";
 import { SUPERVISED } from "./supervised.ts";
 
 /** Operations by topic, the number a golden file's name begins with: some names occur in several topics. */
@@ -17,6 +18,7 @@ const OPERATIONS: Readonly<Record<string, readonly Operation[]>> = {
   "04": MISMATCH,
   "05": SUPERVISED,
   "06": CHUNKS,
+  "08": RESAMPLING,
   "10": METRICS,
 };
 
