@@ -16,6 +16,7 @@ import { Session } from "../src/runtime/session.ts";
 import { float32Value, int64Value } from "../src/runtime/value.ts";
 import { Learner, type StepSettings } from "../src/trainer/learner.ts";
 import type { GoldenCase } from "./golden.ts";
+import { checkText } from "./golden-text.ts";
 
 const numbers = z.array(z.number());
 const StepSchema = z.object({
@@ -53,11 +54,13 @@ const GRADIENT_LIMIT = 1e-3;
 /** Parts of a model folder that Ale does not do yet. */
 const SKIPPED: Readonly<Record<string, string>> = {
   lora: "adapters are not implemented",
-  tokenization: "tokenizers of other models are not implemented",
-  chat: "chat templates are not implemented",
 };
 
 export function checkModel(folder: string): GoldenCase[] {
+  return [...checkNumbers(folder), ...checkText(folder)];
+}
+
+function checkNumbers(folder: string): GoldenCase[] {
   const model = basename(folder);
   const skipped = Object.entries(SKIPPED).map(([part, skip]) => ({ name: `${model} ${part}`, skip }));
   const unsupported = (skip: string) => [

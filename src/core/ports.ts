@@ -102,8 +102,11 @@ export interface Policy {
 /** Text ↔ tokens, at exactly one boundary. */
 export interface Tokenizer {
   readonly vocabularySize: number;
+  /** Text alone: what looks like a special token stays text. */
   encode(text: string): Int32Array;
   decode(ids: Int32Array): string;
+  /** The bytes of one token, of which a character may be only a part; empty for an id without a token. */
+  bytes(id: number): Uint8Array;
   /** Id of a special token such as `<cmd>`; throws `AleError("tokenizer")` when there is none. */
   special(name: string): number;
 }
