@@ -1,7 +1,7 @@
+import { expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, test } from "bun:test";
 import { checkText } from "./golden-text.ts";
 import { REPOSITORY } from "./repository.ts";
 

@@ -105,7 +105,9 @@ test("SentencePiece vocabularies: spaces, byte tokens, and the space they put in
 describe("what a folder says", () => {
   test("end tokens come from generation_config.json, config.json or the name of the token", () => {
     expect(readModelText(folderOf("llama-tiny")).endIds).toEqual([319, 317]);
-    expect(readModelText(folderOf("llama-tiny", { "generation_config.json": { eos_token_id: 7 } })).endIds).toEqual([7]);
+    expect(readModelText(folderOf("llama-tiny", { "generation_config.json": { eos_token_id: 7 } })).endIds).toEqual([
+      7,
+    ]);
     const files = { "generation_config.json": null, "config.json": { eos_token_id: [1, 2] } };
     expect(readModelText(folderOf("llama-tiny", files)).endIds).toEqual([1, 2]);
     expect(readModelText(folderOf("llama-tiny", { "generation_config.json": null })).endIds).toEqual([319]);
