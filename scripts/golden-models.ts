@@ -1,16 +1,17 @@
 /** Golden models: a Hugging Face folder with the numbers that must come out of it. */
 
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
-import { AleError } from "../src/core/errors.ts";
 import { configFromHuggingFace, type DecoderConfig } from "../src/models/config.ts";
 import { decoderGraph, IDS, LOGITS } from "../src/models/decoder-graph.ts";
 import { ParameterStore } from "../src/models/parameter-store.ts";
 import { parameterValues } from "../src/models/parameter-values.ts";
 import { parameterLayout, parameterView } from "../src/models/parameters.ts";
-import { copyTensor, readSafetensors, type SafetensorsFile } from "../src/models/safetensors.ts";
-import { readWeights } from "../src/models/weights.ts";
+import { openPolicyFolder } from "../src/models/policy-folder.ts";
+import { readSafetensors } from "../src/models/safetensors.ts";
+import { copyTensor } from "../src/models/stored-tensor.ts";
+import { readFolderWeights, readWeights } from "../src/models/weights.ts";
 import { allocateFloat32, allocateInt64 } from "../src/runtime/memory.ts";
 import { Session } from "../src/runtime/session.ts";
 import { float32Value, int64Value } from "../src/runtime/value.ts";
@@ -63,20 +64,9 @@ export function checkModel(folder: string): GoldenCase[] {
 function checkNumbers(folder: string): GoldenCase[] {
   const model = basename(folder);
   const skipped = Object.entries(SKIPPED).map(([part, skip]) => ({ name: `${model} ${part}`, skip }));
-  const unsupported = (skip: string) => [
-    ...["forward", "greedy", "losses", "gradients", "adamw"].map((part) => ({ name: `${model} ${part}`, skip })),
-    ...skipped,
-  ];
-  const path = join(folder, "config.json");
-  let config: DecoderConfig;
   try {
-    config = configFromHuggingFace(JSON.parse(readFileSync(path, "utf8")), path);
-  } catch (error) {
-    if (!(error instanceof AleError)) throw error;
-    return unsupported(error.message);
-  }
-  if (existsSync(join(folder, "model.safetensors.index.json"))) return unsupported("weights in several files");
-  try {
+    const path = join(folder, "config.json");
+    const config = configFromHuggingFace(JSON.parse(readFileSync(path, "utf8")), path);
     const checks = new ModelChecks(folder, config);
     return [...checks.cases().map((item) => ({ ...item, name: `${model} ${item.name}` })), ...skipped];
   } catch (error) {
@@ -99,7 +89,7 @@ class ModelChecks {
     this.#config = config;
     this.#golden = GoldenSchema.parse(JSON.parse(readFileSync(join(folder, "golden.json"), "utf8")));
     this.#store = ParameterStore.inMemory(parameterLayout(this.#config));
-    readWeights(readSafetensors(join(folder, "model.safetensors")), this.#store.layout, this.#store.parameters(0));
+    readWeights(readFolderWeights(openPolicyFolder(folder)), this.#store.layout, this.#store.parameters(0));
     this.#store.publish(0, 0);
     this.#learner = new Learner(this.#config, this.#store, { threads: 2 });
   }
@@ -228,7 +218,7 @@ class ModelChecks {
   }
 
   #loadGradients(step: z.infer<typeof StepSchema>): void {
-    const file: SafetensorsFile = readSafetensors(join(this.#folder, step.gradients));
+    const file = readSafetensors(join(this.#folder, step.gradients));
     const { layout } = this.#store;
     this.#learner.clearGradients();
     for (const { name, shape } of layout.entries) {

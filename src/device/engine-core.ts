@@ -1,9 +1,10 @@
 /** What an engine holds: one model's weights, its generation and its training. No messages here. */
 
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
 import { configFromHuggingFace, configToHuggingFace, type DecoderConfig } from "../models/config.ts";
+import { writeDurably } from "../models/durable-files.ts";
 import { ParameterStore, type Slot } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../models/parameters.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
@@ -88,7 +89,7 @@ export class EngineCore {
     const { layout } = this.#store;
     writeWeights(join(folder, WEIGHTS_FILE), layout, this.#store.parameters(slot), { version: String(version) });
     writeOptimizerState(join(folder, OPTIMIZER_FILE), this.#store, slot);
-    writeFileSync(join(folder, "config.json"), `${JSON.stringify(configToHuggingFace(this.#config), null, 2)}\n`);
+    writeDurably(join(folder, "config.json"), [`${JSON.stringify(configToHuggingFace(this.#config), null, 2)}\n`]);
   }
 
   probeParity(sequences: readonly Int32Array[]): number {

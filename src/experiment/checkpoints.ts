@@ -3,9 +3,10 @@
  * policy folder for `ale eval`. A folder is complete or absent: it is written under another name and renamed.
  */
 
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { EngineClient } from "../device/engine-client.ts";
+import { syncFolder, writeDurably } from "../models/durable-files.ts";
 
 const NAME = /^step-(\d{6,})$/;
 
@@ -35,8 +36,9 @@ export class Checkpoints {
     const partial = `${target}.partial`;
     rmSync(partial, { recursive: true, force: true });
     await engine.save(partial);
-    for (const [name, content] of this.#extras) writeFileSync(join(partial, name), content);
+    for (const [name, content] of this.#extras) writeDurably(join(partial, name), [content]);
     renameSync(partial, target);
+    syncFolder(this.#folder);
     return target;
   }
 

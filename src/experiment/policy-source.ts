@@ -7,6 +7,7 @@ import type { Tokenizer } from "../core/ports.ts";
 import type { WeightSource } from "../device/protocol.ts";
 import { configFromHuggingFace, configFromPreset, configToHuggingFace } from "../models/config.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
+import { readFolderWeights } from "../models/weights.ts";
 import { shippedFiles } from "../runtime/shipped.ts";
 import { assertVocabulary, parseTokenizer } from "../tokens/tokenizer.ts";
 
@@ -27,7 +28,7 @@ export function policyFromFolder(path: string): PolicySource {
   const bytes = folder.read("tokenizer.json");
   const tokenizer = parseTokenizer(bytes, `${folder.location}/tokenizer.json`);
   assertVocabulary(tokenizer, config.vocabularySize, `${folder.location}/tokenizer.json`);
-  if (!folder.has("model.safetensors")) folder.read("model.safetensors");
+  readFolderWeights(folder);
   return {
     modelConfig,
     tokenizer,

@@ -13,7 +13,8 @@ import {
 import { ParameterStore } from "./parameter-store.ts";
 import { initializeParameters, parameterLayout, parameterView } from "./parameters.ts";
 import { ropeFrequencies } from "./rope.ts";
-import { copyTensor, parseSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { parseSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { copyTensor } from "./stored-tensor.ts";
 import { readOptimizerState, readWeights, writeOptimizerState, writeWeights } from "./weights.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "ale-models-"));

@@ -6,6 +6,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join, normalize } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { type ByteSource, fileSource, memorySource } from "./byte-source.ts";
 
 /** Embedded files by path, e.g. `models/shell-start/config.json`; set by the compiled executable. */
 let embedded: ReadonlyMap<string, () => Uint8Array> = new Map();
@@ -21,6 +22,8 @@ export interface PolicyFolder {
   /** Throws `AleError("model")` naming the file when it is missing or cannot be read. */
   read(name: string): Uint8Array;
   readJson(name: string): Record<string, unknown>;
+  /** A file to be read piece by piece; throws as `read` does. */
+  open(name: string): ByteSource;
 }
 
 /** Finds a policy folder. Throws `AleError("model")` listing what there is. */
@@ -33,6 +36,7 @@ export function openPolicyFolder(path: string): PolicyFolder {
       path,
       (name) => existsSync(join(path, name)),
       (name) => readFileSync(join(path, name)),
+      (name) => fileSource(join(path, name)),
     );
   }
   const prefix = [normalize(path), `models/${path}`].find((candidate) => embedded.has(`${candidate}/config.json`));
@@ -49,13 +53,20 @@ export function openPolicyFolder(path: string): PolicyFolder {
   });
 }
 
-function folder(location: string, has: (name: string) => boolean, bytes: (name: string) => Uint8Array): PolicyFolder {
+function folder(
+  location: string,
+  has: (name: string) => boolean,
+  bytes: (name: string) => Uint8Array,
+  open = (name: string) => memorySource(`${location}/${name}`, bytes(name)),
+): PolicyFolder {
+  const assertHas = (name: string): void => {
+    if (has(name)) return;
+    throw new AleError("model", `${location} has no ${name}`, {
+      hint: "a policy folder holds config.json, model.safetensors and tokenizer.json",
+    });
+  };
   const read = (name: string): Uint8Array => {
-    if (!has(name)) {
-      throw new AleError("model", `${location} has no ${name}`, {
-        hint: "a policy folder holds config.json, model.safetensors and tokenizer.json",
-      });
-    }
+    assertHas(name);
     try {
       return bytes(name);
     } catch (error) {
@@ -66,6 +77,10 @@ function folder(location: string, has: (name: string) => boolean, bytes: (name: 
     location,
     has,
     read,
+    open: (name) => {
+      assertHas(name);
+      return open(name);
+    },
     readJson: (name) => {
       const text = new TextDecoder().decode(read(name));
       try {

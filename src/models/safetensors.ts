@@ -3,12 +3,12 @@
  * https://huggingface.co/docs/safetensors
  */
 
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import { z } from "zod";
-import { AleError, errorMessage } from "../core/errors.ts";
-
-const BYTES_PER_ELEMENT = { F32: 4, F16: 2, BF16: 2, F64: 8 } as const;
-type FloatType = keyof typeof BYTES_PER_ELEMENT;
+import { AleError } from "../core/errors.ts";
+import { type ByteSource, fileSource, memorySource } from "./byte-source.ts";
+import { writeDurably } from "./durable-files.ts";
+import { BYTES_PER_ELEMENT, type FloatType, isFloatType, widen } from "./float-types.ts";
+import { PIECE, type StoredTensor, type StoredTensors } from "./stored-tensor.ts";
 
 const EntrySchema = z.object({
   dtype: z.string(),
@@ -21,66 +21,68 @@ const MetadataSchema = z.record(z.string(), z.string());
 /** The format allows 100 MB of header; anything larger is a broken file. */
 const MAX_HEADER_BYTES = 100_000_000;
 
-export interface SafetensorsTensor {
-  readonly name: string;
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** The raw elements. */
-  readonly data: Uint8Array;
+export interface SafetensorsTensor extends StoredTensor {
+  /** First byte of its data in the file, and the number of its bytes. */
+  readonly offset: number;
+  readonly byteLength: number;
 }
 
-export interface SafetensorsFile {
-  readonly path: string;
+export interface SafetensorsFile extends StoredTensors {
+  readonly source: ByteSource;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Everything before the data, as it is in the file. */
+  readonly header: Uint8Array;
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
 }
 
 /**
- * Reads a file whole and checks its header.
+ * Opens a file and checks its header; the data stays on disk.
  * @throws AleError("model") naming the file when it is missing, too short or its header is damaged.
  */
 export function readSafetensors(path: string): SafetensorsFile {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(path);
-  } catch (error) {
-    throw new AleError("model", `cannot read ${path}: ${errorMessage(error)}`, { cause: error });
-  }
-  return parseSafetensors(bytes, path);
+  return openSafetensors(fileSource(path));
 }
 
 /** As `readSafetensors`, from bytes; `path` is for messages. */
 export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFile {
+  return openSafetensors(memorySource(path, bytes));
+}
+
+/** As `readSafetensors`, from any source. */
+export function openSafetensors(source: ByteSource): SafetensorsFile {
+  const { path } = source;
   const damaged = (why: string): never => {
     throw new AleError("model", `${path} is not a sound safetensors file: ${why}`, {
       hint: "copy or download the file again",
     });
   };
-  if (bytes.length < 8) damaged(`it has ${bytes.length} bytes`);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const headerLength = Number(view.getBigUint64(0, true));
-  if (headerLength > MAX_HEADER_BYTES || 8 + headerLength > bytes.length) {
-    damaged(`its header claims ${headerLength} bytes, the file has ${bytes.length}`);
+  if (source.size < 8) damaged(`it has ${source.size} bytes`);
+  const prefix = new Uint8Array(8);
+  source.read(0, prefix);
+  const dataStart = 8 + Number(new DataView(prefix.buffer).getBigUint64(0, true));
+  if (dataStart > MAX_HEADER_BYTES || dataStart > source.size) {
+    damaged(`its header claims ${dataStart - 8} bytes, the file has ${source.size}`);
   }
-  const header = parseHeader(bytes.subarray(8, 8 + headerLength), damaged);
-  const data = bytes.subarray(8 + headerLength);
+  const header = new Uint8Array(dataStart);
+  source.read(0, header);
   const tensors = new Map<string, SafetensorsTensor>();
   let metadata: Record<string, string> = {};
-  for (const [name, value] of Object.entries(header)) {
+  for (const [name, value] of Object.entries(parseHeader(header.subarray(8), damaged))) {
     if (name === "__metadata__") {
       const parsed = MetadataSchema.safeParse(value);
       metadata = parsed.success ? parsed.data : damaged("its metadata is not text");
       continue;
     }
     const parsed = EntrySchema.safeParse(value);
-    const entry = parsed.success ? parsed.data : damaged(`the header entry of "${name}" is malformed`);
-    const [begin, end] = entry.data_offsets;
-    if (begin > end || end > data.length) {
-      damaged(`"${name}" lies at ${begin}–${end}, but there are ${data.length} bytes of data`);
+    const { dtype, shape, data_offsets } = parsed.data ?? damaged(`the header entry of "${name}" is malformed`);
+    const [begin, end] = data_offsets;
+    const dataBytes = source.size - dataStart;
+    if (begin > end || end > dataBytes) {
+      damaged(`"${name}" lies at ${begin}–${end}, but there are ${dataBytes} bytes of data`);
     }
-    tensors.set(name, { name, dtype: entry.dtype, shape: entry.shape, data: data.subarray(begin, end) });
+    tensors.set(name, storedTensor(source, { name, dtype, shape }, dataStart + begin, end - begin));
   }
-  return { path, metadata, tensors };
+  return { path, source, metadata, header, tensors };
 }
 
 function parseHeader(bytes: Uint8Array, damaged: (why: string) => never): Record<string, unknown> {
@@ -91,55 +93,46 @@ function parseHeader(bytes: Uint8Array, damaged: (why: string) => never): Record
   }
 }
 
-/**
- * Writes the elements of a tensor into `target` as float32.
- * @throws AleError("model") naming file, tensor, expected and found shape or type.
- */
-export function copyTensor(file: SafetensorsFile, name: string, shape: readonly number[], target: Float32Array): void {
-  const tensor = file.tensors.get(name);
-  if (tensor === undefined) {
-    throw new AleError("model", `${file.path} has no tensor "${name}" (expected shape [${shape}])`, {
-      hint: "config.json and weights must be of the same model",
-    });
-  }
-  if (tensor.shape.length !== shape.length || tensor.shape.some((dimension, i) => dimension !== shape[i])) {
-    throw new AleError("model", `${file.path}: "${name}" should have shape [${shape}], but has [${tensor.shape}]`, {
-      hint: "config.json and weights must be of the same model",
-    });
-  }
-  if (!(tensor.dtype in BYTES_PER_ELEMENT)) {
-    throw new AleError("model", `${file.path}: "${name}" has type ${tensor.dtype}; supported are F32, F16, BF16, F64`);
-  }
-  const dtype = tensor.dtype as FloatType;
-  if (tensor.data.length !== target.length * BYTES_PER_ELEMENT[dtype]) {
-    throw new AleError(
-      "model",
-      `${file.path}: "${name}" should have ${target.length * BYTES_PER_ELEMENT[dtype]} bytes, but has ${tensor.data.length}`,
-      { hint: "copy or download the file again" },
-    );
-  }
-  widen(dtype, tensor.data, target);
+function storedTensor(
+  source: ByteSource,
+  entry: Pick<StoredTensor, "name" | "dtype" | "shape">,
+  offset: number,
+  byteLength: number,
+): SafetensorsTensor {
+  const { name, dtype, shape } = entry;
+  const { path } = source;
+  return {
+    ...entry,
+    path,
+    offset,
+    byteLength,
+    check: () => {
+      if (!isFloatType(dtype)) {
+        const supported = Object.keys(BYTES_PER_ELEMENT).join(", ");
+        throw new AleError("model", `${path}: "${name}" has type ${dtype}; supported are ${supported}`, {
+          hint: "use the model's float32, float16 or bfloat16 version",
+        });
+      }
+      const expected = shape.reduce((product, size) => product * size, BYTES_PER_ELEMENT[dtype]);
+      if (byteLength !== expected) {
+        throw new AleError("model", `${path}: "${name}" should have ${expected} bytes, but has ${byteLength}`, {
+          hint: "copy or download the file again",
+        });
+      }
+    },
+    readElements: (begin, target) => readElements(source, dtype as FloatType, offset, begin, target),
+  };
 }
 
-/** Converts little-endian elements to float32; copies first, as tensors need not be aligned in the file. */
-function widen(dtype: FloatType, data: Uint8Array, target: Float32Array): void {
-  const bytes = new Uint8Array(data);
-  switch (dtype) {
-    case "F32":
-      target.set(new Float32Array(bytes.buffer));
-      return;
-    case "F64":
-      target.set(new Float64Array(bytes.buffer));
-      return;
-    case "F16":
-      target.set(new Float16Array(bytes.buffer));
-      return;
-    case "BF16": {
-      const bits = new Uint16Array(bytes.buffer);
-      const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
-      for (let i = 0; i < bits.length; i++) words[i] = (bits[i] as number) << 16;
-    }
+function readElements(source: ByteSource, type: FloatType, offset: number, begin: number, target: Float32Array): void {
+  const start = offset + begin * BYTES_PER_ELEMENT[type];
+  if (type === "F32") {
+    source.read(start, new Uint8Array(target.buffer, target.byteOffset, target.byteLength));
+    return;
   }
+  const bytes = new Uint8Array(target.length * BYTES_PER_ELEMENT[type]);
+  source.read(start, bytes);
+  widen(type, bytes, target);
 }
 
 export interface OutputTensor {
@@ -157,33 +150,40 @@ export function writeSafetensors(
   tensors: readonly OutputTensor[],
   metadata: Readonly<Record<string, string>> = {},
 ): void {
-  const header: Record<string, unknown> = { __metadata__: { format: "pt", ...metadata } };
+  const entries = tensors.map(({ name, shape }) => ({ name, shape, dtype: "F32" as const }));
+  const data = tensors.map(
+    (tensor) => new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength),
+  );
+  writeDurably(path, [encodeHeader(entries, { format: "pt", ...metadata }), ...data]);
+}
+
+export interface HeaderEntry {
+  readonly name: string;
+  readonly dtype: FloatType;
+  readonly shape: readonly number[];
+}
+
+/** The header of a file whose tensors follow each other in this order, with its length in front; padded to 8 bytes. */
+export function encodeHeader(entries: readonly HeaderEntry[], metadata: Readonly<Record<string, string>>): Uint8Array {
+  const header: Record<string, unknown> = { __metadata__: metadata };
   let offset = 0;
-  for (const { name, shape, data } of tensors) {
-    header[name] = { dtype: "F32", shape, data_offsets: [offset, offset + data.byteLength] };
-    offset += data.byteLength;
+  for (const { name, dtype, shape } of entries) {
+    const end = shape.reduce((product, size) => product * size, BYTES_PER_ELEMENT[dtype]) + offset;
+    header[name] = { dtype, shape, data_offsets: [offset, end] };
+    offset = end;
   }
   const json = new TextEncoder().encode(JSON.stringify(header));
   const padded = new Uint8Array(8 + Math.ceil(json.length / 8) * 8).fill(0x20);
   new DataView(padded.buffer).setBigUint64(0, BigInt(padded.length - 8), true);
   padded.set(json, 8);
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    const file = openSync(temporary, "w");
-    try {
-      writeAll(file, padded);
-      for (const { data } of tensors) writeAll(file, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(temporary, path);
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw new AleError("storage_full", `cannot write ${path}: ${errorMessage(error)}`, { cause: error });
-  }
+  return padded;
 }
 
-function writeAll(file: number, bytes: Uint8Array): void {
-  for (let written = 0; written < bytes.length; ) written += writeSync(file, bytes, written);
+/** The tensor's bytes as they are in the file, a piece at a time. */
+export function* rawBytes(file: SafetensorsFile, tensor: SafetensorsTensor): Generator<Uint8Array> {
+  for (let begin = 0; begin < tensor.byteLength; begin += PIECE) {
+    const bytes = new Uint8Array(Math.min(PIECE, tensor.byteLength - begin));
+    file.source.read(tensor.offset + begin, bytes);
+    yield bytes;
+  }
 }

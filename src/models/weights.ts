@@ -4,40 +4,31 @@ import { AleError } from "../core/errors.ts";
 import type { ParameterStore, Slot } from "./parameter-store.ts";
 import { type ParameterLayout, parameterView } from "./parameters.ts";
 import type { PolicyFolder } from "./policy-folder.ts";
-import {
-  copyTensor,
-  parseSafetensors,
-  readSafetensors,
-  type SafetensorsFile,
-  writeSafetensors,
-} from "./safetensors.ts";
+import { readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { openShards } from "./shards.ts";
+import { copyTensor, type StoredTensors } from "./stored-tensor.ts";
 
-/** Tensors some exporters add that a decoder recomputes or, with tied embeddings, does not have. */
+/** Tensors some exporters add: what a decoder recomputes, and the head that tied embeddings make up for. */
 const REDUNDANT = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
 
 /**
- * The weights of a policy folder.
- * @throws AleError("model") when there are none, they are damaged or they are in shards.
+ * The weights of a policy folder, in one file or in shards.
+ * @throws AleError("model") naming the file when there are none or they are damaged.
  */
-export function readFolderWeights(folder: PolicyFolder): SafetensorsFile {
-  const name = "model.safetensors";
-  if (!folder.has(name) && folder.has(`${name}.index.json`)) {
-    throw new AleError("model", `${folder.location} holds weights in several files, which is not supported`, {
-      hint: "save the model again as one model.safetensors",
-    });
-  }
-  return parseSafetensors(folder.read(name), `${folder.location}/${name}`);
+export function readFolderWeights(folder: PolicyFolder): StoredTensors {
+  return openShards(folder);
 }
 
 /**
- * Copies every parameter of `layout` from a safetensors file (float32, float16, bfloat16) into a flat array.
- * @throws AleError("model") for a missing, misshapen or unexpected tensor.
+ * Copies every parameter of `layout` from files (float32, float16, bfloat16) into a flat array, one after another.
+ * @throws AleError("model") for a missing, misshapen or unexpected tensor and for an element that is not finite, naming
+ * file and tensor.
  */
-export function readWeights(file: SafetensorsFile, layout: ParameterLayout, flat: Float32Array): void {
-  for (const { name, shape } of layout.entries) copyTensor(file, name, shape, parameterView(layout, flat, name));
-  for (const name of file.tensors.keys()) {
-    if (layout.byName.has(name) || REDUNDANT.test(name)) continue;
-    throw new AleError("model", `${file.path} has a tensor "${name}" that this architecture does not know`, {
+export function readWeights(stored: StoredTensors, layout: ParameterLayout, flat: Float32Array): void {
+  for (const { name, shape } of layout.entries) copyTensor(stored, name, shape, parameterView(layout, flat, name));
+  for (const tensor of stored.tensors.values()) {
+    if (layout.byName.has(tensor.name) || REDUNDANT.test(tensor.name)) continue;
+    throw new AleError("model", `${tensor.path} has a tensor "${tensor.name}" that this architecture does not know`, {
       hint: "config.json and weights must be of the same model",
     });
   }

@@ -1,0 +1,42 @@
+/** Files that survive a power failure once the call that writes them has returned. */
+
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { dirname } from "node:path";
+import { AleError, errorMessage } from "../core/errors.ts";
+
+/**
+ * Writes `parts` one after another; the file appears under its name only when it is complete and on disk.
+ * @throws AleError("storage_full") when it cannot be written.
+ */
+export function writeDurably(path: string, parts: Iterable<Uint8Array | string>): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    const file = openSync(temporary, "w");
+    try {
+      for (const part of parts) writeAll(file, typeof part === "string" ? new TextEncoder().encode(part) : part);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+    syncFolder(dirname(path));
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    if (error instanceof AleError) throw error;
+    throw new AleError("storage_full", `cannot write ${path}: ${errorMessage(error)}`, { cause: error });
+  }
+}
+
+/** Puts the names in a folder on disk: what was created, renamed or removed in it. */
+export function syncFolder(path: string): void {
+  const folder = openSync(path, "r");
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
+}
+
+function writeAll(file: number, bytes: Uint8Array): void {
+  for (let written = 0; written < bytes.length; ) written += writeSync(file, bytes, written);
+}
