@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { configFromHuggingFace, type DecoderConfig } from "../src/models/config.ts";
 import { decoderGraph, IDS, LOGITS } from "../src/models/decoder-graph.ts";
+import { FrozenParameters } from "../src/models/frozen-parameters.ts";
 import { ParameterStore } from "../src/models/parameter-store.ts";
 import { parameterValues } from "../src/models/parameter-values.ts";
 import { parameterLayout, parameterView } from "../src/models/parameters.ts";
@@ -17,6 +18,8 @@ import { Session } from "../src/runtime/session.ts";
 import { float32Value, int64Value } from "../src/runtime/value.ts";
 import { Learner, type StepSettings } from "../src/trainer/learner.ts";
 import type { GoldenCase } from "./golden.ts";
+import { l2, within } from "./golden-compare.ts";
+import { checkLora } from "./golden-lora.ts";
 import { checkText } from "./golden-text.ts";
 
 const numbers = z.array(z.number());
@@ -52,28 +55,23 @@ type Golden = z.infer<typeof GoldenSchema>;
 const LOGIT_LIMIT = 2e-4;
 const GRADIENT_LIMIT = 1e-3;
 
-/** Parts of a model folder that Ale does not do yet. */
-const SKIPPED: Readonly<Record<string, string>> = {
-  lora: "adapters are not implemented",
-};
-
 export function checkModel(folder: string): GoldenCase[] {
   return [...checkNumbers(folder), ...checkText(folder)];
 }
 
 function checkNumbers(folder: string): GoldenCase[] {
   const model = basename(folder);
-  const skipped = Object.entries(SKIPPED).map(([part, skip]) => ({ name: `${model} ${part}`, skip }));
   try {
     const path = join(folder, "config.json");
     const config = configFromHuggingFace(JSON.parse(readFileSync(path, "utf8")), path);
     const checks = new ModelChecks(folder, config);
-    return [...checks.cases().map((item) => ({ ...item, name: `${model} ${item.name}` })), ...skipped];
+    const cases = [...checks.cases(), ...checkLora(folder, config, checks.frozenWeights())];
+    return cases.map((item) => ({ ...item, name: `${model} ${item.name}` }));
   } catch (error) {
     const fail = () => {
       throw error;
     };
-    return [{ name: `${model} load`, run: fail }, ...skipped];
+    return [{ name: `${model} load`, run: fail }];
   }
 }
 
@@ -92,6 +90,12 @@ class ModelChecks {
     readWeights(readFolderWeights(openPolicyFolder(folder)), this.#store.layout, this.#store.parameters(0));
     this.#store.publish(0, 0);
     this.#learner = new Learner(this.#config, this.#store, { threads: 2 });
+  }
+
+  /** The model's weights as the base of adapters. */
+  frozenWeights(): FrozenParameters {
+    const weights = this.#store.parameters(0);
+    return FrozenParameters.inMemory(this.#store.layout, (flat) => flat.set(weights));
   }
 
   cases(): (GoldenCase & { run: () => string })[] {
@@ -250,19 +254,4 @@ class ModelChecks {
     }
     return `sums within ${worst.toExponential(1)} · √n`;
   }
-}
-
-function l2(values: Float32Array): number {
-  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-}
-
-function within(what: string, got: ArrayLike<number>, expected: ArrayLike<number>, limit: number): string {
-  if (got.length !== expected.length) throw new Error(`${what}: ${got.length} values instead of ${expected.length}`);
-  let worst = 0;
-  for (let i = 0; i < expected.length; i++) {
-    const difference = Math.abs((got[i] as number) - (expected[i] as number));
-    if (!(difference <= limit)) throw new Error(`${what}[${i}] is ${got[i]}, expected ${expected[i]}`);
-    worst = Math.max(worst, difference);
-  }
-  return `${what}: max difference ${worst.toExponential(1)}`;
 }

@@ -9,7 +9,8 @@ import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
 import { type DecoderContext, decoderLayer } from "./decoder-layer.ts";
-import { EMBEDDING, FINAL_NORM, headName, parameterLayout } from "./parameters.ts";
+import type { Adapters } from "./lora.ts";
+import { EMBEDDING, FINAL_NORM, headName, type ParameterLayout, parameterLayout } from "./parameters.ts";
 import { ropeTables } from "./rope.ts";
 
 /** Names of the graph's inputs and outputs beside the parameters, N = rows · length. */
@@ -39,22 +40,35 @@ export interface DecoderGraphOptions {
    * −Σ weight · logprob. `entropy-gradients`: the same with the entropy bonus.
    */
   readonly mode: "logits" | "logprobs" | "gradients" | "entropy-gradients";
+  /** With adapters, only they are trained: the model's own parameters get no gradients. */
+  readonly adapters?: Adapters | undefined;
+}
+
+/** The parameters that a graph with or without adapters gives gradients of. */
+export function trainableLayout(config: DecoderConfig, adapters: Adapters | undefined): ParameterLayout {
+  return adapters?.layout ?? parameterLayout(config);
+}
+
+/** Whether the gradient of the embedded tokens is an output of graphs with gradients. */
+export function trainsEmbedding(adapters: Adapters | undefined): boolean {
+  return adapters === undefined;
 }
 
 /** Emits the graph; parameters are inputs under their own names. Returns the model's bytes. */
 export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Uint8Array {
-  const { rows, length, mode } = options;
+  const { rows, length, mode, adapters } = options;
   const graph = new Graph(options.profile);
   const withGradients = mode === "gradients" || mode === "entropy-gradients";
   const parameters = new Map<string, Tensor>();
-  for (const { name, shape } of parameterLayout(config).entries) {
-    parameters.set(name, graph.input(name, shape, { differentiable: withGradients }));
+  const trainable = trainableLayout(config, adapters);
+  for (const { name, shape } of [...parameterLayout(config).entries, ...(adapters?.layout.entries ?? [])]) {
+    parameters.set(name, graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) }));
   }
   const parameter = (name: string) => parameters.get(name) as Tensor;
   const ids = graph.input(IDS, [rows * length], { type: "int64" });
   const embedded = embedding(graph, { ...parameter(EMBEDDING), differentiable: false }, ids);
-  const start = withGradients ? graph.leaf(embedded) : embedded;
-  const hidden = decoderLayers(graph, config, { rows, length, start, parameter });
+  const start = withGradients && trainsEmbedding(adapters) ? graph.leaf(embedded) : embedded;
+  const hidden = decoderLayers(graph, config, { rows, length, start, parameter, adapters });
   const table = parameter(headName(config));
   if (mode === "logits") {
     graph.output(LOGITS, linear(graph, hidden, table));
@@ -72,11 +86,13 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   const seeds: [Tensor, Tensor][] = [[distribution.logprobs, negated(WEIGHTS)]];
   if (mode === "entropy-gradients") seeds.push([distribution.entropy, negated(ENTROPY_WEIGHTS)]);
   // An untied embedding gets its gradient from the embedded tokens alone, which the caller adds up.
-  const dense = [...parameters.values()].filter(({ name }) => config.tiedEmbeddings || name !== EMBEDDING);
+  const dense = [...parameters.values()].filter(
+    ({ name, differentiable }) => differentiable && (config.tiedEmbeddings || name !== EMBEDDING),
+  );
   for (const tensor of dense) graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
   graph.backward(seeds);
   for (const tensor of dense) graph.output(gradientName(tensor.name), graph.gradient(tensor));
-  graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
+  if (start.differentiable) graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
   return graph.encode();
 }
 
@@ -86,11 +102,12 @@ interface LayerInputs {
   /** Embedded tokens [N, d]. */
   readonly start: Tensor;
   readonly parameter: (name: string) => Tensor;
+  readonly adapters: Adapters | undefined;
 }
 
 /** All layers and the final norm. */
 function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs): Tensor {
-  const { rows, length, parameter } = inputs;
+  const { rows, length, parameter, adapters } = inputs;
   const shape: AttentionShape = {
     rows,
     length,
@@ -99,7 +116,7 @@ function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs)
     headDim: config.headDim,
   };
   const positions = rotaryConstants(graph, length, ropeTables(config, length));
-  const context: DecoderContext = { graph, config, shape, positions, parameter };
+  const context: DecoderContext = { graph, config, shape, positions, parameter, adapters };
   let x = inputs.start;
   for (let layer = 0; layer < config.layers; layer++) x = decoderLayer(context, layer, x);
   return rmsNorm(graph, x, parameter(FINAL_NORM), config.normEps);

@@ -3,10 +3,12 @@
 import { type AttentionShape, causalAttention } from "../autodiff/attention.ts";
 import { add, gatedSilu } from "../autodiff/elementwise.ts";
 import type { Graph, Tensor } from "../autodiff/graph.ts";
+import { addLowRank } from "../autodiff/low-rank.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { type RotaryConstants, rotary } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
+import type { Adapters } from "./lora.ts";
 import { biasName, layerNames } from "./parameters.ts";
 
 /** What the layers of one graph share. */
@@ -15,14 +17,19 @@ export interface DecoderContext {
   readonly config: DecoderConfig;
   readonly shape: AttentionShape;
   readonly positions: RotaryConstants;
-  /** A parameter by its Hugging Face name. */
+  /** A parameter by its Hugging Face name, or a matrix of an adapter by PEFT's. */
   readonly parameter: (name: string) => Tensor;
+  readonly adapters?: Adapters | undefined;
 }
 
 /** x Wᵀ for the weight called `name`; the one place where what belongs to a projection besides its weight comes in. */
 export function project(context: DecoderContext, x: Tensor, name: string): Tensor {
+  const { graph, parameter, adapters } = context;
   const bias = biasName(context.config, name);
-  return linear(context.graph, x, context.parameter(name), bias === null ? undefined : context.parameter(bias));
+  const y = linear(graph, x, parameter(name), bias === null ? undefined : parameter(bias));
+  const adapter = adapters?.byWeight.get(name);
+  if (adapter === undefined) return y;
+  return addLowRank(graph, y, x, { a: parameter(adapter.a), b: parameter(adapter.b), scale: adapter.scale });
 }
 
 /** x [N, d] → [N, d], N = rows · length. */

@@ -4,6 +4,7 @@ import { add, gatedSilu, multiply, subtract, sum } from "../autodiff/elementwise
 import { embedding } from "../autodiff/embedding.ts";
 import { elementCount, type Tensor } from "../autodiff/graph.ts";
 import { tokenDistribution } from "../autodiff/log-probability.ts";
+import { addLowRank } from "../autodiff/low-rank.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { rotary, rotaryConstants } from "../autodiff/rotary.ts";
@@ -64,6 +65,12 @@ const CASES: Readonly<Record<string, () => CheckReport>> = {
     (graph, { x, w, v }) => [linear(graph, linear(graph, x, w), w), linear(graph, x, v)],
     { x: normal("x", 7, 5), w: normal("w", 5, 5), v: normal("v", 4, 5) },
   ),
+  addLowRank: operator((graph, { x, w, a, b }) => [addLowRank(graph, linear(graph, x, w), x, { a, b, scale: 1.75 })], {
+    x: normal("x", 7, 5),
+    w: normal("w", 6, 5),
+    a: normal("a", 2, 5),
+    b: normal("b", 6, 2),
+  }),
   rmsNorm: operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], { x: normal("x", 6, 8), w: normal("w", 8) }),
   "rmsNorm of each head": operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], {
     x: normal("x", 6, 12),

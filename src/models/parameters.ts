@@ -5,7 +5,7 @@ import { hashKey, Rng } from "../core/rng.ts";
 import type { DecoderConfig } from "./config.ts";
 
 /** What a tensor is for; decides its initial spread and whether weight decay may be switched off for it. */
-export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection" | "bias";
+export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection" | "bias" | "adapter";
 
 export interface ParameterEntry {
   readonly name: string;
@@ -112,7 +112,8 @@ function feedForwardTensors(config: DecoderConfig, layer: number): readonly Tens
   ];
 }
 
-function layOut(tensors: readonly Tensor[]): ParameterLayout {
+/** Places tensors one after the other, each on a 64-byte boundary. */
+export function layOut(tensors: readonly Tensor[]): ParameterLayout {
   const entries: ParameterEntry[] = [];
   let offset = 0;
   let parameterCount = 0;

@@ -13,8 +13,10 @@ import {
   INVERSE_TEMPERATURE,
   LABELS,
   LOGPROBS,
+  trainsEmbedding,
   WEIGHTS,
 } from "../models/decoder-graph.ts";
+import type { AdaptedBase } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues, tensorValues } from "../models/parameter-values.ts";
 import { EMBEDDING } from "../models/parameters.ts";
@@ -37,15 +39,17 @@ type Lane = Readonly<Record<string, Value>>;
 export class DecoderRunners {
   readonly #config: DecoderConfig;
   readonly #store: ParameterStore;
+  readonly #base: AdaptedBase | undefined;
   readonly #lanes: readonly Lane[];
   readonly #sessions = new Map<string, Session>();
   readonly #scatter = new Session(scatterGraph(), { threads: 1 });
   readonly #runners = new Map<string, DecoderRunner>();
 
-  /** @param gradients flat accumulators, one per lane. */
-  constructor(config: DecoderConfig, store: ParameterStore, gradients: readonly Float32Array[]) {
+  /** @param gradients flat accumulators, one per lane. @param base what the store's adapters belong to, if it holds any. */
+  constructor(config: DecoderConfig, store: ParameterStore, gradients: readonly Float32Array[], base?: AdaptedBase) {
     this.#config = config;
     this.#store = store;
+    this.#base = base;
     this.#lanes = gradients.map((flat) => tensorValues(store.layout, flat));
   }
 
@@ -56,6 +60,7 @@ export class DecoderRunners {
     const runner = new DecoderRunner({
       config: this.#config,
       store: this.#store,
+      base: this.#base,
       lane: this.#lanes[lane] as Lane,
       session: this.#session(key, { mode, rows, length }),
       scatter: this.#scatter,
@@ -78,10 +83,13 @@ export class DecoderRunners {
     const found = this.#sessions.get(key);
     if (found !== undefined) return found;
     // The graph is emitted in its final form: optimising it takes as long as compiling and makes no run faster.
-    const session = new Session(decoderGraph(this.#config, { profile: "cpu", ...shape }), {
-      threads: this.#lanes.length,
-      optimization: "none",
-    });
+    const session = new Session(
+      decoderGraph(this.#config, { profile: "cpu", adapters: this.#base?.adapters, ...shape }),
+      {
+        threads: this.#lanes.length,
+        optimization: "none",
+      },
+    );
     this.#sessions.set(key, session);
     return session;
   }
@@ -103,6 +111,7 @@ function scatterGraph(): Uint8Array {
 interface RunnerOptions extends Rectangle {
   readonly config: DecoderConfig;
   readonly store: ParameterStore;
+  readonly base: AdaptedBase | undefined;
   readonly lane: Lane;
   readonly session: Session;
   readonly scatter: Session;
@@ -122,6 +131,7 @@ export class DecoderRunner {
   readonly #inverseTemperature = allocateFloat32(1);
   readonly #logprobs: Float32Array;
   readonly #entropy: Float32Array;
+  readonly #trainsEmbedding: boolean;
   readonly #embeddedGradient: Float32Array;
   readonly #calls = new Map<Slot, PreparedCall>();
   #scatter: PreparedCall | undefined;
@@ -130,7 +140,7 @@ export class DecoderRunner {
 
   constructor(options: RunnerOptions) {
     this.#options = options;
-    const { config, rows, length, mode } = options;
+    const { config, rows, length, mode, base } = options;
     const tokens = rows * length;
     this.#ids = allocateInt64(tokens);
     this.#labels = allocateInt64(tokens);
@@ -138,7 +148,8 @@ export class DecoderRunner {
     this.#entropyWeights = allocateFloat32(tokens);
     this.#logprobs = allocateFloat32(tokens);
     this.#entropy = allocateFloat32(tokens);
-    this.#embeddedGradient = allocateFloat32(mode === "logprobs" ? 0 : tokens * config.hiddenSize);
+    this.#trainsEmbedding = mode !== "logprobs" && trainsEmbedding(base?.adapters);
+    this.#embeddedGradient = allocateFloat32(this.#trainsEmbedding ? tokens * config.hiddenSize : 0);
   }
 
   /** Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding. */
@@ -190,8 +201,9 @@ export class DecoderRunner {
     target.set(this.#logprobs.subarray(start, start + target.length - 1), 1);
   }
 
-  /** Adds the gradients of the embedded tokens to the rows of the embedding's gradient, in order of position. */
+  /** Adds the gradients of the embedded tokens, if it is trained, to the rows of the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void {
+    if (!this.#trainsEmbedding) return;
     this.#scatter ??= this.#prepareScatter();
     this.#scatter();
   }
@@ -243,9 +255,10 @@ export class DecoderRunner {
   }
 
   #bindings(slot: Slot): [feeds: Values, fetches: Values] {
-    const { store, mode, rows, length, config, lane } = this.#options;
+    const { store, base, mode, rows, length, config, lane } = this.#options;
     const tokens = rows * length;
     const feeds: Record<string, Value> = {
+      ...base?.parameters.values,
       ...parameterValues(store, slot),
       [IDS]: int64Value(this.#ids, [tokens]),
       [LABELS]: int64Value(this.#labels, [tokens]),
@@ -256,7 +269,8 @@ export class DecoderRunner {
       feeds[WEIGHTS] = float32Value(this.#weights, [tokens, 1]);
       if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(this.#entropyWeights, [tokens, 1]);
       fetches[ENTROPY] = float32Value(this.#entropy, [tokens, 1]);
-      fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
+      if (this.#trainsEmbedding)
+        fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
       for (const [name, value] of Object.entries(lane)) {
         if (name === EMBEDDING && !config.tiedEmbeddings) continue;
         feeds[accumulatedName(name)] = value;

@@ -5,6 +5,7 @@
 
 import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
+import type { AdaptedBase } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type DecoderRunner, DecoderRunners, type RunnerMode } from "./decoder-runner.ts";
@@ -21,6 +22,8 @@ export interface LearnerOptions {
   readonly maxTokensPerMicroBatch?: number;
   /** Leave norm weights out of weight decay. Default false. */
   readonly exemptNorms?: boolean;
+  /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
+  readonly base?: AdaptedBase | undefined;
 }
 
 export interface BackwardResult {
@@ -54,7 +57,7 @@ export class Learner {
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#gradients = Array.from({ length: options.threads }, () => allocateFloat32(store.layout.length));
     this.#sum = new GradientSum(this.#gradients, options.threads);
-    this.#runners = new DecoderRunners(config, store, this.#gradients);
+    this.#runners = new DecoderRunners(config, store, this.#gradients, options.base);
     this.#adamW = new AdamW(this.gradients, optimizerRanges(store, options.exemptNorms ?? false), options.threads);
     this.#norm = new GlobalNorm(this.gradients, options.threads);
   }

@@ -6,7 +6,7 @@
  */
 
 import type { DecoderConfig } from "../../models/config.ts";
-import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
+import { SLOTS, type Slot } from "../../models/parameter-store.ts";
 import { allocateBytes, allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { float32Value, int32Value, Value } from "../../runtime/value.ts";
@@ -48,7 +48,6 @@ export class DecodeBatch {
   /** Sequences by seat. */
   readonly seats: (Sequence | undefined)[];
   readonly #config: DecoderConfig;
-  readonly #store: ParameterStore;
   readonly #weights: SlotWeights;
   readonly #options: DecodeBatchOptions;
   readonly #shapes = new Map<number, Shape>();
@@ -65,10 +64,9 @@ export class DecodeBatch {
   #sizes: readonly number[];
   #taken = 0;
 
-  constructor(config: DecoderConfig, store: ParameterStore, weights: SlotWeights, options: DecodeBatchOptions) {
+  constructor(config: DecoderConfig, weights: SlotWeights, options: DecodeBatchOptions) {
     const { slots, cells } = options;
     this.#config = config;
-    this.#store = store;
     this.#weights = weights;
     this.#options = options;
     this.#sizes = batchSizes(slots);
@@ -192,7 +190,7 @@ export class DecodeBatch {
     const known = this.#shapes.get(size);
     if (known !== undefined) return known;
     const { cells, threads } = this.#options;
-    const { model, weightNames } = decodeGraph(this.#config, this.#store.layout, size, cells);
+    const { model, weightNames } = decodeGraph(this.#config, this.#weights, size, cells);
     const session = new Session(model, { threads });
     const perRow = [size, 1];
     const { tokens, lengths, uniform, inverseTemperature, greedy, forced } = this.#inputs;

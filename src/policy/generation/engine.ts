@@ -7,6 +7,7 @@
 import { AleError } from "../../core/errors.ts";
 import type { Generation } from "../../core/ports.ts";
 import type { DecoderConfig } from "../../models/config.ts";
+import type { AdaptedBase } from "../../models/frozen-parameters.ts";
 import type { ParameterStore, Publication } from "../../models/parameter-store.ts";
 import { DecodeBatch } from "./decode-batch.ts";
 import { HomeRows } from "./home-rows.ts";
@@ -29,6 +30,8 @@ export interface GenerationOptions {
    * (DESIGN D8).
    */
   readonly afterSync?: "recompute" | "keep";
+  /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
+  readonly base?: AdaptedBase | undefined;
 }
 
 export interface Finished {
@@ -100,10 +103,10 @@ export class GenerationEngine {
     this.config = config;
     this.options = options;
     this.#store = store;
-    this.#weights = new SlotWeights(config, store);
+    this.#weights = new SlotWeights(config, store, options.base);
     const cells = cellsFor(context);
-    this.#batch = new DecodeBatch(config, store, this.#weights, { slots, cells, threads });
-    this.#prefiller = new Prefiller(config, store, this.#weights, { context, cells, threads });
+    this.#batch = new DecodeBatch(config, this.#weights, { slots, cells, threads });
+    this.#prefiller = new Prefiller(config, this.#weights, { context, cells, threads });
     this.#homes = new HomeRows(maxBlocks, slots, (rows) => new KvBlock(config, rows, cells));
   }
 

@@ -8,6 +8,7 @@
  */
 
 import type { DecoderConfig } from "../../models/config.ts";
+import type { Adapter, Adapters } from "../../models/lora.ts";
 import {
   biasName,
   EMBEDDING,
@@ -19,7 +20,7 @@ import {
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
 import { emitSampling } from "./sampling-graph.ts";
-import { stackedWeights } from "./weight-values.ts";
+import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
 /** Shape of a graph: `rows` sequences × `tokens` new tokens each, over caches of `cells` positions. */
 interface GraphShape {
@@ -47,28 +48,30 @@ export interface GenerationGraph {
 class DecoderGraph {
   readonly graph: OnnxBuilder;
   readonly #config: DecoderConfig;
-  readonly #layout: ParameterLayout;
+  readonly #places: WeightPlaces;
   readonly #shape: GraphShape;
   readonly #weights = new Map<string, string>();
   readonly #weightNames: string[] = [];
   #cos = "";
   #sin = "";
 
-  constructor(name: string, config: DecoderConfig, layout: ParameterLayout, shape: GraphShape) {
+  constructor(name: string, config: DecoderConfig, places: WeightPlaces, shape: GraphShape) {
     this.graph = new OnnxBuilder(name);
     this.#config = config;
-    this.#layout = layout;
+    this.#places = places;
     this.#shape = shape;
   }
 
   /** A weight, or several stacked along their first axis, as a graph input. */
   #weight(...names: readonly string[]): string {
+    return this.#input(this.#places.layout, names);
+  }
+
+  #input(layout: ParameterLayout, names: readonly string[]): string {
     const key = names.join("+");
     const known = this.#weights.get(key);
     if (known !== undefined) return known;
-    const inputs = stackedWeights(this.#layout, names).map(({ name, shape }) =>
-      this.graph.input(name, "float32", shape),
-    );
+    const inputs = stackedWeights(layout, names).map(({ name, shape }) => this.graph.input(name, "float32", shape));
     this.#weightNames.push(...inputs);
     const [single] = inputs;
     const value =
@@ -79,11 +82,58 @@ class DecoderGraph {
     return value;
   }
 
-  /** x Wᵀ, plus the bias where the projections have one, for W in [out, in]; several projections give one wide result. */
+  /** x Wᵀ for W in [out, in], plus what the projections have of biases and adapters; several give one wide result. */
   linear(x: string, ...names: readonly string[]): string {
     const biases = names.flatMap((name) => biasName(this.#config, name) ?? []);
     const inputs = [x, this.#weight(...names), ...(biases.length > 0 ? [this.#weight(...biases)] : [])];
-    return this.graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } } });
+    const y = this.graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } } });
+    const { adapters, layout } = this.#places;
+    const parts = names.map((name) => ({
+      adapter: adapters?.byWeight.get(name),
+      rows: layout.byName.get(name)?.shape[0] as number,
+    }));
+    return parts.some(({ adapter }) => adapter !== undefined) ? this.#adapted(x, y, parts) : y;
+  }
+
+  /** y + scale · (x Aᵀ) Bᵀ, part by part where projections are stacked; all A are one product. */
+  #adapted(
+    x: string,
+    y: string,
+    parts: readonly { readonly adapter: Adapter | undefined; readonly rows: number }[],
+  ): string {
+    const { graph } = this;
+    const { layout, config } = this.#places.adapters as Adapters;
+    const present = parts.flatMap(({ adapter }) => adapter ?? []);
+    const stacked = this.#input(
+      layout,
+      present.map(({ a }) => a),
+    );
+    const inside = graph.node("Gemm", [x, stacked], {
+      attributes: { transB: { int: 1 }, alpha: { float: (present[0] as Adapter).scale } },
+    });
+    const insides = this.#split(
+      inside,
+      present.map(() => config.rank),
+    );
+    const corrected = this.#split(
+      y,
+      parts.map(({ rows }) => rows),
+    ).map((part, i) => {
+      const adapter = parts[i]?.adapter;
+      if (adapter === undefined) return part;
+      const own = insides[present.indexOf(adapter)] as string;
+      return graph.node("Gemm", [own, this.#input(layout, [adapter.b]), part], { attributes: { transB: { int: 1 } } });
+    });
+    if (corrected.length === 1) return corrected[0] as string;
+    return graph.node("Concat", corrected, { attributes: { axis: { int: 1 } } });
+  }
+
+  /** Columns of `x` in runs of the given widths. */
+  #split(x: string, widths: readonly number[]): readonly string[] {
+    if (widths.length === 1) return [x];
+    return this.graph.nodes("Split", [x, this.graph.int64s(widths)], widths.length, {
+      attributes: { axis: { int: 1 } },
+    });
   }
 
   #norm(x: string, name: string): string {
@@ -204,13 +254,8 @@ class DecoderGraph {
  * `greedy` (1 = most likely token), `forced` int32 (a token id, or −1 to sample). Outputs: `logits` [rows, vocabulary],
  * and per row `token` int32, `logprob` (after temperature) and `logprob_t1`.
  */
-export function decodeGraph(
-  config: DecoderConfig,
-  layout: ParameterLayout,
-  rows: number,
-  cells: number,
-): GenerationGraph {
-  const decoder = new DecoderGraph("decode", config, layout, { rows, tokens: 1, cells });
+export function decodeGraph(config: DecoderConfig, places: WeightPlaces, rows: number, cells: number): GenerationGraph {
+  const decoder = new DecoderGraph("decode", config, places, { rows, tokens: 1, cells });
   const { graph } = decoder;
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
@@ -227,11 +272,11 @@ export function decodeGraph(
  */
 export function prefillGraph(
   config: DecoderConfig,
-  layout: ParameterLayout,
+  places: WeightPlaces,
   tokens: number,
   cells: number,
 ): GenerationGraph {
-  const decoder = new DecoderGraph(`prefill_${tokens}`, config, layout, { rows: 1, tokens, cells });
+  const decoder = new DecoderGraph(`prefill_${tokens}`, config, places, { rows: 1, tokens, cells });
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers - 1; layer++) x = decoder.layer(x, layer);
   decoder.layerCacheOnly(x, config.layers - 1);

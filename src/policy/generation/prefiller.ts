@@ -1,7 +1,7 @@
 /** Fills the cache of one row with known tokens, in chunks of a few fixed sizes. */
 
 import type { DecoderConfig } from "../../models/config.ts";
-import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
+import { SLOTS, type Slot } from "../../models/parameter-store.ts";
 import { allocateInt32 } from "../../runtime/memory.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { int32Value, type Value } from "../../runtime/value.ts";
@@ -89,7 +89,6 @@ class Chunk {
 
 export class Prefiller {
   readonly #config: DecoderConfig;
-  readonly #store: ParameterStore;
   readonly #weights: SlotWeights;
   readonly #threads: number;
   readonly #cells: number;
@@ -98,12 +97,10 @@ export class Prefiller {
 
   constructor(
     config: DecoderConfig,
-    store: ParameterStore,
     weights: SlotWeights,
     shape: { readonly context: number; readonly cells: number; readonly threads: number },
   ) {
     this.#config = config;
-    this.#store = store;
     this.#weights = weights;
     this.#threads = shape.threads;
     this.#cells = shape.cells;
@@ -133,8 +130,8 @@ export class Prefiller {
   #chunk(size: number): Chunk {
     const known = this.#chunks.get(size);
     if (known !== undefined) return known;
-    const { model, weightNames } = prefillGraph(this.#config, this.#store.layout, size, this.#cells);
-    const threads = this.#store.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
+    const { model, weightNames } = prefillGraph(this.#config, this.#weights, size, this.#cells);
+    const threads = this.#weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
     const chunk = new Chunk(size, new Session(model, { threads }), this.#weights, weightNames);
     this.#chunks.set(size, chunk);
     return chunk;

@@ -2,6 +2,8 @@
 
 import { AleError } from "../../core/errors.ts";
 import type { DecoderConfig } from "../../models/config.ts";
+import type { AdaptedBase } from "../../models/frozen-parameters.ts";
+import type { Adapters } from "../../models/lora.ts";
 import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
 import {
   biasName,
@@ -43,7 +45,14 @@ export function stackedWeights(layout: ParameterLayout, names: readonly string[]
   return [{ name: names.join("+"), shape: [rows, ...first.shape.slice(1)], offset: first.offset, size }];
 }
 
-/** Every group of weights that the graphs of `graphs.ts` take as an input. */
+/** Where the weights of a model lie. */
+export interface WeightPlaces {
+  /** The model's own parameters. */
+  readonly layout: ParameterLayout;
+  readonly adapters: Adapters | undefined;
+}
+
+/** Every group of the model's own weights that the graphs of `graphs.ts` take as an input. */
 function weightGroups(config: DecoderConfig): readonly (readonly string[])[] {
   const groups: (readonly string[])[] = [[EMBEDDING], [FINAL_NORM]];
   for (let layer = 0; layer < config.layers; layer++) {
@@ -67,30 +76,46 @@ function weightGroups(config: DecoderConfig): readonly (readonly string[])[] {
 
 export type WeightValues = Readonly<Record<string, Value>>;
 
-/** The weights of each slot as tensors over the store's memory. */
-export class SlotWeights {
+/** The weights of each slot as tensors over the store's memory, and those no slot changes over their own. */
+export class SlotWeights implements WeightPlaces {
+  readonly layout: ParameterLayout;
+  readonly adapters: Adapters | undefined;
+  readonly #frozen: WeightValues;
   readonly #bySlot: readonly WeightValues[];
 
-  constructor(config: DecoderConfig, store: ParameterStore) {
-    const stacks = weightGroups(config).flatMap((names) => stackedWeights(store.layout, names));
-    this.#bySlot = SLOTS.map((slot) => {
-      const flat = store.parameters(slot);
-      return Object.fromEntries(
-        stacks.map(({ name, shape, offset, size }) => [
-          name,
-          float32Value(flat.subarray(offset, offset + size), shape),
-        ]),
-      );
-    });
+  /** @param base what the store's adapters belong to; without it the store holds the model's own parameters. */
+  constructor(config: DecoderConfig, store: ParameterStore, base?: AdaptedBase) {
+    this.layout = base?.parameters.layout ?? store.layout;
+    this.adapters = base?.adapters;
+    const own = weightGroups(config).flatMap((names) => stackedWeights(this.layout, names));
+    this.#frozen = base === undefined ? {} : valuesOf(own, base.parameters.flat);
+    const published = base === undefined ? own : adapterGroups(config, base.adapters);
+    this.#bySlot = SLOTS.map((slot) => valuesOf(published, store.parameters(slot)));
   }
 
   /** The weights of `slot` that a graph takes. */
   of(slot: Slot, names: readonly string[]): WeightValues {
     const values = this.#bySlot[slot] as WeightValues;
-    return Object.fromEntries(names.map((name) => [name, values[name] as Value]));
+    return Object.fromEntries(names.map((name) => [name, (values[name] ?? this.#frozen[name]) as Value]));
   }
 
   release(): void {
-    for (const values of this.#bySlot) for (const value of Object.values(values)) value.release();
+    for (const values of [this.#frozen, ...this.#bySlot]) for (const value of Object.values(values)) value.release();
   }
+}
+
+function valuesOf(stacks: readonly StackedWeight[], flat: Float32Array): WeightValues {
+  return Object.fromEntries(
+    stacks.map(({ name, shape, offset, size }) => [name, float32Value(flat.subarray(offset, offset + size), shape)]),
+  );
+}
+
+/** Adapters as the graphs take them: A stacked where the projections are, B one by one. */
+function adapterGroups(config: DecoderConfig, adapters: Adapters): readonly StackedWeight[] {
+  return weightGroups(config).flatMap((names) => {
+    const group = names.flatMap((name) => adapters.byWeight.get(name) ?? []);
+    if (group.length === 0) return [];
+    const inside = group.map(({ a }) => a);
+    return [inside, ...group.map(({ b }) => [b])].flatMap((stack) => stackedWeights(adapters.layout, stack));
+  });
 }
