@@ -84,10 +84,21 @@ export interface Generation {
   readonly stop: "stop" | "length" | "context";
 }
 
+/** Called with each token of an answer as it is sampled; `true` ends the answer with it (stop `"stop"`). */
+export type TokenListener = (id: number, logprob: number) => boolean;
+
 /** One growing token sequence held by a policy: the context of one episode. */
 export interface PolicySession extends AsyncDisposable {
-  /** Appends `context` (prompt or observation) and samples an answer, which becomes part of the sequence. */
-  generate(context: Int32Array, sampling: SamplingOptions, signal?: AbortSignal): Promise<Generation>;
+  /**
+   * Appends `context` (prompt or observation) and samples an answer, which becomes part of the sequence. With a listener the
+   * answer and the sequence end where it says, whatever was sampled in the meantime.
+   */
+  generate(
+    context: Int32Array,
+    sampling: SamplingOptions,
+    signal?: AbortSignal,
+    onToken?: TokenListener,
+  ): Promise<Generation>;
   close(): Promise<void>;
 }
 

@@ -6,7 +6,8 @@
  */
 
 import { AleError, deadline, type ErrorCode } from "../core/errors.ts";
-import type { Generation, Policy, PolicySession, SamplingOptions } from "../core/ports.ts";
+import { firstTokens, listen } from "../core/generation.ts";
+import type { Generation, Policy, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 import type { EngineCall, EngineCalls, EngineInfo, EngineOptions, FromEngine, ToEngine } from "./protocol.ts";
 import { selfCommand } from "./self.ts";
@@ -30,6 +31,7 @@ const STOP_DEADLINE_MS = 10_000;
 interface Pending {
   resolve(body: unknown): void;
   reject(error: Error): void;
+  onToken?(id: number, logprob: number): void;
 }
 
 interface EngineProcess {
@@ -207,6 +209,7 @@ export class EngineClient implements Policy {
     engine: EngineProcess,
     type: K,
     body: EngineCalls[K]["request"],
+    onToken?: (id: number, logprob: number) => void,
   ): Promise<EngineCalls[K]["reply"]> {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
@@ -214,7 +217,8 @@ export class EngineClient implements Policy {
         reject(new EngineLost("before the request was sent"));
         return;
       }
-      engine.pending.set(id, { resolve: (reply) => resolve(reply as EngineCalls[K]["reply"]), reject });
+      const listener = onToken === undefined ? {} : { onToken };
+      engine.pending.set(id, { resolve: (reply) => resolve(reply as EngineCalls[K]["reply"]), reject, ...listener });
       post(engine, { type, id, body } as ToEngine);
     });
   }
@@ -225,8 +229,10 @@ export class EngineClient implements Policy {
     sequence: number,
     context: Int32Array,
     sampling: SamplingOptions,
+    onToken: ((id: number, logprob: number) => void) | undefined,
   ): Promise<Generation> {
-    const reply = this.#send(engine, "generate", { sequence, context, sampling });
+    const stream = onToken !== undefined;
+    const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
     return deadline("generating an answer in the engine", GENERATE_DEADLINE_MS, reply, "engine");
   }
 }
@@ -234,6 +240,10 @@ export class EngineClient implements Policy {
 function settle(pending: Map<number, Pending>, message: FromEngine): void {
   const request = pending.get(message.id);
   if (request === undefined) return;
+  if (message.type === "token") {
+    request.onToken?.(message.token, message.logprob);
+    return;
+  }
   pending.delete(message.id);
   if (message.type === "reply") {
     request.resolve(message.body);
@@ -264,15 +274,47 @@ class EngineSession implements PolicySession {
     this.#sequence = sequence;
   }
 
-  async generate(context: Int32Array, sampling: SamplingOptions, signal?: AbortSignal): Promise<Generation> {
+  async generate(
+    context: Int32Array,
+    sampling: SamplingOptions,
+    signal?: AbortSignal,
+    onToken?: TokenListener,
+  ): Promise<Generation> {
     signal?.throwIfAborted();
     const cancel = () => post(this.#engine, { type: "cancel", sequence: this.#sequence });
     signal?.addEventListener("abort", cancel, { once: true });
     try {
-      return await this.#client.generate(this.#engine, this.#sequence, context, sampling);
+      if (onToken === undefined) return await this.#answer(context, sampling, undefined);
+      return await this.#heardAnswer(context, sampling, onToken);
     } finally {
       signal?.removeEventListener("abort", cancel);
     }
+  }
+
+  #answer(context: Int32Array, sampling: SamplingOptions, onToken: Pending["onToken"]): Promise<Generation> {
+    return this.#client.generate(this.#engine, this.#sequence, context, sampling, onToken);
+  }
+
+  /** The engine may be some tokens ahead when the listener ends the answer: it is told to forget them, and so do we. */
+  async #heardAnswer(context: Int32Array, sampling: SamplingOptions, onToken: TokenListener): Promise<Generation> {
+    let heard = 0;
+    let end: number | undefined;
+    const cut = (count: number) => {
+      end = count;
+      post(this.#engine, { type: "cut", sequence: this.#sequence, count });
+    };
+    const generation = await this.#answer(context, sampling, (id, logprob) => {
+      if (end !== undefined) return;
+      heard++;
+      if (onToken(id, logprob)) cut(heard);
+    });
+    if (end === undefined) {
+      const count = listen(onToken, generation.ids, generation.logprobs, heard);
+      if (count === undefined) return generation;
+      cut(count);
+      return firstTokens(generation, count);
+    }
+    return firstTokens(generation, end);
   }
 
   async close(): Promise<void> {

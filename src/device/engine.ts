@@ -8,7 +8,7 @@ import { dieWithParent } from "../runtime/process.ts";
 import { EngineCore } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, FromEngine, ToEngine } from "./protocol.ts";
 
-type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "close" }>;
+type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "cut" | "close" }>;
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
@@ -28,6 +28,8 @@ export class EngineLoop {
   readonly #calls: Calls[] = [];
   /** Request id of the answer each sequence is waiting for. */
   readonly #generating = new Map<number, number>();
+  /** Tokens sent so far of the answers that are streamed, by sequence. */
+  readonly #streams = new Map<number, number>();
   readonly #refused = new Map<number, unknown>();
   #core: EngineCore | undefined;
   #stopped = false;
@@ -43,6 +45,7 @@ export class EngineLoop {
         this.#answer(message.id, () => {
           if (this.#refused.has(message.body.sequence)) throw this.#refused.get(message.body.sequence);
           this.#generating.set(message.body.sequence, message.id);
+          if (message.body.stream) this.#streams.set(message.body.sequence, 0);
           this.#loaded().generation.submit({ ...message.body, sequenceId: message.body.sequence });
         });
         break;
@@ -51,6 +54,9 @@ export class EngineLoop {
         break;
       case "cancel":
         this.#cancel(message.sequence);
+        break;
+      case "cut":
+        this.#core?.generation.cut(message.sequence, message.count);
         break;
       case "close":
         this.#cancel(message.sequence);
@@ -84,8 +90,10 @@ export class EngineLoop {
   /** One micro-operation of generation; false when there is nothing to do. */
   #generate(core: EngineCore): boolean {
     try {
-      const { finished, worked } = core.generation.step();
+      const { finished, worked, sampled } = core.generation.step();
+      for (const sequence of sampled) this.#stream(core, sequence);
       for (const { sequenceId, generation } of finished) {
+        this.#streams.delete(sequenceId);
         const id = this.#generating.get(sequenceId);
         if (id === undefined) continue;
         this.#generating.delete(sequenceId);
@@ -98,8 +106,20 @@ export class EngineLoop {
         core.generation.close(sequence);
       }
       this.#generating.clear();
+      this.#streams.clear();
       return true;
     }
+  }
+
+  /** Sends what a streamed answer has got; its last token comes with the reply. */
+  #stream(core: EngineCore, sequence: number): void {
+    const sent = this.#streams.get(sequence);
+    const id = this.#generating.get(sequence);
+    if (sent === undefined || id === undefined) return;
+    const token = core.generation.sampledToken(sequence, sent);
+    if (token === undefined) return;
+    this.#streams.set(sequence, sent + 1);
+    this.#send({ type: "token", id, token: token.id, logprob: token.logprob });
   }
 
   /** A sequence that cannot be opened is told so when it asks for its first answer. */
@@ -115,6 +135,7 @@ export class EngineLoop {
     const id = this.#generating.get(sequence);
     if (id === undefined) return;
     this.#generating.delete(sequence);
+    this.#streams.delete(sequence);
     this.#core?.generation.cancel(sequence);
     this.#fail(id, new AleError("engine", "generation was cancelled"));
   }

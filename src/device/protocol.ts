@@ -47,6 +47,8 @@ export interface GenerateRequest {
   readonly sequence: number;
   readonly context: Int32Array;
   readonly sampling: SamplingOptions;
+  /** Send each token as it is sampled; the reply still holds them all. */
+  readonly stream: boolean;
 }
 
 export interface ParityRequest {
@@ -71,10 +73,14 @@ export type ToEngine =
     }[EngineCall]
   | { readonly type: "open"; readonly sequence: number; readonly noiseKey: string }
   | { readonly type: "cancel"; readonly sequence: number }
+  /** Ends the answer being sampled, or shortens the latest one, to `count` tokens. */
+  | { readonly type: "cut"; readonly sequence: number; readonly count: number }
   | { readonly type: "close"; readonly sequence: number };
 
 export type FromEngine =
   | { readonly type: "reply"; readonly id: number; readonly body: EngineCalls[EngineCall]["reply"] }
+  /** The next token of an answer that was asked for with `stream`; `id` is the request's. */
+  | { readonly type: "token"; readonly id: number; readonly token: number; readonly logprob: number }
   | {
       readonly type: "error";
       readonly id: number;

@@ -15,6 +15,14 @@ test("a script is played command by command, then it is done", async () => {
   expect([...(await session.generate(context, sampling)).ids]).toEqual([4]);
 });
 
+test("a listener hears every token and ends the answer", async () => {
+  await using session = await new ScriptedPolicy(tokenizer, ["rm fota"]).open();
+  const heard: number[] = [];
+  const answer = await session.generate(context, sampling, undefined, (id) => heard.push(id) === 2);
+  expect([...answer.ids]).toEqual([...tokenizer.encode("rm fota")].slice(0, 2));
+  expect([heard, answer.stop, answer.logprobs.length]).toEqual([[...answer.ids], "stop", 2]);
+});
+
 test("an empty script does nothing", async () => {
   await using session = await new ScriptedPolicy(tokenizer, []).open();
   expect([...(await session.generate(context, sampling)).ids]).toEqual([4]);

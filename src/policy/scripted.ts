@@ -3,7 +3,8 @@
  * commands (an oracle, or nothing at all); the random one samples tokens uniformly.
  */
 
-import type { Generation, Policy, PolicySession, SamplingOptions, Tokenizer } from "../core/ports.ts";
+import { firstTokens, listen } from "../core/generation.ts";
+import type { Generation, Policy, PolicySession, SamplingOptions, Tokenizer, TokenListener } from "../core/ports.ts";
 import { hashKey, uniformAt } from "../core/rng.ts";
 
 /** A sure thing: log-probability 0 for each token. */
@@ -15,9 +16,16 @@ function certain(ids: Int32Array, stop: Generation["stop"]): Generation {
 abstract class SimpleSession implements PolicySession {
   abstract answer(sampling: SamplingOptions): Generation;
 
-  async generate(_context: Int32Array, sampling: SamplingOptions, signal?: AbortSignal): Promise<Generation> {
+  async generate(
+    _context: Int32Array,
+    sampling: SamplingOptions,
+    signal?: AbortSignal,
+    onToken?: TokenListener,
+  ): Promise<Generation> {
     signal?.throwIfAborted();
-    return this.answer(sampling);
+    const answer = this.answer(sampling);
+    const count = onToken && listen(onToken, answer.ids, answer.logprobs);
+    return count === undefined ? answer : firstTokens(answer, count);
   }
 
   async close(): Promise<void> {}

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { firstTokens } from "../../src/core/generation.ts";
 import { EngineClient, EngineLost } from "../../src/device/engine-client.ts";
 import { ARCHITECTURES, configToHuggingFace } from "../../src/models/config.ts";
 import type { SupervisedJob } from "../../src/trainer/update.ts";
@@ -69,6 +70,21 @@ test("the same noise key gives the same answer, alone and among others", async (
   const [first, ...others] = await Promise.all(["a", "b", "c", "d", "e"].map(generate));
   expect(first).toEqual(alone);
   expect(others.some((other) => other.ids.join() !== alone.ids.join())).toBe(true);
+});
+
+test("a listener hears the tokens as they come and ends the answer; the sequence goes on from there", async () => {
+  const whole = await generate("listened");
+  for (const count of [1, 5, 11, 12]) {
+    await using session = await engine.open("listened");
+    const heard: [number, number][] = [];
+    const answer = await session.generate(PROMPT, SAMPLING, undefined, (...token) => heard.push(token) === count);
+    expect(answer).toEqual(firstTokens(whole, count));
+    expect(heard).toEqual([...answer.ids].map((id, t) => [id, answer.logprobs[t] as number]));
+    const rest = await session.generate(new Int32Array(0), { ...SAMPLING, maxTokens: 13 - count });
+    expect([...rest.ids].slice(0, -1)).toEqual([...whole.ids.slice(count)]);
+  }
+  await using session = await engine.open("listened");
+  expect(await session.generate(PROMPT, SAMPLING, undefined, () => false)).toEqual(whole);
 });
 
 test("an update lowers the loss and publishes a version that answers carry", async () => {

@@ -156,6 +156,25 @@ export class GenerationEngine {
     if (sequence.answer !== undefined || (undelivered?.generation.ids.length ?? 0) > 0) sequence.rollBack();
   }
 
+  /** Token `index` of the answer a sequence is being sampled, with its logprob, once it is there. */
+  sampledToken(sequenceId: number, index: number): { readonly id: number; readonly logprob: number } | undefined {
+    return this.#sequences.get(sequenceId)?.sampled(index);
+  }
+
+  /**
+   * Ends the answer being sampled after its first `count` tokens; the next `step` delivers it. An answer that was delivered
+   * already is shortened to them, so that the sequence goes on from there. What was sampled beyond is forgotten.
+   */
+  cut(sequenceId: number, count: number): void {
+    const sequence = this.#sequences.get(sequenceId);
+    if (sequence === undefined) return;
+    this.#waiting.delete(sequence);
+    this.#ready.delete(sequence);
+    if (sequence.seat >= 0) this.#batch.unseat(sequence, true);
+    const generation = sequence.cut(count);
+    if (generation !== undefined) this.#finished.push({ sequenceId, generation });
+  }
+
   /** Frees a sequence's row. Safe to call twice. */
   close(sequenceId: number): void {
     const sequence = this.#sequences.get(sequenceId);

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { firstTokens } from "../../core/generation.ts";
 import type { Generation, SamplingOptions } from "../../core/ports.ts";
 import { ParameterStore } from "../../models/parameter-store.ts";
 import { parameterLayout } from "../../models/parameters.ts";
@@ -37,6 +38,29 @@ describe("where an answer ends", () => {
     expect(stopped.ids).toEqual(free.ids.slice(0, end + 1));
     engine.submit({ sequenceId: 2, context: new Int32Array(0), sampling: sampling({ maxTokens: 11 - end }) });
     expect(answerOf(engine, 2).ids).toEqual(free.ids.slice(end + 1));
+  });
+
+  test("where it is cut, while it is sampled or afterwards; the next turn goes on behind the cut", () => {
+    const request = { sequenceId: 1, context: ids("cut", 5), sampling: sampling({ maxTokens: 12 }) };
+    const rest = { ...request, context: new Int32Array(0), sampling: sampling({ maxTokens: 8 }) };
+    const whole = makeEngine();
+    whole.open(1, "s");
+    whole.submit(request);
+    const free = answerOf(whole, 1);
+    const running = makeEngine();
+    running.open(1, "s");
+    running.submit(request);
+    while (running.sampledToken(1, 6) === undefined) running.step();
+    expect(running.sampledToken(1, 3)).toEqual({ id: free.ids[3] as number, logprob: free.logprobs[3] as number });
+    running.cut(1, 4);
+    expect(answerOf(running, 1)).toEqual(firstTokens(free, 4));
+    whole.cut(1, 4);
+    for (const engine of [running, whole]) {
+      engine.submit(rest);
+      const { ids: more, logprobs } = answerOf(engine, 1);
+      expect(more).toEqual(free.ids.slice(4));
+      expectClose(logprobs, [...free.logprobs.slice(4)], 2e-5);
+    }
   });
 
   test("at the end of the context, with every token of it used", () => {

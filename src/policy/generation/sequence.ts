@@ -1,6 +1,7 @@
 /** One growing token sequence and the answer being sampled for it. */
 
 import { AleError } from "../../core/errors.ts";
+import { firstTokens } from "../../core/generation.ts";
 import type { Generation, SamplingOptions } from "../../core/ports.ts";
 import { hashKey, uniformAt } from "../../core/rng.ts";
 import type { HomeRow } from "./home-rows.ts";
@@ -46,6 +47,11 @@ export class Answer {
 
   get count(): number {
     return this.#count;
+  }
+
+  /** Logprob of token `index`, if it was sampled. */
+  logprobAt(index: number): number | undefined {
+    return index < this.#count ? this.#logprobs[index] : undefined;
   }
 
   /** Records a token; returns why the answer ends with it, or `undefined` when it goes on. */
@@ -100,6 +106,8 @@ export class Sequence {
   answer: Answer | undefined;
   /** Length before the latest request. */
   #requestStart = 0;
+  /** Length before the latest answer. */
+  #answerStart = 0;
   readonly #noiseKey: readonly [number, number];
 
   constructor(id: number, noiseKey: string, home: HomeRow, context: number) {
@@ -125,6 +133,7 @@ export class Sequence {
     this.tokens.set(request.context, this.length);
     if (this.length === 0) this.sharedCells = request.context.length - 1;
     this.#requestStart = this.length;
+    this.#answerStart = start;
     this.length = start;
     this.answer = new Answer(request, start, this.tokens.length - start);
   }
@@ -140,6 +149,21 @@ export class Sequence {
     const generation = this.answer?.finish(this.tokens, stop);
     this.answer = undefined;
     return generation;
+  }
+
+  /** The token and logprob number `index` of the answer being sampled, if it has come so far. */
+  sampled(index: number): { readonly id: number; readonly logprob: number } | undefined {
+    const logprob = this.answer?.logprobAt(index);
+    return logprob === undefined ? undefined : { id: this.tokens[this.#answerStart + index] as number, logprob };
+  }
+
+  /** Ends the answer being sampled after its first `count` tokens and returns it, or shortens the latest one to them. */
+  cut(count: number): Generation | undefined {
+    const generation = this.answer?.finish(this.tokens, "stop");
+    this.answer = undefined;
+    this.length = Math.min(this.length, this.#answerStart + count);
+    this.cached = Math.min(this.cached, Math.max(0, this.length - 1));
+    return generation && firstTokens(generation, count);
   }
 
   /** Takes back the latest request, as if it had never been made. */
