@@ -71,6 +71,12 @@ export class OnnxBuilder {
     return constantName;
   }
 
+  /** A constant whose elements the session is given as an initializer of this name. Returns the name. */
+  externalConstant(type: ElementType, shape: readonly number[], name: string): string {
+    this.#initializers.push({ name, type, shape });
+    return name;
+  }
+
   /** A scalar constant, shared by all who ask for the same value. */
   scalar(type: "float32" | "float64" | "int32" | "int64", value: number): string {
     return this.#shared(`${type} ${value}`, () => this.constant(type, [], elements(type, [value])));

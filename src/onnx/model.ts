@@ -53,12 +53,15 @@ export interface OnnxNode {
   readonly attributes: Attributes;
 }
 
-/** A constant of the graph; `data` holds its elements in little-endian row-major order. */
+/**
+ * A constant of the graph; `data` holds its elements in little-endian row-major order. Without data it must be among the
+ * `initializers` that `Session` is given: memory of the caller's, which the encoded model does not repeat.
+ */
 export interface OnnxTensor {
   readonly name: string;
   readonly type: ElementType;
   readonly shape: readonly number[];
-  readonly data: Uint8Array;
+  readonly data?: Uint8Array;
 }
 
 /** Name, type and shape of a graph input or output; a string dimension is a parameter bound at run time. */
@@ -79,6 +82,11 @@ export interface OnnxGraph {
 /** Operator sets every model of Ale declares. */
 export const OPSETS: Readonly<Record<string, number>> = { "": 21, "com.microsoft": 1 };
 const IR_VERSION = 10;
+
+/** `TensorProto.DataLocation`. */
+const EXTERNAL = 1;
+/** Stands for the file that would hold constants without data. Never opened, but ONNX Runtime insists that it exists. */
+const EXTERNAL_PLACEHOLDER = ".";
 
 const FLOAT = 1;
 const INT = 2;
@@ -112,7 +120,10 @@ function nodeProto(node: OnnxNode): ProtoWriter {
 function tensorProto(tensor: OnnxTensor): ProtoWriter {
   const proto = new ProtoWriter();
   for (const size of tensor.shape) proto.integer(1, size);
-  return proto.integer(2, ELEMENT_CODES[tensor.type]).string(8, tensor.name).bytes(9, tensor.data);
+  proto.integer(2, ELEMENT_CODES[tensor.type]).string(8, tensor.name);
+  if (tensor.data !== undefined) return proto.bytes(9, tensor.data);
+  const location = new ProtoWriter().string(1, "location").string(2, EXTERNAL_PLACEHOLDER);
+  return proto.message(13, location).integer(14, EXTERNAL);
 }
 
 function valueInfoProto(info: OnnxValueInfo): ProtoWriter {

@@ -38,6 +38,7 @@ const FUNCTIONS = {
     args: ["ptr", "ptr", "ptr", "ptr", "usize", "ptr", "usize", "ptr", "ptr", "ptr"],
     returns: "ptr",
   },
+  addInitializer: { index: 150, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
   addSessionConfigEntry: { index: 130, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
 } as const;
 

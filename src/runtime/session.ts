@@ -10,6 +10,9 @@ import type { Value } from "./value.ts";
 export type OptimizationLevel = "none" | "basic" | "extended" | "all";
 const OPTIMIZATION_CODES: Readonly<Record<OptimizationLevel, number>> = { none: 0, basic: 1, extended: 2, all: 99 };
 
+/** Where constants without data would be read from: the folder must exist, whatever becomes of the working directory. */
+const EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path";
+
 /** Errors are thrown with ONNX Runtime's message, so printing them too is of no use. */
 const LOG_FATAL = 4;
 
@@ -24,6 +27,11 @@ export interface SessionOptions {
   readonly memoryPattern?: boolean;
   /** Entries of `onnxruntime_session_options_config_keys.h`. */
   readonly config?: Readonly<Record<string, string>>;
+  /**
+   * Constants whose memory is the caller's, by the names of the model's constants without data. Operators that repack their
+   * constants do so once, here; they keep the result and never look at these again.
+   */
+  readonly initializers?: Values;
   /** Write an operator profile to files with this prefix when the session is released. */
   readonly profilePrefix?: string;
 }
@@ -173,12 +181,17 @@ function applyOptions(api: CApi, native: number, options: SessionOptions): void 
   const entries = {
     "session.intra_op.allow_spinning": options.spinning ? "1" : "0",
     "session.use_env_allocators": "1",
+    ...(options.initializers === undefined ? {} : { [EXTERNAL_FOLDER]: "/" }),
     ...options.config,
   };
   for (const [key, value] of Object.entries(entries)) {
     const nativeKey = allocateString(key);
     const nativeValue = allocateString(value);
     check(call.addSessionConfigEntry(native, addressOf(nativeKey), addressOf(nativeValue)), `set ${key}`);
+  }
+  for (const [name, value] of Object.entries(options.initializers ?? {})) {
+    const nativeName = allocateString(name);
+    check(call.addInitializer(native, addressOf(nativeName), value.handle), `add constant ${name}`);
   }
   if (options.profilePrefix !== undefined) {
     const prefix = allocateString(options.profilePrefix);
