@@ -3,7 +3,7 @@
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 
 /**
- * Rows `ids` [N] (int64) of a table [V, d].
+ * Rows `ids` [N] (of type `graph.integer`) of a table [V, d].
  *
  * The backward pass is a ScatterND with addition. On the CPU provider that operator loses updates when two threads meet
  * at one row (https://github.com/microsoft/onnxruntime/issues/18048), so a graph that differentiates through this
@@ -15,13 +15,19 @@ export function embedding(graph: Graph, table: Tensor, ids: Tensor): Tensor {
   const output = graph.apply("Gather", [table, ids], [count, table.shape[1] as number]);
   graph.record([output], ([gradient]) => {
     graph.accumulate(table, (soFar) => {
-      const zeros = graph.apply("Expand", [graph.scalar(0), graph.integers(table.shape)], table.shape);
-      const indices = reshape(graph, ids, [count, 1]);
-      const scattered = graph.apply("ScatterND", [zeros, indices, gradient as Tensor], table.shape, {
-        attributes: { reduction: { string: "add" } },
-      });
-      return plus(graph, soFar, scattered);
+      return plus(graph, soFar, scatterRows(graph, table.shape, reshape(graph, ids, [count, 1]), gradient as Tensor));
     });
   });
   return output;
+}
+
+/** A table of zeros with row i of `rows` [N, d] added to row `indices`[i] [N, 1]. */
+function scatterRows(graph: Graph, shape: readonly number[], indices: Tensor, rows: Tensor): Tensor {
+  const zeros = graph.apply("Expand", [graph.scalar(0), graph.integers(shape)], shape);
+  const add = { reduction: { string: "add" } };
+  if (indices.type === "int64") return graph.apply("ScatterND", [zeros, indices, rows], shape, { attributes: add });
+  // ScatterND takes int64 indices only.
+  const spread = graph.apply("Expand", [indices, graph.integers(rows.shape)], rows.shape, { type: indices.type });
+  const attributes = { ...add, axis: { int: 0 } };
+  return graph.apply("ScatterElements", [zeros, spread, rows], shape, { attributes });
 }

@@ -18,10 +18,12 @@ import {
 } from "../onnx/model.ts";
 
 /**
- * `cpu`: float32 with ONNX Runtime's fused operators. `ref64`: float64 with ONNX's own operators only, the reference all
- * other profiles are tested against; run it at optimisation level `basic`, as some fusions exist in float32 only.
+ * `cpu`: float32 with ONNX Runtime's fused operators. `webgpu`, `cuda`: float32 with the operators that ONNX Runtime's
+ * WebGPU provider has and computes right (docs/devices.md has the list); CUDA gets the same graphs. `ref64`: float64 with
+ * ONNX's own operators only, the reference all other profiles are tested against; run it at optimisation level `basic`, as
+ * some fusions exist in float32 only.
  */
-export type Profile = "cpu" | "ref64";
+export type Profile = "cpu" | "webgpu" | "cuda" | "ref64";
 
 export interface Tensor {
   readonly name: string;
@@ -56,6 +58,13 @@ export function elementCount(shape: readonly number[]): number {
 export class Graph {
   readonly profile: Profile;
   readonly float: "float32" | "float64";
+  /**
+   * Type of token ids. WebGPU computes with 32-bit integers only: an int64 tensor can be read there as an index, but not
+   * even reshaped.
+   */
+  readonly integer: "int32" | "int64";
+  /** Whether FusedMatMul, LogSoftmax and the second output of SimplifiedLayerNormalization can be relied on. */
+  readonly fused: boolean;
   readonly #nodes: OnnxNode[] = [];
   readonly #initializers: OnnxTensor[] = [];
   readonly #inputs: OnnxValueInfo[] = [];
@@ -68,6 +77,8 @@ export class Graph {
   constructor(profile: Profile) {
     this.profile = profile;
     this.float = profile === "ref64" ? "float64" : "float32";
+    this.integer = profile === "cpu" || profile === "ref64" ? "int64" : "int32";
+    this.fused = profile === "cpu";
   }
 
   /** A graph input in the graph's float type, or in `type`. */

@@ -15,7 +15,7 @@ export interface TokenDistributionInputs {
   readonly hidden: Tensor;
   /** Output projection [V, d]. */
   readonly table: Tensor;
-  /** Tokens whose probability is asked for, [N] int64. */
+  /** Tokens whose probability is asked for, [N] of type `graph.integer`. */
   readonly labels: Tensor;
   /** 1 / temperature, a scalar. */
   readonly inverseTemperature: Tensor;
@@ -34,11 +34,10 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   const vocabulary = table.shape[0] as number;
   const full = [rows, vocabulary];
   const column = [rows, 1];
-  const lastAxis = { axis: { int: -1 } };
 
   const scaled = graph.apply("Mul", [hidden, inverseTemperature], hidden.shape);
   const logits = graph.apply("Gemm", [scaled, table], full, { attributes: { transB: { int: 1 } } });
-  const logSoftmax = graph.apply("LogSoftmax", [logits], full, { attributes: lastAxis });
+  const logSoftmax = logSoftmaxOf(graph, logits);
   const indices = reshape(graph, labels, column);
   const logprobs = graph.apply("GatherElements", [logSoftmax, indices], column, { attributes: { axis: { int: 1 } } });
   const probabilities = graph.apply("Exp", [logSoftmax], full);
@@ -76,6 +75,20 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
       return gemm(graph, matrix, weighted, [vocabulary, width], { transposeA: true }, soFar);
     });
   }
+}
+
+/** z − max z − log Σ exp(z − max z) per row of a matrix. */
+function logSoftmaxOf(graph: Graph, logits: Tensor): Tensor {
+  const { shape } = logits;
+  if (graph.fused || graph.profile === "ref64") {
+    return graph.apply("LogSoftmax", [logits], shape, { attributes: { axis: { int: -1 } } });
+  }
+  const column = [shape[0] as number, 1];
+  const reduce = (operator: "ReduceMax" | "ReduceSum", x: Tensor) =>
+    graph.apply(operator, [x, graph.integers([1])], column, { attributes: { keepdims: { int: 1 } } });
+  const shifted = graph.apply("Sub", [logits, reduce("ReduceMax", logits)], shape);
+  const sum = reduce("ReduceSum", graph.apply("Exp", [shifted], shape));
+  return graph.apply("Sub", [shifted, graph.apply("Log", [sum], column)], shape);
 }
 
 /** Σ_j a_ij · b_ij per row. */

@@ -52,7 +52,7 @@ export function batchedProduct(graph: Graph, a: Tensor, b: Tensor, options: Prod
   const rows = a.shape[transposeA ? rank - 1 : rank - 2] as number;
   const columns = b.shape[transposeB ? rank - 2 : rank - 1] as number;
   const shape = [...a.shape.slice(0, -2), rows, columns];
-  if (graph.profile === "ref64") {
+  if (!graph.fused) {
     const swapped = [...a.shape.keys()];
     swapped.splice(rank - 2, 2, rank - 1, rank - 2);
     const left = transposeA ? transpose(graph, a, swapped) : a;

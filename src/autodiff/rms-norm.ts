@@ -41,7 +41,7 @@ export function rmsNorm(graph: Graph, x: Tensor, weight: Tensor, eps: number): T
 /** The normalised rows and r [N, 1]. */
 function forward(graph: Graph, x: Tensor, weight: Tensor, eps: number): { output: Tensor; scale: Tensor } {
   const column = [x.shape[0] as number, 1];
-  if (graph.profile === "ref64") {
+  if (!graph.fused) {
     const square = graph.apply("Mul", [x, x], x.shape);
     const mean = graph.apply("ReduceMean", [square, graph.integers([1])], column, {
       attributes: { keepdims: { int: 1 } },

@@ -14,8 +14,8 @@ import { EMBEDDING, FINAL_NORM, headName, type ParameterLayout, parameterLayout 
 import { ropeTables } from "./rope.ts";
 
 /** Names of the graph's inputs and outputs beside the parameters, N = rows · length. */
-export const IDS = "ids"; // int64 [N]
-export const LABELS = "labels"; // int64 [N]
+export const IDS = "ids"; // int64 [N], int32 on GPUs
+export const LABELS = "labels"; // as `IDS`
 export const INVERSE_TEMPERATURE = "inverse_temperature"; // scalar
 export const LOGPROBS = "logprobs"; // [N, 1]
 export const ENTROPY = "entropy"; // [N, 1]
@@ -65,7 +65,7 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
     parameters.set(name, graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) }));
   }
   const parameter = (name: string) => parameters.get(name) as Tensor;
-  const ids = graph.input(IDS, [rows * length], { type: "int64" });
+  const ids = graph.input(IDS, [rows * length], { type: graph.integer });
   const embedded = embedding(graph, { ...parameter(EMBEDDING), differentiable: false }, ids);
   const start = withGradients && trainsEmbedding(adapters) ? graph.leaf(embedded) : embedded;
   const hidden = decoderLayers(graph, config, { rows, length, start, parameter, adapters });
@@ -74,7 +74,7 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
     graph.output(LOGITS, linear(graph, hidden, table));
     return graph.encode();
   }
-  const labels = graph.input(LABELS, [rows * length], { type: "int64" });
+  const labels = graph.input(LABELS, [rows * length], { type: graph.integer });
   const inverseTemperature = graph.input(INVERSE_TEMPERATURE, []);
   const distribution = tokenDistribution(graph, { hidden, table, labels, inverseTemperature });
   graph.output(LOGPROBS, distribution.logprobs);

@@ -22,13 +22,16 @@ const FUNCTIONS = {
   setSessionLogSeverityLevel: { index: 22, args: ["ptr", "i32"], returns: "ptr" },
   setSessionGraphOptimizationLevel: { index: 23, args: ["ptr", "i32"], returns: "ptr" },
   setIntraOpNumThreads: { index: 24, args: ["ptr", "i32"], returns: "ptr" },
+  createTensorAsOrtValue: { index: 48, args: ["ptr", "ptr", "usize", "i32", "ptr"], returns: "ptr" },
   createTensorWithDataAsOrtValue: {
     index: 49,
     args: ["ptr", "ptr", "usize", "ptr", "usize", "i32", "ptr"],
     returns: "ptr",
   },
+  createMemoryInfo: { index: 68, args: ["ptr", "i32", "i32", "i32", "ptr"], returns: "ptr" },
   createCpuMemoryInfo: { index: 69, args: ["i32", "i32", "ptr"], returns: "ptr" },
   releaseStatus: { index: 93, args: ["ptr"], returns: "void" },
+  releaseMemoryInfo: { index: 94, args: ["ptr"], returns: "void" },
   releaseSession: { index: 95, args: ["ptr"], returns: "void" },
   releaseValue: { index: 96, args: ["ptr"], returns: "void" },
   releaseSessionOptions: { index: 100, args: ["ptr"], returns: "void" },
@@ -40,13 +43,21 @@ const FUNCTIONS = {
   },
   addInitializer: { index: 150, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
   addSessionConfigEntry: { index: 130, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
+  createAllocator: { index: 131, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
+  releaseAllocator: { index: 132, args: ["ptr"], returns: "void" },
+  appendCudaProvider: { index: 204, args: ["ptr", "ptr"], returns: "ptr" },
+  createCudaProviderOptions: { index: 205, args: ["ptr"], returns: "ptr" },
+  updateCudaProviderOptions: { index: 206, args: ["ptr", "ptr", "ptr", "usize"], returns: "ptr" },
+  releaseCudaProviderOptions: { index: 208, args: ["ptr"], returns: "void" },
+  appendProvider: { index: 216, args: ["ptr", "ptr", "ptr", "ptr", "usize"], returns: "ptr" },
+  copyTensors: { index: 386, args: ["ptr", "ptr", "ptr", "ptr", "usize"], returns: "ptr" },
 } as const;
 
 type FunctionName = keyof typeof FUNCTIONS;
 type NativeFunction = (...args: readonly (number | bigint | null)[]) => number | null;
 
-/** Number of the API table asked for; 22 is ORT 1.22's, and later releases still serve it. */
-const API_VERSION = 22;
+/** Number of the API table asked for; 23 is ORT 1.23's, the first with CopyTensors, and later releases still serve it. */
+const API_VERSION = 23;
 const LOG_WARNING = 2;
 /** Errors come back as statuses and are thrown; printing them too would only garble the terminal. */
 const LOG_FATAL = 4;
@@ -144,7 +155,7 @@ export function openLibrary(path: string): number {
  * Sets a variable where native code will see it: under Bun an assignment to `process.env` never reaches getenv(3).
  * https://github.com/oven-sh/bun/issues/42891
  */
-function setNativeEnvironment(name: string, value: string): void {
+export function setNativeEnvironment(name: string, value: string): void {
   const libc = dlopen("libc.so.6", { setenv: { returns: "i32", args: ["ptr", "ptr", "i32"] } });
   const nativeName = allocateString(name);
   const nativeValue = allocateString(value);

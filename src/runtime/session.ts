@@ -4,7 +4,7 @@ import { AleError } from "../core/errors.ts";
 import { type CApi, ortApi } from "./c-api.ts";
 import { Completion } from "./completion.ts";
 import { addressOf, allocateBytes, allocatePointers, allocateString } from "./memory.ts";
-import type { Value } from "./value.ts";
+import type { Bindable } from "./value.ts";
 
 /** How far ONNX Runtime rewrites a graph: `basic` keeps float64 graphs free of fusions that exist in float32 only. */
 export type OptimizationLevel = "none" | "basic" | "extended" | "all";
@@ -34,9 +34,17 @@ export interface SessionOptions {
   readonly initializers?: Values;
   /** Write an operator profile to files with this prefix when the session is released. */
   readonly profilePrefix?: string;
+  /** The device that runs the graph, all of it; the processor when omitted. */
+  readonly provider?: ExecutionProvider;
 }
 
-export type Values = Readonly<Record<string, Value>>;
+/** An execution provider other than the processor's; `Provider` implements it. */
+export interface ExecutionProvider {
+  /** Adds itself to native session options. @throws AleError("engine") when its libraries do not load. */
+  appendTo(nativeOptions: number): void;
+}
+
+export type Values = Readonly<Record<string, Bindable>>;
 
 /** Runs the graph once, synchronously: reads the feeds' memory, writes the fetches' memory. */
 export type PreparedCall = () => void;
@@ -164,6 +172,12 @@ export class Session {
     };
   }
 
+  /** The native `OrtSession*`. @throws AleError("internal") after `release`. */
+  get handle(): number {
+    if (this.#handle === 0) throw new AleError("internal", "this session was released");
+    return this.#handle;
+  }
+
   /** Frees the compiled graph; prepared calls throw afterwards. Safe to call twice. */
   release(): void {
     if (this.#handle !== 0) this.#api.call.releaseSession(this.#handle);
@@ -178,10 +192,13 @@ function applyOptions(api: CApi, native: number, options: SessionOptions): void 
   check(call.setSessionGraphOptimizationLevel(native, level), "set optimization level");
   if (options.memoryPattern !== true) check(call.disableMemPattern(native), "turn the memory pattern off");
   check(call.setSessionLogSeverityLevel(native, LOG_FATAL), "set log level");
+  options.provider?.appendTo(native);
   const entries = {
     "session.intra_op.allow_spinning": options.spinning ? "1" : "0",
     "session.use_env_allocators": "1",
     ...(options.initializers === undefined ? {} : { [EXTERNAL_FOLDER]: "/" }),
+    // An operator that the device cannot do is an error, not a silent copy to the processor and back.
+    ...(options.provider === undefined ? {} : { "session.disable_cpu_ep_fallback": "1" }),
     ...options.config,
   };
   for (const [key, value] of Object.entries(entries)) {

@@ -5,7 +5,15 @@ import { ELEMENT_BYTES, ELEMENT_CODES, type ElementType } from "../onnx/model.ts
 import { ortApi } from "./c-api.ts";
 import { addressOf, allocateInt64, type NativeArray } from "./memory.ts";
 
-export class Value {
+/** What a graph's input or output can be bound to: host memory (`Value`) or memory of a device (`DeviceValue`). */
+export interface Bindable {
+  readonly type: ElementType;
+  readonly shape: readonly number[];
+  /** The native `OrtValue*`. */
+  readonly handle: number;
+}
+
+export class Value implements Bindable {
   readonly type: ElementType;
   readonly shape: readonly number[];
   /** The elements. Holding it here keeps the memory alive for as long as the value is. */
