@@ -5,15 +5,15 @@
 
 import { elementCount, Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
 import { Rng } from "../core/rng.ts";
-import { allocateFloat32, allocateFloat64, allocateInt64, type NativeArray } from "../runtime/memory.ts";
-import { Session } from "../runtime/session.ts";
+import { allocateFloat32, allocateFloat64, allocateInt32, allocateInt64, type NativeArray } from "../runtime/memory.ts";
+import { type ExecutionProvider, Session } from "../runtime/session.ts";
 import { Value } from "../runtime/value.ts";
 
 /** An input of the function under test; float inputs get gradients unless `constant`. */
 export interface CheckedInput {
   readonly shape: readonly number[];
   readonly values: ArrayLike<number>;
-  readonly type?: "float" | "int64";
+  readonly type?: "float" | "integer";
   readonly constant?: boolean;
 }
 
@@ -26,25 +26,38 @@ export type CheckedFunction<Name extends string = string> = (
 ) => readonly Tensor[];
 
 export interface CheckReport {
-  /** Largest |central difference − gradient| over the root mean square of that tensor's gradient. */
+  /** Largest |central difference − gradient| over the root mean square of that tensor's gradient (see `SMALL`). */
   readonly differenceError: number;
-  /** Per input: rms(float32 gradient − float64 gradient) / rms(float64 gradient), the largest. */
+  /** Per input: rms(float32 gradient − float64 gradient) / rms(float64 gradient), the largest; see `SMALL`. */
   readonly float32Error: number;
   /** Central differences taken. */
   readonly probes: number;
 }
 
+/**
+ * Errors are relative to a tensor's own gradient, but never to less than this share of all gradients: one that vanishes, as
+ * that of the queries of a one-token sequence, has no error to be relative to.
+ */
+const SMALL = 0.1;
+
 /** Step of the differences; fourth order, so the error is near 1e-12 for smooth functions of size one. */
 const STEP = 1e-3;
 
-/** Checks up to `probesPerInput` elements of each input. */
+/** Where the float32 gradients are computed. */
+export interface CheckTarget {
+  readonly profile: Exclude<Profile, "ref64">;
+  readonly provider?: ExecutionProvider;
+}
+
+/** Checks up to `probesPerInput` elements of each input by differences, and `target`'s gradients as a whole. */
 export function checkGradients<Name extends string>(
   build: CheckedFunction<Name>,
   inputs: CheckedInputs<Name>,
   probesPerInput: number,
+  target: CheckTarget = { profile: "cpu" },
 ): CheckReport {
-  const reference = new Evaluation("ref64", build, inputs);
-  const single = new Evaluation("cpu", build, inputs);
+  const reference = new Evaluation({ profile: "ref64" }, build, inputs);
+  const single = new Evaluation(target, build, inputs);
   try {
     reference.run();
     single.run();
@@ -52,8 +65,9 @@ export function checkGradients<Name extends string>(
     let differenceError = 0;
     let float32Error = 0;
     let probes = 0;
+    const least = SMALL * rootMeanSquare([...gradients.values()].flatMap((gradient) => [...gradient]));
     for (const [name, gradient] of gradients) {
-      const rms = rootMeanSquare(gradient);
+      const rms = Math.max(rootMeanSquare(gradient), least);
       const difference = Float64Array.from(
         single.gradients.get(name) as NativeArray as Float32Array,
         (g, i) => g - (gradient[i] as number),
@@ -81,6 +95,13 @@ export function rootMeanSquare(values: ArrayLike<number>): number {
   return Math.sqrt(sum / values.length);
 }
 
+function integerArray(type: "int32" | "int64", values: ArrayLike<number>): NativeArray {
+  const data = type === "int32" ? allocateInt32(values.length) : allocateInt64(values.length);
+  for (let i = 0; i < values.length; i++)
+    data[i] = type === "int32" ? (values[i] as number) : BigInt(values[i] as number);
+  return data;
+}
+
 /** The function, its gradients and its inputs' memory in one profile. */
 class Evaluation {
   readonly gradients = new Map<string, Float64Array | Float32Array>();
@@ -89,21 +110,24 @@ class Evaluation {
   readonly #session: Session;
   readonly #call: () => void;
 
-  constructor(profile: Profile, build: CheckedFunction, inputs: CheckedInputs) {
+  constructor(target: CheckTarget | { readonly profile: "ref64" }, build: CheckedFunction, inputs: CheckedInputs) {
+    const { profile } = target;
     const graph = new Graph(profile);
     const tensors: Record<string, Tensor> = {};
     const feeds: Record<string, Value> = {};
     const fetches: Record<string, Value> = {};
     const float = (size: number) => (profile === "ref64" ? allocateFloat64(size) : allocateFloat32(size));
     for (const [name, { shape, values, type, constant }] of Object.entries<CheckedInput>(inputs)) {
-      const integer = type === "int64";
-      tensors[name] = graph.input(name, shape, integer ? { type } : { differentiable: constant !== true });
-      const data = integer ? allocateInt64(values.length) : float(values.length);
-      for (let i = 0; i < values.length; i++) {
-        data[i] = integer ? BigInt(values[i] as number) : (values[i] as number);
-      }
+      const integer = type === "integer";
+      tensors[name] = graph.input(
+        name,
+        shape,
+        integer ? { type: graph.integer } : { differentiable: constant !== true },
+      );
+      const data = integer ? integerArray(graph.integer, values) : float(values.length);
+      if (!integer) (data as Float32Array).set(values);
       this.#inputs.set(name, data);
-      feeds[name] = new Value(integer ? "int64" : graph.float, shape, data);
+      feeds[name] = new Value(integer ? graph.integer : graph.float, shape, data);
     }
     const outputs = build(graph, tensors);
     const seeds = outputs.map((output, i) => {
@@ -125,7 +149,8 @@ class Evaluation {
       fetches[`gradient ${name}`] = new Value(graph.float, tensor.shape, gradient);
     }
     const optimization = profile === "ref64" ? "basic" : "all";
-    this.#session = new Session(graph.encode(), { threads: 1, optimization });
+    const provider = "provider" in target && target.provider !== undefined ? { provider: target.provider } : {};
+    this.#session = new Session(graph.encode(), { threads: 1, optimization, ...provider });
     this.#call = this.#session.prepare(feeds, fetches);
   }
 

@@ -1,149 +1,34 @@
 import { describe, expect, test } from "bun:test";
-import { causalAttention } from "../autodiff/attention.ts";
-import { add, gatedSilu, multiply, subtract, sum } from "../autodiff/elementwise.ts";
-import { embedding } from "../autodiff/embedding.ts";
-import { elementCount, type Tensor } from "../autodiff/graph.ts";
-import { tokenDistribution } from "../autodiff/log-probability.ts";
-import { addLowRank } from "../autodiff/low-rank.ts";
-import { linear } from "../autodiff/matmul.ts";
-import { rmsNorm } from "../autodiff/rms-norm.ts";
-import { rotary, rotaryConstants } from "../autodiff/rotary.ts";
-import { Rng } from "../core/rng.ts";
-import {
-  type CheckedFunction,
-  type CheckedInput,
-  type CheckedInputs,
-  type CheckReport,
-  checkGradients,
-} from "./gradient-check.ts";
+import fc from "fast-check";
+import type { Tensor } from "../autodiff/graph.ts";
+import { type CheckedFunction, checkGradients } from "./gradient-check.ts";
+import { normal, OPERATOR_CASES } from "./operator-cases.ts";
+import { RANDOM_OPERATORS, randomCase } from "./random-cases.ts";
 
-function normal(label: string, ...shape: number[]): CheckedInput {
-  const rng = new Rng(label);
-  return { shape, values: Array.from({ length: elementCount(shape) }, () => Math.fround(rng.normal())) };
-}
-
-function integers(shape: readonly number[], values: readonly number[]): CheckedInput {
-  return { shape, values, type: "int64" };
-}
-
-const ATTENTION = { rows: 2, length: 5, heads: 4, kvHeads: 2, headDim: 6 };
-const tables = (length: number, half: number) => ({
-  cos: Float64Array.from({ length: length * half }, (_, i) => Math.cos(i * 0.7)),
-  sin: Float64Array.from({ length: length * half }, (_, i) => Math.sin(i * 0.7)),
-});
-
-/** Ties the names a function reads to the inputs it is given. */
-function operator<Name extends string>(build: CheckedFunction<Name>, inputs: CheckedInputs<Name>): () => CheckReport {
-  return () => checkGradients(build, inputs, 12);
-}
-
-const CASES: Readonly<Record<string, () => CheckReport>> = {
-  "add, broadcast over rows and columns": operator((graph, { a, b, c }) => [add(graph, add(graph, a, b), c)], {
-    a: normal("a", 3, 4),
-    b: normal("b", 4),
-    c: normal("c", 3, 1),
-  }),
-  "subtract, broadcast": operator((graph, { a, b }) => [subtract(graph, a, b), subtract(graph, b, a)], {
-    a: normal("a", 3, 4),
-    b: normal("b", 3, 1),
-  }),
-  "multiply, broadcast, and an operand used twice": operator(
-    (graph, { a, b }) => [multiply(graph, multiply(graph, a, b), a)],
-    { a: normal("a", 2, 3, 4), b: normal("b", 4) },
-  ),
-  sum: operator((graph, { a }) => [sum(graph, multiply(graph, a, a))], { a: normal("a", 3, 4) }),
-  gatedSilu: operator((graph, { gate, up }) => [gatedSilu(graph, gate, up)], {
-    gate: normal("g", 5, 8),
-    up: normal("u", 5, 8),
-  }),
-  linear: operator((graph, { x, w }) => [linear(graph, x, w)], { x: normal("x", 7, 5), w: normal("w", 3, 5) }),
-  "linear with bias, used twice": operator(
-    (graph, { x, w, b }) => [linear(graph, x, w, b), linear(graph, linear(graph, x, w, b), w, b)],
-    { x: normal("x", 7, 5), w: normal("w", 5, 5), b: normal("b", 5) },
-  ),
-  "linear, weight and input shared by two products": operator(
-    (graph, { x, w, v }) => [linear(graph, linear(graph, x, w), w), linear(graph, x, v)],
-    { x: normal("x", 7, 5), w: normal("w", 5, 5), v: normal("v", 4, 5) },
-  ),
-  addLowRank: operator((graph, { x, w, a, b }) => [addLowRank(graph, linear(graph, x, w), x, { a, b, scale: 1.75 })], {
-    x: normal("x", 7, 5),
-    w: normal("w", 6, 5),
-    a: normal("a", 2, 5),
-    b: normal("b", 6, 2),
-  }),
-  rmsNorm: operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], { x: normal("x", 6, 8), w: normal("w", 8) }),
-  "rmsNorm of each head": operator((graph, { x, w }) => [rmsNorm(graph, x, w, 1e-5)], {
-    x: normal("x", 6, 12),
-    w: normal("w", 4),
-  }),
-  "rmsNorm of tiny rows, where eps matters": operator((graph, { x, w }) => [rmsNorm(graph, x, w, 0.5)], {
-    x: normal("x", 6, 8),
-    w: normal("w", 8),
-  }),
-  rotary: operator((graph, { x }) => [rotary(graph, x, rotaryConstants(graph, 5, tables(5, 3)))], {
-    x: normal("x", 10, 12),
-  }),
-  "causalAttention, grouped heads": operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION)], {
-    q: normal("q", 10, 24),
-    k: normal("k", 10, 12),
-    v: normal("v", 10, 12),
-  }),
-  "causalAttention, one key head per query head": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, { ...ATTENTION, kvHeads: 4 })],
-    { q: normal("q", 10, 24), k: normal("k", 10, 24), v: normal("v", 10, 24) },
-  ),
-  "causalAttention in blocks of queries, the last one shorter": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, 2)],
-    { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
-  ),
-  "embedding, with repeated ids": operator((graph, { table, ids }) => [embedding(graph, table, ids)], {
-    table: normal("t", 6, 3),
-    ids: integers([5], [2, 0, 2, 5, 2]),
-  }),
-  "tokenDistribution: log-probability and entropy": operator(
-    (graph, { hidden, table, labels, inverseTemperature }) => {
-      const { logprobs, entropy } = tokenDistribution(graph, {
-        hidden: hidden,
-        table: table,
-        labels: labels,
-        inverseTemperature: inverseTemperature,
-      });
-      return [logprobs, entropy];
-    },
-    {
-      hidden: normal("h", 4, 5),
-      table: normal("t", 7, 5),
-      labels: integers([4], [0, 6, 3, 3]),
-      inverseTemperature: { shape: [], values: [0.75], constant: true },
-    },
-  ),
-  "tokenDistribution: log-probability alone": operator(
-    (graph, { hidden, table, labels, inverseTemperature }) => [
-      tokenDistribution(graph, {
-        hidden: hidden,
-        table: table,
-        labels: labels,
-        inverseTemperature: inverseTemperature,
-      }).logprobs,
-    ],
-    {
-      hidden: normal("h", 4, 5),
-      table: normal("t", 7, 5),
-      labels: integers([4], [0, 6, 3, 3]),
-      inverseTemperature: { shape: [], values: [1.25], constant: true },
-    },
-  ),
-};
+/** Per operator; test/devices tries more. */
+const RANDOM_SHAPES = 4;
 
 describe("gradients of every operator against central differences", () => {
-  for (const [name, check] of Object.entries(CASES)) {
+  for (const [name, { build, inputs }] of Object.entries(OPERATOR_CASES)) {
     test(name, () => {
-      const report = check();
+      const report = checkGradients(build, inputs, 12);
       expect(report.probes).toBeGreaterThan(9);
       expect(report.differenceError).toBeLessThan(1e-8);
       expect(report.float32Error).toBeLessThan(1e-5);
     });
   }
+
+  test.each(RANDOM_OPERATORS)("%s of any shape", (name) => {
+    fc.assert(
+      fc.property(fc.nat(), (seed) => {
+        const { build, inputs } = randomCase(name, seed);
+        const report = checkGradients(build, inputs, 2);
+        expect(report.differenceError).toBeLessThan(1e-8);
+        expect(report.float32Error).toBeLessThan(1e-5);
+      }),
+      { numRuns: RANDOM_SHAPES },
+    );
+  });
 
   test("a wrong backward rule is caught", () => {
     const wrong: CheckedFunction<"a"> = (graph, { a }) => {

@@ -10,7 +10,7 @@ import { aleHome } from "../config/paths.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
 import { neededLibraries } from "./elf.ts";
 import { ORT_VERSION, ortLibraryPath } from "./library.ts";
-import { addressOf, allocateBytes, allocateInt32, allocatePointers, allocateString } from "./memory.ts";
+import { addressOf, allocateBytes, allocateInt32, allocatePointers } from "./memory.ts";
 import { linkLibrary } from "./shared-library.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -133,6 +133,8 @@ export function listGpus(): GpuList {
 
 /** https://docs.nvidia.com/cuda/cuda-driver-api/ */
 function askDriver(): GpuList {
+  const missing = linkLibrary("libcuda.so.1");
+  if (missing !== undefined) throw new AleError("engine", missing);
   const { symbols: cuda } = dlopen("libcuda.so.1", {
     cuInit: { args: ["u32"], returns: "i32" },
     cuDriverGetVersion: { args: ["ptr"], returns: "i32" },

@@ -99,7 +99,8 @@ export class Provider implements ExecutionProvider {
       return provider;
     } catch (error) {
       throw new AleError("engine", `device "${key}" cannot be used: ${errorMessage(error)}`, {
-        hint: kind === "cuda" ? CUDA_HINT : "`vulkaninfo --summary` must list the GPU; `ale doctor` shows what was found",
+        hint:
+          kind === "cuda" ? CUDA_HINT : "`vulkaninfo --summary` must list the GPU; `ale doctor` shows what was found",
         cause: error,
       });
     }
