@@ -100,7 +100,8 @@ const MAKERS: Readonly<Record<string, (rng: Rng) => OperatorCase>> = {
   },
   addLowRank: (rng) => {
     const [rows, inner, outer, rank] = shapeOf(rng, 4) as [number, number, number, number];
-    return operator((graph, { y, x, a, b }) => [addLowRank(graph, y, x, { a, b, scale: 0.5 + rng.next() })], {
+    const scale = 0.5 + rng.next();
+    return operator((graph, { y, x, a, b }) => [addLowRank(graph, y, x, { a, b, scale })], {
       y: normal("y", rows, outer),
       x: normal("x", rows, inner),
       a: normal("a", rank, inner),
