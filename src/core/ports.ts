@@ -66,22 +66,55 @@ export interface SandboxProvider extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** Settings of one sampled answer; `greedy` ignores the others. */
+/**
+ * Settings of one sampled answer. They apply in the order of Hugging Face's logits processors: repetition penalty,
+ * temperature, top-k, top-p, min-p. `greedy` takes the most likely token after the penalty and ignores what follows it;
+ * its log-probabilities are those at temperature 1.
+ */
 export interface SamplingOptions {
   readonly temperature: number;
   readonly greedy: boolean;
   readonly maxTokens: number;
   /** Generation ends with one of these; it is part of the answer. */
   readonly stopIds: readonly number[];
+  /** Only the k most likely tokens, of equally likely ones those with lower ids. 0 or omitted: all. */
+  readonly topK?: number;
+  /** Only the most likely tokens up to the first at which their probabilities reach p. 1 or omitted: all. */
+  readonly topP?: number;
+  /** Only tokens at least this share as likely as the most likely one. 0 or omitted: all. */
+  readonly minP?: number;
+  /**
+   * Divides positive and multiplies negative logits of all tokens that stand in the sequence, prompt included (Keskar et
+   * al., CTRL, arXiv 1909.05858). 1 or omitted: none.
+   */
+  readonly repetitionPenalty?: number;
+  /** Names the sampling noise instead of the session's key: same seed and context, same answer. */
+  readonly seed?: number;
+  /** Report this many of the most likely tokens of the sampled distribution at each position, at most 20. */
+  readonly topLogprobs?: number;
+}
+
+/** The most likely tokens at each position of an answer; element t · `count` + i is the i-th at position t. */
+export interface TopLogprobs {
+  readonly count: number;
+  readonly ids: Int32Array;
+  /** Under the distribution that was sampled from: −Infinity for a token that could not be sampled. */
+  readonly logprobs: Float32Array;
 }
 
 /** A sampled answer; arrays have one element per token. */
 export interface Generation {
   readonly ids: Int32Array;
+  /** Under the distribution that was sampled from: after penalty, temperature and truncation. */
   readonly logprobs: Float32Array;
+  /** Under the model as it is: temperature 1, no penalty, no truncation. */
   readonly logprobsT1: Float32Array;
   readonly versions: Int32Array;
+  /** Oldest weight version of any cache entry that the token attended to. */
+  readonly kvOldest: Int32Array;
   readonly stop: "stop" | "length" | "context";
+  /** Present when `SamplingOptions.topLogprobs` asked for it. */
+  readonly topLogprobs?: TopLogprobs;
 }
 
 /** Called with each token of an answer as it is sampled; `true` ends the answer with it (stop `"stop"`). */
