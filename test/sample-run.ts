@@ -51,6 +51,7 @@ export function sampleTrajectory(options: SampleTrajectory, rng = new Rng(option
       logprobs,
       logprobsT1: logprobs.map((value) => value * 1.01),
       versions: new Int32Array(length).fill(options.version),
+      kvOldest: new Int32Array(length).fill(options.version),
       turnIds,
     },
     turns: Array.from({ length: count }, (_, index) => sampleTurn(index, rng)),

@@ -48,7 +48,9 @@ class Speaker implements PolicySession {
     const ids = Int32Array.from(wanted.slice(0, sampling.maxTokens));
     const stop = sampling.stopIds.includes(ids.at(-1) ?? -1) ? "stop" : "length";
     const logprobs = Float32Array.from(ids, (id) => -1 / (id + 1));
-    return { ids, logprobs, logprobsT1: logprobs.map((x) => 2 * x), versions: ids.map(() => 7 + index), stop };
+    const versions = ids.map(() => 7 + index);
+    const kvOldest = versions.map((version) => version - 1);
+    return { ids, logprobs, logprobsT1: logprobs.map((x) => 2 * x), versions, kvOldest, stop };
   }
 
   async close(): Promise<void> {}

@@ -48,7 +48,10 @@ export function encodeDemonstration(
   const speak = (ids: Int32Array, turn: number) => {
     const zeros = new Float32Array(ids.length);
     const versions = new Int32Array(ids.length);
-    transcript.addGeneration({ ids, logprobs: zeros, logprobsT1: zeros, versions, stop: "stop" }, turn);
+    transcript.addGeneration(
+      { ids, logprobs: zeros, logprobsT1: zeros, versions, kvOldest: versions, stop: "stop" },
+      turn,
+    );
   };
   transcript.addContext(encodePrompt(tokenizer, tokens, instruction), 0);
   turns.forEach(({ command, observation }, turn) => {

@@ -28,7 +28,7 @@ export interface AgentOptions {
   readonly task: Task;
   readonly tokenizer: Tokenizer;
   readonly limits: AgentLimits;
-  readonly sampling: Pick<SamplingOptions, "temperature" | "greedy">;
+  readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   /** Wall-clock limit of the episode in milliseconds; the task's own limit applies too. */
   readonly deadlineMs: number;
   readonly signal: AbortSignal;

@@ -53,6 +53,17 @@ export function renderObservation(result: CommandResult, maxChars: number): stri
   return result.exitCode === 0 ? shown : `!${shown}`;
 }
 
+/** One element of each array of a `TokenRecord`. */
+interface TranscriptToken {
+  readonly id: number;
+  readonly mask: 0 | 1;
+  readonly logprob: number;
+  readonly logprobT1: number;
+  readonly version: number;
+  readonly kvOldest: number;
+  readonly turn: number;
+}
+
 /** Grows a token record turn by turn. */
 export class TranscriptBuilder {
   readonly #ids: number[] = [];
@@ -60,6 +71,7 @@ export class TranscriptBuilder {
   readonly #logprobs: number[] = [];
   readonly #logprobsT1: number[] = [];
   readonly #versions: number[] = [];
+  readonly #kvOldest: number[] = [];
   readonly #turnIds: number[] = [];
 
   get length(): number {
@@ -68,14 +80,23 @@ export class TranscriptBuilder {
 
   /** Tokens the policy was shown. */
   addContext(ids: Int32Array, version: number): void {
-    for (const id of ids) this.#add(id, 0, 0, 0, version, -1);
+    for (const id of ids) {
+      this.#add({ id, mask: 0, logprob: 0, logprobT1: 0, version, kvOldest: version, turn: -1 });
+    }
   }
 
   /** Tokens the policy sampled in `turn`. */
   addGeneration(generation: Generation, turn: number): void {
     generation.ids.forEach((id, t) => {
-      const logprob = generation.logprobs[t] as number;
-      this.#add(id, 1, logprob, generation.logprobsT1[t] as number, generation.versions[t] as number, turn);
+      this.#add({
+        id,
+        mask: 1,
+        logprob: generation.logprobs[t] as number,
+        logprobT1: generation.logprobsT1[t] as number,
+        version: generation.versions[t] as number,
+        kvOldest: generation.kvOldest[t] as number,
+        turn,
+      });
     });
   }
 
@@ -86,16 +107,18 @@ export class TranscriptBuilder {
       logprobs: Float32Array.from(this.#logprobs),
       logprobsT1: Float32Array.from(this.#logprobsT1),
       versions: Int32Array.from(this.#versions),
+      kvOldest: Int32Array.from(this.#kvOldest),
       turnIds: Int32Array.from(this.#turnIds),
     };
   }
 
-  #add(id: number, mask: number, logprob: number, logprobT1: number, version: number, turn: number): void {
-    this.#ids.push(id);
-    this.#mask.push(mask);
-    this.#logprobs.push(logprob);
-    this.#logprobsT1.push(logprobT1);
-    this.#versions.push(version);
-    this.#turnIds.push(turn);
+  #add(token: TranscriptToken): void {
+    this.#ids.push(token.id);
+    this.#mask.push(token.mask);
+    this.#logprobs.push(token.logprob);
+    this.#logprobsT1.push(token.logprobT1);
+    this.#versions.push(token.version);
+    this.#kvOldest.push(token.kvOldest);
+    this.#turnIds.push(token.turn);
   }
 }

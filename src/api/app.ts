@@ -141,8 +141,8 @@ function addEpisodes(app: Hono, { store }: AppOptions): void {
 
 /** The episode with its token arrays as plain lists. */
 function toJson({ tokens, ...episode }: EpisodeDetail, texts: readonly string[] | undefined) {
-  const { ids, mask, logprobs, logprobsT1, versions, turnIds } = tokens;
-  const lists = { ids, mask, logprobs, logprobsT1, versions, turnIds };
+  const { ids, mask, logprobs, logprobsT1, versions, kvOldest, turnIds } = tokens;
+  const lists = { ids, mask, logprobs, logprobsT1, versions, kvOldest, turnIds };
   const plain = Object.fromEntries(Object.entries(lists).map(([name, values]) => [name, Array.from(values)]));
   return { ...episode, tokens: { ...plain, texts: texts ?? null } };
 }

@@ -36,6 +36,20 @@ const RolloutSchema = z
     groups: count("Tasks per training step", 32, 4096),
     groupSize: count("Episodes per task", 8, 1024),
     temperature: z.number().min(0.01).max(10).default(1).describe("Sampling temperature"),
+    topK: z.number().int().min(0).max(1_000_000).default(0).describe("Sample among the k most likely tokens; 0 = all"),
+    topP: z
+      .number()
+      .min(0.01)
+      .max(1)
+      .default(1)
+      .describe("Sample among the most likely tokens that together reach this probability; 1 = all"),
+    minP: fraction("Sample among tokens at least this share as likely as the most likely one; 0 = all", 0),
+    repetitionPenalty: z
+      .number()
+      .min(0.1)
+      .max(10)
+      .default(1)
+      .describe("Divides (negative logits: multiplies) the logits of all tokens in the context; 1 = off"),
     maxTurns: count(
       "Commands per episode; after the last one nothing more is asked, so a solved episode has one less",
       6,

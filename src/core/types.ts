@@ -93,6 +93,11 @@ export interface TokenRecord {
   readonly logprobsT1: Float32Array;
   /** Weight version that sampled the token. */
   readonly versions: Int32Array;
+  /**
+   * Oldest weight version of any cache entry the token attended to; equal to `versions` where the cache was written by the
+   * weights that sampled, and where `mask` is 0.
+   */
+  readonly kvOldest: Int32Array;
   readonly turnIds: Int32Array;
 }
 

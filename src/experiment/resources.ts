@@ -80,7 +80,7 @@ export interface EpisodeParts {
 /** What an episode of this experiment is run with. */
 export function episodeContext(
   { options, source, provider, engine }: EpisodeParts,
-  sampling: { readonly temperature: number; readonly greedy: boolean },
+  sampling: EpisodeContext["sampling"],
 ): EpisodeContext {
   const { rollout, sandbox } = options.experiment;
   return {

@@ -38,8 +38,9 @@ class ReinforcementRun {
   constructor(parts: RunParts) {
     this.#parts = parts;
     this.#evaluator = new Evaluator(parts);
-    const { temperature } = parts.options.experiment.rollout;
-    this.#context = episodeContext(parts, { temperature, greedy: false });
+    const { temperature, topK, topP, minP, repetitionPenalty } = parts.options.experiment.rollout;
+    const sampling = { temperature, topK, topP, minP, repetitionPenalty, greedy: false };
+    this.#context = episodeContext(parts, sampling);
   }
 
   async execute(): Promise<void> {

@@ -82,6 +82,12 @@ export const COLUMNS: readonly Column[] = [
     read: (e) => e.tokens.versions,
   },
   {
+    name: "kv_oldest",
+    type: "INT32[]",
+    meaning: "oldest weight version of any cache entry the token attended to",
+    read: (e) => e.tokens.kvOldest,
+  },
+  {
     name: "turn_ids",
     type: "INT32[]",
     meaning: "turn of the token; -1 where mask is 0",

@@ -10,7 +10,8 @@ import { hashKey, uniformAt } from "../core/rng.ts";
 /** A sure thing: log-probability 0 for each token. */
 function certain(ids: Int32Array, stop: Generation["stop"]): Generation {
   const zeros = new Float32Array(ids.length);
-  return { ids, logprobs: zeros, logprobsT1: zeros, versions: new Int32Array(ids.length), stop };
+  const versions = new Int32Array(ids.length);
+  return { ids, logprobs: zeros, logprobsT1: zeros, versions, kvOldest: versions, stop };
 }
 
 abstract class SimpleSession implements PolicySession {
@@ -90,7 +91,8 @@ class RandomSession extends SimpleSession {
       }
     }
     const logprobs = new Float32Array(ids.length).fill(-Math.log(this.#vocabularySize));
-    return { ids: Int32Array.from(ids), logprobs, logprobsT1: logprobs, versions: new Int32Array(ids.length), stop };
+    const versions = new Int32Array(ids.length);
+    return { ids: Int32Array.from(ids), logprobs, logprobsT1: logprobs, versions, kvOldest: versions, stop };
   }
 }
 

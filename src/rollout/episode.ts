@@ -18,7 +18,7 @@ export interface EpisodeContext {
   readonly provider: SandboxProvider;
   readonly tokenizer: Tokenizer;
   readonly limits: AgentLimits;
-  readonly sampling: Pick<SamplingOptions, "temperature" | "greedy">;
+  readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   readonly grading: GradingMode;
   /** Wall-clock limit of an episode in milliseconds. */
   readonly episodeMs: number;
@@ -43,6 +43,7 @@ const NO_TOKENS: TokenRecord = {
   logprobs: new Float32Array(0),
   logprobsT1: new Float32Array(0),
   versions: new Int32Array(0),
+  kvOldest: new Int32Array(0),
   turnIds: new Int32Array(0),
 };
 

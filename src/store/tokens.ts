@@ -1,9 +1,10 @@
 /**
  * Token arrays of an episode as one compressed block.
  *
- * Format 1: zstd over the little-endian arrays, one after the other: ids (int32), logprobs (float32), logprobsT1
- * (float32), versions (int32), turnIds (int32), mask (uint8); each has `count` elements, so 21 bytes per token. Format 0
- * is the same without compression, for blocks that would not shrink.
+ * Format 3: zstd over the little-endian arrays, one after the other: ids (int32), logprobs (float32), logprobsT1
+ * (float32), versions (int32), turnIds (int32), kvOldest (int32), mask (uint8); each has `count` elements, so 25 bytes per
+ * token. Format 2 is the same without compression, for blocks that would not shrink. Formats 1 and 0 are those without
+ * kvOldest, from before it was recorded: their caches were always computed by the weights that sampled.
  */
 
 import { AleError } from "../core/errors.ts";
@@ -15,9 +16,12 @@ export interface PackedTokens {
   readonly data: Buffer;
 }
 
-const RAW = 0;
-const ZSTD = 1;
-const BYTES_PER_TOKEN = 21;
+const RAW = 2;
+const ZSTD = 3;
+const RAW_WITHOUT_OLDEST = 0;
+const ZSTD_WITHOUT_OLDEST = 1;
+const BYTES_PER_TOKEN = 25;
+const BYTES_PER_TOKEN_WITHOUT_OLDEST = 21;
 /** Below this size the frame costs more than it saves. */
 const SMALL = 64;
 
@@ -27,12 +31,13 @@ export function plainBytes(count: number): number {
 }
 
 /**
- * Writes the six arrays to `target` from `offset` on and returns where they end.
+ * Writes the seven arrays to `target` from `offset` on and returns where they end.
  * @throws AleError("store") when their lengths differ.
  */
 export function layOutTokens(record: TokenRecord, target: Uint8Array, offset: number): number {
   const count = record.ids.length;
-  const arrays = [record.ids, record.logprobs, record.logprobsT1, record.versions, record.turnIds, record.mask];
+  const { ids, logprobs, logprobsT1, versions, turnIds, kvOldest, mask } = record;
+  const arrays = [ids, logprobs, logprobsT1, versions, turnIds, kvOldest, mask];
   let end = offset;
   for (const array of arrays) {
     if (array.length !== count) {
@@ -56,31 +61,35 @@ export function packTokens(plain: Uint8Array, count: number): PackedTokens {
 /** The arrays again; throws `AleError("store")` when the block is not what its format says. */
 export function unpackTokens(packed: PackedTokens): TokenRecord {
   const { format, count } = packed;
-  if (format !== RAW && format !== ZSTD) {
+  if (format < RAW_WITHOUT_OLDEST || format > ZSTD) {
     throw new AleError("store", `token block of unknown format ${format}`, {
       hint: "it was written by a newer version of ale: use that version",
     });
   }
   let bytes: Uint8Array;
   try {
-    bytes = format === ZSTD ? Bun.zstdDecompressSync(packed.data) : packed.data;
+    bytes = format === ZSTD || format === ZSTD_WITHOUT_OLDEST ? Bun.zstdDecompressSync(packed.data) : packed.data;
   } catch (cause) {
     throw new AleError("store", "a token block is damaged", { hint: "restore the store from a copy", cause });
   }
-  if (bytes.length !== count * BYTES_PER_TOKEN) {
-    throw new AleError("store", `a token block has ${bytes.length} bytes, not ${count * BYTES_PER_TOKEN}`, {
+  const hasOldest = format >= RAW;
+  const expected = count * (hasOldest ? BYTES_PER_TOKEN : BYTES_PER_TOKEN_WITHOUT_OLDEST);
+  if (bytes.length !== expected) {
+    throw new AleError("store", `a token block has ${bytes.length} bytes, not ${expected}`, {
       hint: "restore the store from a copy",
     });
   }
   // A copy of its own: `bytes` may begin anywhere in a larger buffer, and the arrays need alignment.
   const buffer = new Uint8Array(bytes).buffer;
   const at = (index: number) => index * 4 * count;
+  const versions = new Int32Array(buffer, at(3), count);
   return {
     ids: new Int32Array(buffer, at(0), count),
     logprobs: new Float32Array(buffer, at(1), count),
     logprobsT1: new Float32Array(buffer, at(2), count),
-    versions: new Int32Array(buffer, at(3), count),
+    versions,
     turnIds: new Int32Array(buffer, at(4), count),
-    mask: new Uint8Array(buffer, at(5), count),
+    kvOldest: hasOldest ? new Int32Array(buffer, at(5), count) : versions,
+    mask: new Uint8Array(buffer, at(hasOldest ? 6 : 5), count),
   };
 }

@@ -29,6 +29,7 @@ test("supervised weights sum to 1 and leave the first token out", () => {
     logprobs: new Float32Array(4),
     logprobsT1: new Float32Array(4),
     versions: new Int32Array(4),
+    kvOldest: new Int32Array(4),
     turnIds: new Int32Array(4),
   };
   const job = supervisedJob(ExperimentSchema.parse({}), [record, record], 0.1);

@@ -44,6 +44,7 @@ function groups(): Group[] {
           logprobs: Float32Array.from(logprobs[member] as Float32Array, (value, t) => value * (MASK[t] as number)),
           logprobsT1: new Float32Array(TURN_IDS.length),
           versions: new Int32Array(TURN_IDS.length),
+          kvOldest: new Int32Array(TURN_IDS.length),
           turnIds: TURN_IDS,
         },
         ...{ turns: [], reward: member % 2, stopReason: "done", isolation: "none", grading: "clean", startedAt: 0 },

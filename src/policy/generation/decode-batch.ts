@@ -7,11 +7,13 @@
 
 import type { DecoderConfig } from "../../models/config.ts";
 import { SLOTS, type Slot } from "../../models/parameter-store.ts";
-import { allocateBytes, allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
+import { allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
-import { float32Value, int32Value, Value } from "../../runtime/value.ts";
+import { float32Value, int32Value, type Value } from "../../runtime/value.ts";
 import { decodeGraph } from "./graphs.ts";
 import { KvBlock } from "./kv-block.ts";
+import { SAMPLING_VARIANTS, type SamplingVariant } from "./sampling-graph.ts";
+import { SamplingRows } from "./sampling-rows.ts";
 import type { Sequence } from "./sequence.ts";
 import type { SlotWeights } from "./weight-values.ts";
 
@@ -25,7 +27,7 @@ export function batchSizes(slots: number): readonly number[] {
   return [...sizes, slots];
 }
 
-/** A compiled batch size with its calls per slot of the parameter store. */
+/** A compiled batch size and variant of sampling with its calls per slot of the parameter store. */
 interface Shape {
   readonly session: Session;
   readonly values: readonly Value[];
@@ -40,27 +42,18 @@ export interface DecodeBatchOptions {
 
 export class DecodeBatch {
   readonly cache: KvBlock;
-  /** Outputs of the latest step, per seat. */
-  readonly tokens: Int32Array;
-  /** Log-probability of the token after temperature. */
-  readonly logprobs: Float32Array;
-  readonly logprobsT1: Float32Array;
+  /** What the latest step sampled, per seat. */
+  readonly sampling: SamplingRows;
   /** Sequences by seat. */
   readonly seats: (Sequence | undefined)[];
   readonly #config: DecoderConfig;
   readonly #weights: SlotWeights;
   readonly #options: DecodeBatchOptions;
-  readonly #shapes = new Map<number, Shape>();
+  readonly #shapes = new Map<string, Shape>();
   readonly #total: Value;
   readonly #logits: Float32Array;
-  readonly #inputs: {
-    readonly tokens: Int32Array;
-    readonly lengths: Int32Array;
-    readonly uniform: Float32Array;
-    readonly inverseTemperature: Float32Array;
-    readonly greedy: Uint8Array;
-    readonly forced: Int32Array;
-  };
+  readonly #tokens: Int32Array;
+  readonly #lengths: Int32Array;
   #sizes: readonly number[];
   #taken = 0;
 
@@ -72,17 +65,9 @@ export class DecodeBatch {
     this.#sizes = batchSizes(slots);
     this.cache = new KvBlock(config, slots, cells);
     this.seats = new Array(slots).fill(undefined);
-    this.#inputs = {
-      tokens: allocateInt32(slots),
-      lengths: allocateInt32(slots),
-      uniform: allocateFloat32(slots).fill(0.5),
-      inverseTemperature: allocateFloat32(slots).fill(1),
-      greedy: allocateBytes(slots),
-      forced: allocateInt32(slots),
-    };
-    this.tokens = allocateInt32(slots);
-    this.logprobs = allocateFloat32(slots);
-    this.logprobsT1 = allocateFloat32(slots);
+    this.#tokens = allocateInt32(slots);
+    this.#lengths = allocateInt32(slots);
+    this.sampling = new SamplingRows(slots, config.vocabularySize);
     this.#logits = allocateFloat32(slots * config.vocabularySize);
     const total = allocateInt32(1);
     total[0] = cells;
@@ -125,6 +110,7 @@ export class DecodeBatch {
   run(slot: Slot): Sequence[] {
     const size = this.#sizes.find((candidate) => candidate >= this.#taken) as number;
     this.#closeRanks(size);
+    const variant = this.#variant();
     const active: Sequence[] = [];
     for (let seat = 0; seat < size; seat++) {
       const sequence = this.seats[seat];
@@ -132,9 +118,17 @@ export class DecodeBatch {
         sequence.lastSeat = seat;
         active.push(sequence);
       }
-      this.#fill(seat, sequence);
+      // An empty seat gets padding in its first cell, where nobody's cache is.
+      this.#tokens[seat] = sequence?.tokens[sequence.length - 1] ?? 0;
+      this.#lengths[seat] = sequence?.cached ?? 0;
+      this.sampling.fill(seat, sequence, variant);
     }
-    (this.#shape(size).calls[slot] as PreparedCall)();
+    (this.#shape(size, variant).calls[slot] as PreparedCall)();
+    if (variant !== "plain") {
+      for (const { seat, answer } of active) {
+        if (answer !== undefined) this.sampling.settle(seat, answer.plan, this.logits(seat));
+      }
+    }
     return active;
   }
 
@@ -167,47 +161,33 @@ export class DecodeBatch {
     }
   }
 
-  /** Inputs of a seat; an empty one gets padding in its first cell, where nobody's cache is. */
-  #fill(seat: number, sequence: Sequence | undefined): void {
-    const inputs = this.#inputs;
-    const answer = sequence?.answer;
-    if (sequence === undefined || answer === undefined) {
-      inputs.tokens[seat] = 0;
-      inputs.lengths[seat] = 0;
-      inputs.forced[seat] = 0;
-      return;
+  /** The least that serves every seated sequence. */
+  #variant(): SamplingVariant {
+    let most = 0;
+    for (const sequence of this.seats) {
+      if (sequence?.answer !== undefined)
+        most = Math.max(most, SAMPLING_VARIANTS.indexOf(sequence.answer.plan.variant));
     }
-    const { greedy, temperature } = answer.sampling;
-    inputs.tokens[seat] = sequence.tokens[sequence.length - 1] as number;
-    inputs.lengths[seat] = sequence.cached;
-    inputs.greedy[seat] = greedy ? 1 : 0;
-    inputs.inverseTemperature[seat] = greedy ? 1 : 1 / temperature;
-    inputs.forced[seat] = answer.forced?.[answer.count] ?? -1;
-    inputs.uniform[seat] = greedy ? 0.5 : sequence.uniform();
+    return SAMPLING_VARIANTS[most] as SamplingVariant;
   }
 
-  #shape(size: number): Shape {
-    const known = this.#shapes.get(size);
+  #shape(size: number, variant: SamplingVariant): Shape {
+    const key = `${size} ${variant}`;
+    const known = this.#shapes.get(key);
     if (known !== undefined) return known;
     const { cells, threads } = this.#options;
-    const { model, weightNames } = decodeGraph(this.#config, this.#weights, size, cells);
+    const { model, weightNames } = decodeGraph(this.#config, this.#weights, { rows: size, cells, variant });
     const session = new Session(model, { threads });
-    const perRow = [size, 1];
-    const { tokens, lengths, uniform, inverseTemperature, greedy, forced } = this.#inputs;
-    const feeds = {
-      tokens: int32Value(tokens.subarray(0, size), [size]),
-      lengths: int32Value(lengths.subarray(0, size), [size]),
-      uniform: float32Value(uniform.subarray(0, size), perRow),
-      inverse_temperature: float32Value(inverseTemperature.subarray(0, size), perRow),
-      greedy: new Value("bool", perRow, greedy.subarray(0, size)),
-      forced: int32Value(forced.subarray(0, size), perRow),
-    };
+    const sampling = this.sampling.values(size, variant);
     const { vocabularySize } = this.#config;
+    const feeds = {
+      tokens: int32Value(this.#tokens.subarray(0, size), [size]),
+      lengths: int32Value(this.#lengths.subarray(0, size), [size]),
+      ...sampling.feeds,
+    };
     const fetches = {
-      token: int32Value(this.tokens.subarray(0, size), perRow),
-      logprob: float32Value(this.logprobs.subarray(0, size), perRow),
-      logprob_t1: float32Value(this.logprobsT1.subarray(0, size), perRow),
       logits: float32Value(this.#logits.subarray(0, size * vocabularySize), [size, vocabularySize]),
+      ...sampling.fetches,
     };
     const cache = this.cache.view(0, size);
     const calls = SLOTS.map((slot) =>
@@ -217,7 +197,7 @@ export class DecodeBatch {
       ),
     );
     const shape = { session, values: [...Object.values(feeds), ...Object.values(fetches)], calls };
-    this.#shapes.set(size, shape);
+    this.#shapes.set(key, shape);
     return shape;
   }
 }

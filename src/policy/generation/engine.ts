@@ -14,7 +14,7 @@ import { HomeRows } from "./home-rows.ts";
 import { KvBlock } from "./kv-block.ts";
 import { cellsFor, Prefiller } from "./prefiller.ts";
 import { type DeterminismReport, testDeterminism } from "./self-test.ts";
-import { checkRequest, type GenerationRequest, NO_ROOM, Sequence } from "./sequence.ts";
+import { type GenerationRequest, NO_ROOM, planRequest, Sequence } from "./sequence.ts";
 import { SlotWeights } from "./weight-values.ts";
 
 export interface GenerationOptions {
@@ -131,12 +131,12 @@ export class GenerationEngine {
     if (sequence.answer !== undefined) {
       throw new AleError("engine", `sequence ${sequence.id} is still waiting for its last answer`);
     }
-    checkRequest(request, sequence.length, this.config.vocabularySize);
+    const plan = planRequest(request, sequence.length, this.config.vocabularySize);
     if (sequence.length + request.context.length >= this.options.context) {
       this.#finished.push({ sequenceId: sequence.id, generation: NO_ROOM });
       return;
     }
-    sequence.begin(request);
+    sequence.begin(request, plan);
     const stale = sequence.cached > 0 && sequence.cacheVersion !== this.#published().version;
     if (stale && this.options.afterSync !== "keep") sequence.cached = 0;
     // What will be written again is not to be copied from any more.
@@ -351,14 +351,16 @@ export class GenerationEngine {
 
   /** Reads a row's outputs into its sequence and files the answer when it ends. */
   #take(sequence: Sequence, version: number): void {
-    const { seat } = sequence;
-    const { tokens, logprobs, logprobsT1 } = this.#batch;
-    const generation = sequence.append(
-      tokens[seat] as number,
-      logprobs[seat] as number,
-      logprobsT1[seat] as number,
+    const { seat, answer } = sequence;
+    const { sampling } = this.#batch;
+    const count = answer?.plan.topLogprobs ?? 0;
+    const generation = sequence.append({
+      token: sampling.tokens[seat] as number,
+      logprob: sampling.logprobs[seat] as number,
+      logprobT1: sampling.logprobsT1[seat] as number,
       version,
-    );
+      ...(count > 0 ? { top: sampling.top(seat, count) } : {}),
+    });
     if (generation === undefined) return;
     this.#batch.unseat(sequence, true);
     this.#finished.push({ sequenceId: sequence.id, generation });
@@ -366,7 +368,8 @@ export class GenerationEngine {
 
   #checkFinite(sequence: Sequence, version: number): void {
     const { id, seat, length } = sequence;
-    const values = [this.#batch.logprobs[seat] as number, this.#batch.logprobsT1[seat] as number];
+    const { logprobs, logprobsT1 } = this.#batch.sampling;
+    const values = [logprobs[seat] as number, logprobsT1[seat] as number];
     if (values.every(Number.isFinite)) return;
     this.cancel(id);
     const where = `sequence ${id} (decode row ${seat}, position ${length})`;

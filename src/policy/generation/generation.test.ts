@@ -1,10 +1,9 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import type { Generation } from "../../core/ports.ts";
 import { probeParity } from "./parity.ts";
-import { referenceLogits, referenceLogprob } from "./reference-forward.ts";
+import { referenceLogits } from "./reference-forward.ts";
 import {
   answerOf,
-  answersOf,
   CONFIG,
   disposeEngines,
   episode,
@@ -56,45 +55,6 @@ describe("what is sampled", () => {
     }
     expect(answer.logprobs).toEqual(answer.logprobsT1);
     expectClose(answer.logprobs, reference(sequence, 9), 2e-5);
-  });
-
-  test("frequencies follow the distribution", () => {
-    const engine = makeEngine({ slots: 64, maxBlocks: 1 });
-    const context = ids("frequencies", 3);
-    const temperature = 1.5;
-    const logits = referenceLogits(CONFIG, LAYOUT, STORE.parameters(0), context).at(-1) as Float64Array;
-    const expected = Array.from({ length: 40 }, (_, id) => Math.exp(referenceLogprob(logits, id, temperature)));
-    const counts = new Array(40).fill(0);
-    const draws = 64 * 60;
-    for (let round = 0; round < 60; round++) {
-      const members = Array.from({ length: 64 }, (_, i) => i);
-      for (const i of members) {
-        engine.open(i, `draw ${round} ${i}`);
-        engine.submit({ sequenceId: i, context, sampling: sampling({ temperature, maxTokens: 1 }) });
-      }
-      for (const { ids: sampled } of answersOf(engine, members).values()) counts[sampled[0] as number]++;
-      for (const i of members) engine.close(i);
-    }
-    // Cells with few expected draws are pooled; 99.99 % quantile of χ² by Wilson and Hilferty.
-    let statistic = 0;
-    let cells = 0;
-    const pool = { expected: 0, count: 0 };
-    const cell = (wanted: number, seen: number) => {
-      statistic += (seen - wanted) ** 2 / wanted;
-      cells++;
-    };
-    for (const [id, p] of expected.entries()) {
-      if (p * draws >= 5) {
-        cell(p * draws, counts[id]);
-      } else {
-        pool.expected += p * draws;
-        pool.count += counts[id];
-      }
-    }
-    if (pool.expected > 0) cell(pool.expected, pool.count);
-    const freedom = cells - 1;
-    expect(freedom).toBeGreaterThan(5);
-    expect(statistic).toBeLessThan(freedom * (1 - 2 / (9 * freedom) + 3.72 * Math.sqrt(2 / (9 * freedom))) ** 3);
   });
 
   test("forced tokens are scored, not sampled, and the cache goes on from them", () => {

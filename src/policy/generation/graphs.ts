@@ -19,7 +19,7 @@ import {
 } from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
-import { emitSampling } from "./sampling-graph.ts";
+import { emitSampling, type SamplingVariant } from "./sampling-graph.ts";
 import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
 /** Shape of a graph: `rows` sequences × `tokens` new tokens each, over caches of `cells` positions. */
@@ -249,19 +249,23 @@ class DecoderGraph {
 }
 
 /**
- * One decode step of a block. Inputs besides weights and caches: `tokens` [rows] int32, `lengths` [rows] int32 (cells in
- * use before the step), `total` [] int32 (`cells`), and per row [rows, 1]: `uniform` in (0, 1), `inverse_temperature`,
- * `greedy` (1 = most likely token), `forced` int32 (a token id, or −1 to sample). Outputs: `logits` [rows, vocabulary],
- * and per row `token` int32, `logprob` (after temperature) and `logprob_t1`.
+ * One decode step of `rows` sequences. Inputs besides weights and caches: `tokens` [rows] int32, `lengths` [rows] int32
+ * (cells in use before the step), `total` [] int32 (`cells`), and those of sampling (`emitSampling`). Outputs: `logits`
+ * [rows, vocabulary] and those of sampling.
  */
-export function decodeGraph(config: DecoderConfig, places: WeightPlaces, rows: number, cells: number): GenerationGraph {
+export function decodeGraph(
+  config: DecoderConfig,
+  places: WeightPlaces,
+  shape: { readonly rows: number; readonly cells: number; readonly variant: SamplingVariant },
+): GenerationGraph {
+  const { rows, cells, variant } = shape;
   const decoder = new DecoderGraph("decode", config, places, { rows, tokens: 1, cells });
   const { graph } = decoder;
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
   const logits = decoder.logits(x, "logits");
   graph.output("logits", "float32", [rows, config.vocabularySize]);
-  emitSampling(graph, logits, rows, config.vocabularySize);
+  emitSampling(graph, logits, rows, config.vocabularySize, variant);
   return decoder.finish();
 }
 

@@ -123,7 +123,11 @@ function emitTruncation(
   const ofFirst = columns(graph, 0, 1);
   const relative = graph.node("Sub", [values, graph.node("Slice", [values, ...ofFirst])]);
   const weights = graph.node("Exp", [relative]);
-  const ranks = graph.constant("int32", [1, candidates], Int32Array.from({ length: candidates }, (_, i) => i));
+  const ranks = graph.constant(
+    "int32",
+    [1, candidates],
+    Int32Array.from({ length: candidates }, (_, i) => i),
+  );
   const inTopK = graph.node("Less", [ranks, "top_k"]);
   const nothing = graph.scalar("float32", 0);
   const topK = graph.node("Where", [inTopK, weights, nothing]);

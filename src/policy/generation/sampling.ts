@@ -20,6 +20,8 @@ export interface SamplingPlan {
 
 /** More tokens than any vocabulary has. */
 const ALL = 0x7fffffff;
+/** Above any id, and small enough for 32 bits beside it in a double. */
+const ID_SPAN = 2 ** 20;
 
 /** @throws AleError("engine") naming the option that is out of bounds. */
 export function planSampling(options: SamplingOptions, vocabulary: number): SamplingPlan {
@@ -80,9 +82,7 @@ export function sampleTruncated(logits_V: Float32Array, plan: SamplingPlan, unif
   let most = Number.NEGATIVE_INFINITY;
   for (const logit of logits_V) most = Math.max(most, logit);
   const weights_V = Float64Array.from(logits_V, (logit) => Math.exp((logit - most) * inverseTemperature));
-  const order = Int32Array.from(weights_V.keys());
-  order.sort((a, b) => (logits_V[b] as number) - (logits_V[a] as number) || a - b);
-  const best = order.subarray(0, topK);
+  const best = rankDescending(logits_V).subarray(0, topK);
   const total = best.reduce((sum, id) => sum + (weights_V[id] as number), 0);
   let count = 0;
   let kept = 0;
@@ -98,6 +98,19 @@ export function sampleTruncated(logits_V: Float32Array, plan: SamplingPlan, unif
   let reached = weights_V[ids[0] as number] as number;
   while (index < count - 1 && reached < uniform * kept) reached += weights_V[ids[++index] as number] as number;
   return { token: ids[index] as number, logprob: logprobs[index] as number, ids, logprobs };
+}
+
+/** Ids by descending logit, of equal logits the lower id first. */
+function rankDescending(logits_V: Float32Array): Int32Array {
+  // One exact number per token, so that the engine's own sort of numbers does the work: the float's bits in an order that
+  // is numeric also for negatives, then the id.
+  const bits = new Int32Array(logits_V.buffer, logits_V.byteOffset, logits_V.length);
+  const keys = Float64Array.from(bits, (raw, id) => {
+    const ordered = raw < 0 ? raw ^ 0x7fffffff : raw;
+    return id - ordered * ID_SPAN;
+  });
+  keys.sort();
+  return Int32Array.from(keys, (key) => ((key % ID_SPAN) + ID_SPAN) % ID_SPAN);
 }
 
 /** log softmax(logits) at `id`, at temperature 1. */

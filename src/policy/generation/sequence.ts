@@ -2,9 +2,10 @@
 
 import { AleError } from "../../core/errors.ts";
 import { firstTokens } from "../../core/generation.ts";
-import type { Generation, SamplingOptions } from "../../core/ports.ts";
+import type { Generation, SamplingOptions, TopLogprobs } from "../../core/ports.ts";
 import { hashKey, uniformAt } from "../../core/rng.ts";
 import type { HomeRow } from "./home-rows.ts";
+import { planSampling, type SamplingPlan } from "./sampling.ts";
 
 /** What `GenerationEngine.submit` takes. */
 export interface GenerationRequest {
@@ -16,11 +17,22 @@ export interface GenerationRequest {
   readonly forced?: Int32Array;
 }
 
+/** What a decode step gave a sequence. */
+export interface SampledToken {
+  readonly token: number;
+  readonly logprob: number;
+  readonly logprobT1: number;
+  /** Weight version that sampled it. */
+  readonly version: number;
+  /** The most likely tokens there, as many as the plan asks for; copied. */
+  readonly top?: { readonly ids: Int32Array; readonly logprobs: Float32Array };
+}
+
 /** An answer in the making; its tokens are the sequence's from `start` on. */
 export class Answer {
   /** Position of the first sampled token. */
   readonly start: number;
-  readonly sampling: SamplingOptions;
+  readonly plan: SamplingPlan;
   readonly forced: Int32Array | undefined;
   /** Most tokens this answer may have. */
   readonly limit: number;
@@ -29,13 +41,15 @@ export class Answer {
   readonly #logprobs: Float32Array;
   readonly #logprobsT1: Float32Array;
   readonly #versions: Int32Array;
+  readonly #kvOldest: Int32Array;
+  readonly #top: TopLogprobs | undefined;
   #count = 0;
 
   /** @param room tokens the sequence may still grow by after the context, at least 1. */
-  constructor(request: GenerationRequest, start: number, room: number) {
+  constructor(request: GenerationRequest, plan: SamplingPlan, start: number, room: number) {
     const wanted = request.forced?.length ?? request.sampling.maxTokens;
     this.start = start;
-    this.sampling = request.sampling;
+    this.plan = plan;
     this.forced = request.forced;
     this.limit = Math.min(wanted, room);
     this.#limitReason = wanted <= room ? "length" : "context";
@@ -43,6 +57,12 @@ export class Answer {
     this.#logprobs = new Float32Array(this.limit);
     this.#logprobsT1 = new Float32Array(this.limit);
     this.#versions = new Int32Array(this.limit);
+    this.#kvOldest = new Int32Array(this.limit);
+    const { topLogprobs: count } = plan;
+    this.#top =
+      count === 0
+        ? undefined
+        : { count, ids: new Int32Array(this.limit * count), logprobs: new Float32Array(this.limit * count) };
   }
 
   get count(): number {
@@ -55,23 +75,33 @@ export class Answer {
   }
 
   /** Records a token; returns why the answer ends with it, or `undefined` when it goes on. */
-  add(token: number, logprob: number, logprobT1: number, version: number): Generation["stop"] | undefined {
-    this.#logprobs[this.#count] = logprob;
-    this.#logprobsT1[this.#count] = logprobT1;
-    this.#versions[this.#count] = version;
+  add(sampled: SampledToken, kvOldest: number): Generation["stop"] | undefined {
+    this.#logprobs[this.#count] = sampled.logprob;
+    this.#logprobsT1[this.#count] = sampled.logprobT1;
+    this.#versions[this.#count] = sampled.version;
+    this.#kvOldest[this.#count] = kvOldest;
+    if (this.#top !== undefined && sampled.top !== undefined) {
+      this.#top.ids.set(sampled.top.ids, this.#count * this.#top.count);
+      this.#top.logprobs.set(sampled.top.logprobs, this.#count * this.#top.count);
+    }
     this.#count++;
-    if (this.#stopIds.has(token)) return "stop";
+    if (this.#stopIds.has(sampled.token)) return "stop";
     return this.#count === this.limit ? this.#limitReason : undefined;
   }
 
   finish(tokens: Int32Array, stop: Generation["stop"]): Generation {
-    return {
+    const generation = {
       ids: tokens.slice(this.start, this.start + this.#count),
       logprobs: this.#logprobs.slice(0, this.#count),
       logprobsT1: this.#logprobsT1.slice(0, this.#count),
       versions: this.#versions.slice(0, this.#count),
+      kvOldest: this.#kvOldest.slice(0, this.#count),
       stop,
     };
+    if (this.#top === undefined) return generation;
+    const { count, ids, logprobs } = this.#top;
+    const length = this.#count * count;
+    return { ...generation, topLogprobs: { count, ids: ids.slice(0, length), logprobs: logprobs.slice(0, length) } };
   }
 }
 
@@ -81,6 +111,7 @@ export const NO_ROOM: Generation = {
   logprobs: new Float32Array(0),
   logprobsT1: new Float32Array(0),
   versions: new Int32Array(0),
+  kvOldest: new Int32Array(0),
   stop: "context",
 };
 
@@ -109,6 +140,8 @@ export class Sequence {
   /** Length before the latest answer. */
   #answerStart = 0;
   readonly #noiseKey: readonly [number, number];
+  /** Noise key of the answer in work, if its request named a seed. */
+  #seedKey: readonly [number, number] | undefined;
 
   constructor(id: number, noiseKey: string, home: HomeRow, context: number) {
     this.id = id;
@@ -122,29 +155,33 @@ export class Sequence {
     return this.answer !== undefined && this.cached === this.length - 1;
   }
 
-  /** Noise of the next token; depends on the noise key and the position only. */
+  /** Noise of the next token; depends on the request's seed or else the noise key, and on the position, only. */
   uniform(): number {
-    return uniformAt(this.#noiseKey, this.length);
+    return uniformAt(this.#seedKey ?? this.#noiseKey, this.length);
   }
 
   /** Appends a request's context. The caller has checked that it fits. */
-  begin(request: GenerationRequest): void {
+  begin(request: GenerationRequest, plan: SamplingPlan): void {
     const start = this.length + request.context.length;
     this.tokens.set(request.context, this.length);
     if (this.length === 0) this.sharedCells = request.context.length - 1;
     this.#requestStart = this.length;
     this.#answerStart = start;
     this.length = start;
-    this.answer = new Answer(request, start, this.tokens.length - start);
+    const { seed } = request.sampling;
+    this.#seedKey = seed === undefined ? undefined : hashKey(`seed/${seed}`);
+    this.answer = new Answer(request, plan, start, this.tokens.length - start);
   }
 
-  /** Appends a token that a decode step under `version` gave; returns the answer when it ends with it. */
-  append(token: number, logprob: number, logprobT1: number, version: number): Generation | undefined {
+  /** Appends what a decode step gave; returns the answer when it ends with it. */
+  append(sampled: SampledToken): Generation | undefined {
+    const { version, token } = sampled;
+    // The step wrote a cell, too, and the token attended to all of them.
     this.cacheVersion = this.cached === 0 ? version : Math.min(this.cacheVersion, version);
     this.cached++;
     this.tokens[this.length] = token;
     this.length++;
-    const stop = this.answer?.add(token, logprob, logprobT1, version);
+    const stop = this.answer?.add(sampled, this.cacheVersion);
     if (stop === undefined) return undefined;
     const generation = this.answer?.finish(this.tokens, stop);
     this.answer = undefined;
@@ -175,8 +212,11 @@ export class Sequence {
   }
 }
 
-/** @throws AleError("engine") naming what is wrong with a request for a sequence of `length` tokens. */
-export function checkRequest(request: GenerationRequest, length: number, vocabularySize: number): void {
+/**
+ * Checks a request for a sequence of `length` tokens and returns how to sample for it.
+ * @throws AleError("engine") naming the sequence and what is wrong.
+ */
+export function planRequest(request: GenerationRequest, length: number, vocabularySize: number): SamplingPlan {
   const { sequenceId, context, sampling, forced } = request;
   const refuse = (why: string): never => {
     throw new AleError("engine", `generation for sequence ${sequenceId}: ${why}`);
@@ -193,14 +233,9 @@ export function checkRequest(request: GenerationRequest, length: number, vocabul
       }
     }
   }
-  if (forced !== undefined) {
-    if (forced.length === 0) refuse("there are no forced tokens");
-    return;
-  }
-  if (!Number.isInteger(sampling.maxTokens) || sampling.maxTokens < 1) {
-    refuse(`maxTokens is ${sampling.maxTokens}; at least 1 is needed`);
-  }
-  if (!sampling.greedy && !(sampling.temperature > 0 && Number.isFinite(sampling.temperature))) {
-    refuse(`temperature is ${sampling.temperature}; it must be above 0 (use greedy for the most likely token)`);
-  }
+  if (forced?.length === 0) refuse("there are no forced tokens");
+  const plan = planSampling(sampling, vocabularySize);
+  // What truncation leaves out has no log-probability to report.
+  if (forced !== undefined && plan.variant !== "plain") refuse("forced tokens are scored under the whole distribution");
+  return plan;
 }
