@@ -37,6 +37,11 @@ export const VERBS: readonly Verb[] = [
     load: async () => (await import("./eval.ts")).defineEval,
   },
   {
+    name: "generate",
+    summary: "have a model continue a prompt",
+    load: async () => (await import("./generate.ts")).defineGenerate,
+  },
+  {
     name: "sft",
     summary: "train on demonstrations recorded in sandboxes",
     settings: true,

@@ -84,3 +84,40 @@ export interface TaskCheck {
 }
 
 export type CheckTasks = (options: CheckTasksOptions) => AsyncIterable<TaskCheck>;
+
+/** What `ale generate` continues. */
+export type GenerateInput =
+  | { readonly kind: "ids"; readonly ids: readonly number[] }
+  /** Continued as it is; special tokens may be written out in it. */
+  | { readonly kind: "text"; readonly text: string }
+  /** Said to the model as a user, through its chat template. */
+  | { readonly kind: "chat"; readonly text: string; readonly system?: string };
+
+export interface GenerateOptions {
+  /** Policy folder, or the name of an embedded one. */
+  readonly model: string;
+  readonly input: GenerateInput;
+  readonly sampling: { readonly greedy: boolean; readonly maxTokens: number; readonly temperature?: number };
+  readonly stopStrings: readonly string[];
+  readonly stopIds: readonly number[];
+  /** Go on behind the model's end tokens. */
+  readonly ignoreEnd: boolean;
+  readonly seed: number;
+  readonly threads: number;
+  readonly signal: AbortSignal;
+  /** Called with the answer's text as it grows. */
+  readonly onText?: (piece: string) => void;
+}
+
+export interface GenerateResult {
+  readonly ids: readonly number[];
+  /** `null` without a tokenizer. */
+  readonly text: string | null;
+  /** Log-probability of each id under the distribution it was sampled from; at temperature 1 when greedy. */
+  readonly logprobs: readonly number[];
+  /** An end token or a stop string, the limit of tokens, or the end of the context. */
+  readonly stop: "stop" | "length" | "context";
+  readonly stopString?: string;
+  readonly promptIds: readonly number[];
+  readonly seed: number;
+}

@@ -140,8 +140,8 @@ export function parseTokenizer(bytes: Uint8Array, source: string): BpeTokenizer 
   return new BpeTokenizer(json, source);
 }
 
-/** Share of a model's embeddings that may be padding, as published models round their vocabulary up. */
-const MAX_PADDING = 0.05;
+/** Share of a model's embeddings that may be padding: published models round their vocabulary up, small ones by much. */
+const MAX_PADDING = 0.25;
 
 /**
  * Throws `AleError("tokenizer")` when the tokenizer can produce ids that the model has no embedding for, or is too small to be
