@@ -9,6 +9,7 @@ import { viewModeFor, watch } from "./watch.ts";
 
 interface EvalFlags {
   readonly policy: string;
+  readonly adapter?: string;
   readonly samples: number;
   readonly split: Split;
   readonly greedy?: boolean;
@@ -22,6 +23,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
   command
     .argument("<suite>", "task suite: a folder, or the name of an embedded suite")
     .requiredOption("--policy <policy>", "folder of a policy, or oracle, noop, random")
+    .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the policy")
     .option("--samples <n>", "episodes", wholeNumber("--samples", 1, 1_000_000), 420)
     .addOption(new Option("--split <split>", "which instances").choices(["train", "dev", "heldout"]).default("heldout"))
     .option("--greedy", "most likely token instead of sampling")
@@ -42,10 +44,11 @@ export function defineEval(command: Command, cli: CommandLine): void {
       const mode = flags.json && cli.stderr.isTTY !== true ? "quiet" : viewModeFor(cli, cli.stderr);
       const { result } = await watch({ cli, mode, stream: cli.stderr }, async (hub, signal) => {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
-        const { policy, samples, split, temperature, seed, families } = flags;
+        const { policy, adapter, samples, split, temperature, seed, families } = flags;
         const options = {
           suite,
           policy,
+          adapter,
           samples,
           split,
           greedy: flags.greedy ?? false,

@@ -7,6 +7,7 @@
 
 import { z } from "zod";
 import { AlgorithmSchema } from "./algorithm.ts";
+import { LoraSchema } from "./lora.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
 const count = (description: string, value: number, max = 1_000_000) =>
@@ -193,6 +194,7 @@ export const ExperimentSchema = z.strictObject({
     .default(false)
     .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
   model: ModelSchema.prefault({}),
+  lora: LoraSchema,
   tasks: TasksSchema.prefault({}),
   rollout: RolloutSchema.prefault({}),
   algorithm: AlgorithmSchema,

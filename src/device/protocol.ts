@@ -1,10 +1,22 @@
 /** Messages between the control process and an engine; they travel by structured clone over Bun's IPC channel. */
 
 import type { Generation, SamplingOptions } from "../core/ports.ts";
+import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
-/** Where an engine's weights come from. `reopen` continues with the published weights of an existing store file. */
+/** Adapters on a frozen model. */
+export interface LoraStart {
+  readonly config: LoraConfig;
+  /** Seed of their first values. */
+  readonly seed: number;
+  /** Folder of the frozen model. */
+  readonly base: string;
+  /** PEFT folder to start from; fresh adapters when omitted. */
+  readonly adapter?: string;
+}
+
+/** Where an engine's weights come from. With adapters, a checkpoint holds those and `folder` is their base. `reopen` continues with the published weights of an existing store file. */
 export type WeightSource =
   | { readonly kind: "folder"; readonly folder: string }
   | { readonly kind: "checkpoint"; readonly folder: string; readonly version: number }
@@ -15,6 +27,8 @@ export interface EngineOptions {
   /** `config.json` of the policy, as parsed JSON. */
   readonly modelConfig: Readonly<Record<string, unknown>>;
   readonly weights: WeightSource;
+  /** Train adapters and leave the model as it is. */
+  readonly lora?: LoraStart;
   /** File the parameter store maps; owned by this engine while it runs. */
   readonly storeFile: string;
   readonly threads: number;
@@ -56,7 +70,9 @@ export interface ParityRequest {
 }
 
 export interface EngineInfo {
+  /** Parameters of the model, and of what is trained. */
   readonly parameters: number;
+  readonly trainable: number;
   readonly version: number;
   /** Optimizer steps the weights have had. */
   readonly optimizerStep: number;

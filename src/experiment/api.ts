@@ -35,6 +35,8 @@ export interface EvaluateOptions {
   readonly suite: string;
   /** Folder of a policy, or `oracle`, `noop`, `random`. */
   readonly policy: string;
+  /** PEFT folder to put on the policy. */
+  readonly adapter?: string | undefined;
   readonly samples: number;
   readonly split: Split;
   readonly greedy: boolean;

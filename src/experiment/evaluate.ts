@@ -84,9 +84,13 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
 async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
   const suite = loadSuite(options.suite, loadOptions(options));
-  const source = policyFromFolder(options.policy === "random" ? "models/shell-start" : options.policy);
+  const isRandom = options.policy === "random";
+  const source = policyFromFolder(isRandom ? "models/shell-start" : options.policy, options.adapter);
   const experiment = ExperimentSchema.parse({ tasks: { suite: options.suite }, seed: options.seed });
-  await using provider = await openSandboxes(options.suite, options.policy === "random" ? [] : [options.policy]);
+  await using provider = await openSandboxes(
+    options.suite,
+    isRandom ? [] : [options.policy, ...(options.adapter === undefined ? [] : [options.adapter])],
+  );
   await using policy = await openPolicy(options, experiment, source);
   const { temperature, greedy, split } = options;
   const context = episodeContext(
@@ -120,7 +124,7 @@ async function openPolicy(
   const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   try {
-    const engine = await startEngine(experiment, source.modelConfig, source.weights, folder, options.hub);
+    const engine = await startEngine(experiment, source, folder, options.hub);
     return { policy: engine, [Symbol.asyncDispose]: () => engine.stop().finally(remove) };
   } catch (error) {
     remove();

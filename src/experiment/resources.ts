@@ -13,11 +13,11 @@ import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { EngineClient } from "../device/engine-client.ts";
-import type { WeightSource } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
+import type { PolicySource } from "./policy-source.ts";
 
 /**
  * Paths no sandbox may see: they hold answers or Ale itself. The repository is masked too when Ale runs from source.
@@ -46,8 +46,7 @@ export async function openSandboxes(suite: string, extraMasks: readonly string[]
 /** Starts the engine of a run; its parameter store lives in the run directory. */
 export async function startEngine(
   experiment: Experiment,
-  modelConfig: Readonly<Record<string, unknown>>,
-  weights: WeightSource,
+  source: Pick<PolicySource, "modelConfig" | "weights" | "lora">,
   runDir: string,
   hub: EventHub,
 ): Promise<EngineClient> {
@@ -55,8 +54,9 @@ export async function startEngine(
   mkdirSync(folder, { recursive: true });
   return EngineClient.start(
     {
-      modelConfig,
-      weights,
+      modelConfig: source.modelConfig,
+      weights: source.weights,
+      ...(source.lora === undefined ? {} : { lora: source.lora }),
       storeFile: join(folder, "parameters.bin"),
       threads: experiment.engine.threads,
       slots: experiment.engine.slots,

@@ -51,7 +51,7 @@ export async function executeRun(
     await using _service = await startService(options, session.store, session.runId, () =>
       stop.abort(new AleError("interrupted", "the run was stopped through the API")),
     );
-    const engine = await startEngine(experiment, source.modelConfig, weightsOf(session, source), outDir, hub);
+    const engine = await startEngine(experiment, { ...source, weights: weightsOf(session, source) }, outDir, hub);
     try {
       await work({ options: { ...options, signal }, suite, source, provider, session, engine });
     } finally {

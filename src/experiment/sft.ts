@@ -16,7 +16,7 @@ import {
 } from "./demonstrations.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { Evaluator, evaluationMetrics } from "./evaluator.ts";
-import { type PolicySource, policyFromFolder, presetConfig } from "./policy-source.ts";
+import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
 import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 
@@ -59,8 +59,11 @@ function planStages(options: RunOptions, suite: Suite): DemonstrationPlan[][] {
 
 /** A policy folder to go on from, or random weights of a preset with a tokenizer learned on the demonstrations. */
 function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[]): PolicySource {
-  const { model, sft, seed } = options.experiment;
-  if (model.path !== undefined) return policyFromFolder(model.path);
+  const { model, lora, sft, seed } = options.experiment;
+  if (lora !== undefined && model.path === undefined) {
+    throw new AleError("config", "lora: adapters need a model to belong to", { hint: "set model.path" });
+  }
+  if (model.path !== undefined) return startingPolicy(options.experiment);
   const { tokenizer, text } = learnTokenizer(plans, sft.vocabulary);
   return {
     modelConfig: presetConfig(model.preset, sft.vocabulary),

@@ -3,14 +3,11 @@
  * W + s · B A with trainable A [r, in] and B [out, r]. Names are those of the PEFT library.
  */
 
+import type { LoraTarget } from "../config/lora.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { DecoderConfig } from "./config.ts";
 import { layOut, type ParameterEntry, type ParameterLayout, parameterLayout, parameterView } from "./parameters.ts";
-
-/** Projections that adapters may be put on, by the last part of their module's name. */
-export const LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
-export type LoraTarget = (typeof LORA_TARGETS)[number];
 
 export interface LoraConfig {
   readonly rank: number;
@@ -39,6 +36,19 @@ export interface Adapters {
 /** Attention and dense MLPs; experts have no adapters. */
 const MODULE = /^model\.layers\.\d+\.(?:self_attn|mlp)\.([a-z]+_proj)\.weight$/;
 
+function projectionsOf(config: DecoderConfig): readonly ParameterEntry[] {
+  return parameterLayout(config).entries.filter(({ name }) => MODULE.test(name));
+}
+
+function moduleOf({ name }: ParameterEntry): LoraTarget {
+  return (MODULE.exec(name) as RegExpExecArray)[1] as LoraTarget;
+}
+
+/** All projections of a model that may have an adapter. */
+export function loraTargets(config: DecoderConfig): readonly LoraTarget[] {
+  return [...new Set(projectionsOf(config).map(moduleOf))];
+}
+
 /**
  * Where the adapters of a decoder lie. In each layer all A come before all B, so that those which read the same input
  * (query, key, value; gate, up) are neighbours in memory and can be multiplied as one matrix.
@@ -46,17 +56,15 @@ const MODULE = /^model\.layers\.\d+\.(?:self_attn|mlp)\.([a-z]+_proj)\.weight$/;
  * layers have experts.
  */
 export function adaptersFor(config: DecoderConfig, lora: LoraConfig): Adapters {
-  const projections = parameterLayout(config).entries.filter(({ name }) => MODULE.test(name));
-  const moduleOf = ({ name }: ParameterEntry) => (MODULE.exec(name) as RegExpExecArray)[1] as LoraTarget;
-  const known = new Set(projections.map(moduleOf));
+  const known = loraTargets(config);
   for (const target of lora.targets) {
-    if (!known.has(target)) {
+    if (!known.includes(target)) {
       throw new AleError("config", `lora.targets: the model has no projection called "${target}"`, {
-        hint: `it has ${[...known].join(", ")}`,
+        hint: `it has ${known.join(", ")}`,
       });
     }
   }
-  const adapted = projections.filter((entry) => lora.targets.includes(moduleOf(entry)));
+  const adapted = projectionsOf(config).filter((entry) => lora.targets.includes(moduleOf(entry)));
   const scale = lora.alpha / (lora.rslora ? Math.sqrt(lora.rank) : lora.rank);
   const byWeight = new Map(adapted.map(({ name }) => [name, { ...adapterNames(name), scale }]));
   const layers = new Map<string, ParameterEntry[]>();

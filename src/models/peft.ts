@@ -3,11 +3,13 @@
  * https://huggingface.co/docs/peft/developer_guides/checkpoint
  */
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { LORA_TARGETS } from "../config/lora.ts";
 import { AleError } from "../core/errors.ts";
-import { type Adapters, LORA_TARGETS, type LoraConfig } from "./lora.ts";
+import { writeDurably } from "./durable-files.ts";
+import type { Adapters, LoraConfig } from "./lora.ts";
 import { parameterView } from "./parameters.ts";
 import type { PolicyFolder } from "./policy-folder.ts";
 import { parseSafetensors, writeSafetensors } from "./safetensors.ts";
@@ -109,5 +111,5 @@ export function writeAdapterFolder(folder: string, adapters: Adapters, flat: Flo
     use_dora: false,
     use_rslora: config.rslora,
   };
-  writeFileSync(join(folder, ADAPTER_CONFIG_FILE), `${JSON.stringify(json, null, 2)}\n`);
+  writeDurably(join(folder, ADAPTER_CONFIG_FILE), [`${JSON.stringify(json, null, 2)}\n`]);
 }

@@ -1,16 +1,10 @@
 import { afterAll, describe, expect, test } from "bun:test";
+import { LORA_TARGETS, type LoraTarget } from "../config/lora.ts";
 import { Rng } from "../core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
 import { FrozenParameters } from "../models/frozen-parameters.ts";
 import { rootMeanSquare } from "../models/gradient-check.ts";
-import {
-  type Adapters,
-  adaptersFor,
-  initializeAdapters,
-  LORA_TARGETS,
-  type LoraTarget,
-  mergeAdapters,
-} from "../models/lora.ts";
+import { type Adapters, adaptersFor, initializeAdapters, mergeAdapters } from "../models/lora.ts";
 import { ParameterStore } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout, parameterView } from "../models/parameters.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
