@@ -8,6 +8,7 @@ import { listenForInterrupt } from "./interrupt.ts";
 
 interface GenerateFlags {
   readonly model: string;
+  readonly adapter?: string;
   readonly prompt?: string;
   readonly ids?: number[];
   readonly chat?: boolean;
@@ -28,6 +29,7 @@ const MAX_SEED = 2 ** 31 - 1;
 export function defineGenerate(command: Command, cli: CommandLine): void {
   command
     .option("--model <path>", "folder of a model, or the name of a shipped one", "models/shell-start")
+    .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the model")
     .addOption(new Option("--prompt <text>", "text to continue; special tokens may be written out").conflicts("ids"))
     .option(
       "--ids <list>",
@@ -61,6 +63,7 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
       const safe = cli.stdout.isTTY === true ? sanitizeText : (piece: string) => piece;
       const result = await generateAnswer({
         model: flags.model,
+        adapter: flags.adapter,
         input,
         sampling: {
           greedy: flags.greedy ?? false,

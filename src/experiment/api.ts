@@ -98,6 +98,8 @@ export type GenerateInput =
 export interface GenerateOptions {
   /** Policy folder, or the name of an embedded one. */
   readonly model: string;
+  /** PEFT folder to put on it. */
+  readonly adapter?: string | undefined;
   readonly input: GenerateInput;
   readonly sampling: { readonly greedy: boolean; readonly maxTokens: number; readonly temperature?: number };
   readonly stopStrings: readonly string[];

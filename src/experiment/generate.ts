@@ -12,6 +12,7 @@ import { AnswerText } from "../tokens/answer-text.ts";
 import type { ChatMessage } from "../tokens/chat-template.ts";
 import { type ModelText, readModelText } from "../tokens/model-text.ts";
 import { assertVocabulary } from "../tokens/tokenizer.ts";
+import { findAdapter } from "./adapter.ts";
 import type { GenerateOptions, GenerateResult } from "./api.ts";
 
 /**
@@ -19,7 +20,8 @@ import type { GenerateOptions, GenerateResult } from "./api.ts";
  * `AleError("model" | "tokenizer")` for a folder that does not fit.
  */
 export async function generateAnswer(options: GenerateOptions): Promise<GenerateResult> {
-  const folder = openPolicyFolder(options.model);
+  const { model, lora } = findAdapter(options.model, options.adapter);
+  const folder = openPolicyFolder(model);
   const modelConfig = folder.readJson("config.json");
   const config = configFromHuggingFace(modelConfig, `${folder.location}/config.json`);
   const text = folder.has("tokenizer.json") ? readModelText(folder) : undefined;
@@ -31,7 +33,8 @@ export async function generateAnswer(options: GenerateOptions): Promise<Generate
   try {
     const engine = await EngineClient.start({
       modelConfig,
-      weights: { kind: "folder", folder: options.model },
+      weights: { kind: "folder", folder: model },
+      ...(lora === undefined ? {} : { lora }),
       storeFile: join(directory, "parameters.bin"),
       threads: options.threads,
       slots: 2,

@@ -1,18 +1,17 @@
 /** The policy an experiment starts from: config, tokenizer and weights. */
 
-import { existsSync, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readFileSync } from "node:fs";
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { Tokenizer } from "../core/ports.ts";
 import type { LoraStart, WeightSource } from "../device/protocol.ts";
 import { configFromHuggingFace, configFromPreset, configToHuggingFace } from "../models/config.ts";
 import { loraTargets } from "../models/lora.ts";
-import { ADAPTER_CONFIG_FILE, readAdapterConfig } from "../models/peft.ts";
-import { openPolicyFolder, type PolicyFolder } from "../models/policy-folder.ts";
+import { openPolicyFolder } from "../models/policy-folder.ts";
 import { readFolderWeights } from "../models/weights.ts";
 import { shippedFiles } from "../runtime/shipped.ts";
 import { assertVocabulary, parseTokenizer } from "../tokens/tokenizer.ts";
+import { findAdapter, placeOf } from "./adapter.ts";
 
 export interface PolicySource {
   /** `config.json`, as parsed JSON. */
@@ -26,17 +25,13 @@ export interface PolicySource {
 }
 
 /**
- * Reads a policy folder, or a PEFT folder together with the model that its `adapter_config.json` names. Throws `AleError("model" | "tokenizer")` naming the file that is missing or does
- * not fit.
+ * Reads a policy folder, or a PEFT folder together with the model it names.
  * @param adapter a PEFT folder to put on the policy.
+ * @throws AleError("model" | "tokenizer") naming the file that is missing or does not fit.
  */
 export function policyFromFolder(path: string, adapter?: string): PolicySource {
-  const folder = openPolicyFolder(path);
-  if (adapter !== undefined) return withAdapter(policyFromFolder(path), placeOf(path), adapter);
-  if (folder.has(ADAPTER_CONFIG_FILE)) {
-    const base = baseOf(folder, path);
-    return withAdapter(policyFromFolder(base), base, path);
-  }
+  const { model, lora } = findAdapter(path, adapter);
+  const folder = openPolicyFolder(model);
   const modelConfig = folder.readJson("config.json");
   const config = configFromHuggingFace(modelConfig, `${folder.location}/config.json`);
   const bytes = folder.read("tokenizer.json");
@@ -47,25 +42,9 @@ export function policyFromFolder(path: string, adapter?: string): PolicySource {
     modelConfig,
     tokenizer,
     tokenizerText: new TextDecoder().decode(bytes),
-    weights: { kind: "folder", folder: path },
+    weights: { kind: "folder", folder: model },
+    ...(lora === undefined ? {} : { lora }),
   };
-}
-
-function withAdapter(source: PolicySource, base: string, adapter: string): PolicySource {
-  const { lora } = readAdapterConfig(openPolicyFolder(adapter));
-  return { ...source, lora: { config: lora, seed: 0, base, adapter } };
-}
-
-/** Where the model of a PEFT folder is: a path as it stands, beside the folder, or an embedded policy. */
-function baseOf(folder: PolicyFolder, path: string): string {
-  const { base } = readAdapterConfig(folder);
-  if (base === undefined) {
-    throw new AleError("model", `${folder.location}/${ADAPTER_CONFIG_FILE} does not say which model it belongs to`, {
-      hint: "give the model's folder as the policy and this one with --adapter",
-    });
-  }
-  const beside = join(path, base);
-  return !existsSync(base) && existsSync(beside) ? beside : base;
 }
 
 /** The policy of `experiment.model.path`, with the adapters that `experiment.lora` asks for. */
@@ -92,11 +71,6 @@ export function startingPolicy(experiment: Experiment): PolicySource {
   const config = configFromHuggingFace(source.modelConfig, `${path}/config.json`);
   const { rank, alpha, rslora, seed, targets = loraTargets(config) } = lora;
   return { ...source, lora: { config: { rank, alpha, rslora, targets }, seed, base: placeOf(path) } };
-}
-
-/** Absolute for a folder on disk, so that what is saved can be read from anywhere. */
-function placeOf(path: string): string {
-  return existsSync(path) ? resolve(path) : path;
 }
 
 /** `config.json` of the preset `models/<name>.toml`, with the vocabulary of `vocabularySize` tokens. */

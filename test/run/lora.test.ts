@@ -91,6 +91,15 @@ test("adapters read again give the same greedy tokens, and others than the base"
   const scored = await finish(ale("eval", "shell", "--policy", BASE, "--adapter", folder, "--samples", "4", "--json"));
   expect(JSON.parse(scored)).toMatchObject({ n: 4 });
   expect(await greedyIds(policyFromFolder(BASE))).not.toEqual(named);
+  const flags = ["--prompt", "<task>", "--greedy", "--max-tokens", "24", "--json"];
+  const [beside, alone] = await Promise.all(
+    [
+      ["--model", BASE, "--adapter", folder],
+      ["--model", folder],
+    ].map((model) => finish(ale("generate", ...model, ...flags))),
+  );
+  const answer = (text = "") => (JSON.parse(text) as { ids: number[] }).ids;
+  expect(answer(beside)).toEqual(answer(alone));
 }, 60_000);
 
 /** Greedy answers to a few prompts, and the log-probability of each token. */
