@@ -261,3 +261,21 @@ export function transpose(graph: Graph, tensor: Tensor, permutation: readonly nu
 export function plus(graph: Graph, soFar: Tensor | undefined, contribution: Tensor): Tensor {
   return soFar === undefined ? contribution : graph.apply("Add", [soFar, contribution], contribution.shape);
 }
+
+/**
+ * `tensor` itself, but computed only when `others` are: they are joined to it with no elements left. The format has no other
+ * way to order nodes, and ONNX Runtime's own order keeps what it could free. Costs a copy of `tensor`; no backward rule.
+ * Only memory depends on it, so WebGPU, which has no empty tensors, goes without.
+ */
+export function after(graph: Graph, tensor: Tensor, others: readonly Tensor[]): Tensor {
+  if (graph.profile === "webgpu" || others.length === 0) return tensor;
+  const nothing = tensor.shape.with(0, 0);
+  const zero = graph.integers([0]);
+  const empty = others.map((other) => {
+    const cut = graph.apply("Slice", [other, zero, zero, zero], other.shape.with(0, 0), { type: other.type });
+    const attributes = { allowzero: { int: 1 } };
+    return graph.apply("Reshape", [cut, graph.integers(nothing)], nothing, { attributes, type: other.type });
+  });
+  const attributes = { axis: { int: 0 } };
+  return graph.apply("Concat", [tensor, ...empty], tensor.shape, { attributes });
+}

@@ -96,7 +96,11 @@ export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
     { q: normal("q", 10, 24), k: normal("k", 10, 24), v: normal("v", 10, 24) },
   ),
   "causalAttention in blocks of queries, the last one shorter": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, 2)],
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { blockSize: 2, recompute: false })],
+    { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
+  ),
+  "causalAttention, blocks computed again": operator(
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { blockSize: 2, recompute: true })],
     { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
   ),
   "embedding, with repeated ids": operator((graph, { table, ids }) => [embedding(graph, table, ids)], {

@@ -33,9 +33,9 @@ function attention(rng: Rng): OperatorCase {
     kvHeads,
     headDim: rng.int(1, 8),
   };
-  const block = rng.int(1, shape.length);
+  const plan = { blockSize: rng.int(1, shape.length), recompute: rng.next() < 0.5 };
   const tokens = shape.rows * shape.length;
-  return operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, shape, block)], {
+  return operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, shape, plan)], {
     q: normal("q", tokens, shape.heads * shape.headDim),
     k: normal("k", tokens, kvHeads * shape.headDim),
     v: normal("v", tokens, kvHeads * shape.headDim),
