@@ -6,6 +6,7 @@
  */
 
 import { z } from "zod";
+import { DEVICE_PATTERN } from "../core/device.ts";
 import { AlgorithmSchema } from "./algorithm.ts";
 import { LoraSchema } from "./lora.ts";
 
@@ -129,11 +130,22 @@ const EvaluationSchema = z
 
 const EngineSchema = z
   .strictObject({
-    device: z.enum(["cpu"]).default("cpu").describe("Execution provider"),
-    threads: count("Threads of the engine", 2, 1024),
+    devices: z
+      .array(z.string().regex(DEVICE_PATTERN, 'a device such as "cpu", "webgpu" or "cuda:1"'))
+      .min(1)
+      .max(64)
+      .default(["cpu"])
+      .describe("One engine process per entry, e.g. cpu, webgpu, cuda:0; an entry may occur several times"),
+    threads: z
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .optional()
+      .describe("Threads of each engine on a cpu; all cores shared out among those engines when omitted"),
     slots: count("Sequences per decode batch", 32, 4096),
   })
-  .describe("The process that generates and trains");
+  .describe("The processes that generate and train");
 
 const SandboxSchema = z
   .strictObject({

@@ -1,15 +1,24 @@
 /**
- * The control process's side of an engine: starts it, restarts it when it dies, and is the `Policy` that episodes talk to.
+ * The control process's side of one engine: starts it and restarts it when it dies.
  *
  * What an engine loses by dying is only what was in flight: open sequences fail with `EngineLost` and their episodes are
- * started again; an update is sent again, because unpublished weights are thrown away (see `trainer/update.ts`).
+ * started again; an update fails with `EngineLost`, and whoever asked for it asks again (see `engine-pool.ts`).
  */
 
 import { AleError, deadline, type ErrorCode } from "../core/errors.ts";
 import { firstTokens, listen } from "../core/generation.ts";
-import type { Generation, Policy, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
+import type { Generation, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
+import type { Slot } from "../models/parameter-store.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
-import type { EngineCall, EngineCalls, EngineInfo, EngineOptions, FromEngine, ToEngine } from "./protocol.ts";
+import type {
+  EngineCall,
+  EngineCalls,
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  FromEngine,
+  ToEngine,
+} from "./protocol.ts";
 import { selfCommand } from "./self.ts";
 
 /** The engine process ended while it was working for the caller; the work can be started again. */
@@ -39,7 +48,7 @@ interface EngineProcess {
   readonly pending: Map<number, Pending>;
 }
 
-export class EngineClient implements Policy {
+export class EngineClient {
   readonly #options: EngineOptions;
   readonly #onRestart: (reason: string, restarts: number) => void;
   #engine: Promise<EngineProcess> | undefined;
@@ -51,6 +60,7 @@ export class EngineClient implements Policy {
   #restarts = 0;
   #totalRestarts = 0;
   #started = false;
+  #live = false;
   #stopping = false;
 
   private constructor(options: EngineOptions, onRestart: (reason: string, restarts: number) => void) {
@@ -73,10 +83,6 @@ export class EngineClient implements Policy {
     return this.#info;
   }
 
-  get version(): number {
-    return this.info.version;
-  }
-
   /** Process id of the running engine; for tests and `ale doctor`. */
   async pid(): Promise<number> {
     return (await this.#running()).process.pid;
@@ -89,27 +95,43 @@ export class EngineClient implements Policy {
     return new EngineSession(this, engine, sequence);
   }
 
+  /** Waits for a live engine process, starting it again as long as that may help. */
+  async ready(): Promise<void> {
+    await this.#retry(() => this.#running());
+  }
+
+  /** Whether the process is there and has its model, as far as is known. */
+  get live(): boolean {
+    return this.#live;
+  }
+
+  /** Restarts of the process so far. */
+  get restarts(): number {
+    return this.#totalRestarts;
+  }
+
+  /** Computes an update into an unpublished slot. @throws EngineLost when the process ends meanwhile. */
+  update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
+    return this.#call("update", { job, attempt }, UPDATE_DEADLINE_MS);
+  }
+
+  /** Makes the update that is under way as `attempt`, or is about to be, fail. */
+  abandon(attempt: number): void {
+    if (this.#current !== undefined) post(this.#current, { type: "abandon", attempt });
+  }
+
   /**
-   * Runs an update and publishes its weights as `version`. Sent again when the engine dies on the way, so it happens
-   * exactly once.
+   * Makes a slot the published one, which may be done twice. The slot outlives the engine, so a new process can publish what
+   * the one that died had computed.
    */
-  async update(job: UpdateJob, version: number): Promise<UpdateResult> {
-    let result: UpdateResult | undefined;
-    for (;;) {
-      try {
-        result = await this.#call("update", job, UPDATE_DEADLINE_MS);
-        await this.#call("publish", { slot: result.slot, version }, START_DEADLINE_MS);
-        break;
-      } catch (error) {
-        if (!(error instanceof EngineLost)) throw error;
-        await this.#retry(() => this.#running());
-        // It may have died after it published and before it said so.
-        if (result !== undefined && this.info.version === version) break;
-      }
-    }
-    this.#info = { ...this.info, version };
+  async publish(slot: Slot, version: number): Promise<void> {
+    await this.#retry(() => this.#call("publish", { slot, version }, START_DEADLINE_MS));
     this.#restarts = 0;
-    return result;
+  }
+
+  /** The work goes forward: restarts so far do not count against `MAX_RESTARTS`. */
+  forgiveRestarts(): void {
+    this.#restarts = 0;
   }
 
   /** Writes weights, optimizer state and config to a folder that must not exist yet. */
@@ -121,6 +143,11 @@ export class EngineClient implements Policy {
   async probeParity(sequences: readonly Int32Array[]): Promise<number> {
     const reply = await this.#retry(() => this.#call("probeParity", { sequences }, UPDATE_DEADLINE_MS));
     return reply.maxDifference;
+  }
+
+  /** What the engine did since it was last asked, or since it was started again. */
+  stats(): Promise<EngineStats> {
+    return this.#retry(() => this.#call("stats", {}, START_DEADLINE_MS));
   }
 
   async stop(): Promise<void> {
@@ -190,6 +217,7 @@ export class EngineClient implements Policy {
       throw error;
     });
     this.#started = true;
+    this.#live = true;
     return engine;
   }
 
@@ -199,9 +227,15 @@ export class EngineClient implements Policy {
     for (const { reject } of engine.pending.values()) reject(new EngineLost(reason));
     engine.pending.clear();
     if (this.#stopping) return;
-    if (this.#current === engine) this.#engine = undefined;
+    const wasLive = this.#current === engine && this.#live;
+    if (this.#current === engine) {
+      this.#engine = undefined;
+      this.#live = false;
+    }
     this.#restarts++;
     if (this.#started) this.#onRestart(reason, ++this.#totalRestarts);
+    // At once, so that it takes part again soon; whoever needs it hears if that fails.
+    if (wasLive) this.#running().catch(() => {});
   }
 
   /** Sends a request to one engine process and waits for its reply. */

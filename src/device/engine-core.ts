@@ -2,18 +2,23 @@
 
 import { AleError } from "../core/errors.ts";
 import { configFromHuggingFace } from "../models/config.ts";
-import type { Slot } from "../models/parameter-store.ts";
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
 import { probeParity } from "../policy/generation/parity.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { Learner } from "../trainer/learner.ts";
-import { runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
+import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
+import { Exchange } from "./exchange.ts";
 import { PolicyWeights } from "./policy-weights.ts";
 import type { EngineInfo, EngineOptions } from "./protocol.ts";
+import { SharedLearner } from "./shared-learner.ts";
 
 export class EngineCore {
   readonly #weights: PolicyWeights;
   readonly #learner: Learner;
+  /** With other engines, or alone. */
+  readonly #exchange: Exchange | undefined;
+  readonly #trainer: PolicyLearner;
   readonly generation: GenerationEngine;
   readonly #determinism: string | undefined;
 
@@ -21,7 +26,15 @@ export class EngineCore {
     this.#weights = weights;
     const { config, store, base } = weights;
     const { threads, slots } = options;
-    this.#learner = new Learner(config, store, { threads, maxTokensPerMicroBatch: options.microBatchTokens, base });
+    this.#exchange = openExchange(options, store);
+    this.#learner = new Learner(config, store, {
+      threads,
+      maxTokensPerMicroBatch: options.microBatchTokens,
+      base,
+      ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
+    });
+    this.#trainer =
+      this.#exchange === undefined ? this.#learner : new SharedLearner(this.#learner, store, this.#exchange, threads);
     this.generation = new GenerationEngine(config, store, {
       threads,
       slots,
@@ -58,8 +71,19 @@ export class EngineCore {
     };
   }
 
-  update(job: UpdateJob): UpdateResult {
-    return runUpdate(this.#learner, this.#weights.store, job);
+  /** Rejects when `abandon` is called for this attempt. */
+  async update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
+    this.#exchange?.begin(attempt);
+    return runUpdate(this.#trainer, this.#weights.store, job);
+  }
+
+  abandon(attempt: number): void {
+    this.#exchange?.abandon(attempt);
+  }
+
+  /** Time that updates spent waiting for other engines since the last call, in ms. */
+  takeSyncMs(): number {
+    return this.#exchange?.takeWaitedMs() ?? 0;
   }
 
   publish(slot: Slot, version: number): void {
@@ -95,4 +119,10 @@ export class EngineCore {
     }
     return detail;
   }
+}
+
+function openExchange({ pool }: EngineOptions, store: ParameterStore): Exchange | undefined {
+  if (pool === undefined) return undefined;
+  const { rank, size, exchangeFile } = pool;
+  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length });
 }

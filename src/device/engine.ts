@@ -5,10 +5,11 @@
 
 import { AleError, errorMessage } from "../core/errors.ts";
 import { dieWithParent } from "../runtime/process.ts";
+import { EngineClock } from "./engine-clock.ts";
 import { EngineCore } from "./engine-core.ts";
-import type { EngineCall, EngineCalls, FromEngine, ToEngine } from "./protocol.ts";
+import type { EngineCall, EngineCalls, EngineStats, FromEngine, ToEngine } from "./protocol.ts";
 
-type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "cut" | "close" }>;
+type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "cut" | "close" | "abandon" }>;
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
@@ -31,6 +32,7 @@ export class EngineLoop {
   /** Tokens sent so far of the answers that are streamed, by sequence. */
   readonly #streams = new Map<number, number>();
   readonly #refused = new Map<number, unknown>();
+  readonly #clock = new EngineClock();
   #core: EngineCore | undefined;
   #stopped = false;
   #wake: (() => void) | undefined;
@@ -62,6 +64,9 @@ export class EngineLoop {
         this.#cancel(message.sequence);
         if (!this.#refused.delete(message.sequence)) this.#core?.generation.close(message.sequence);
         break;
+      case "abandon":
+        this.#core?.abandon(message.attempt);
+        break;
       default:
         this.#calls.push(message);
     }
@@ -72,10 +77,13 @@ export class EngineLoop {
     while (!this.#stopped) {
       const call = this.#calls.shift();
       if (call !== undefined) {
-        await this.#serve(call);
+        await this.#clock.time(call.type === "update" ? "train" : "other", () => this.#serve(call));
+        // what it took to start is nobody's question
+        if (call.type === "start" && this.#core !== undefined) this.#stats(this.#core);
         continue;
       }
-      if (this.#core !== undefined && this.#generate(this.#core)) {
+      const core = this.#core;
+      if (core !== undefined && this.#clock.timeSync("generate", () => this.#generate(core))) {
         // let messages in between two micro-operations
         await new Promise((resolve) => setImmediate(resolve));
         continue;
@@ -150,7 +158,7 @@ export class EngineLoop {
           reply<"start">(this.#core.info());
           break;
         case "update":
-          reply<"update">(this.#loaded().update(call.body));
+          reply<"update">(await this.#loaded().update(call.body.job, call.body.attempt));
           break;
         case "publish":
           this.#loaded().publish(call.body.slot, call.body.version);
@@ -163,6 +171,9 @@ export class EngineLoop {
         case "probeParity":
           reply<"probeParity">({ maxDifference: this.#loaded().probeParity(call.body.sequences) });
           break;
+        case "stats":
+          reply<"stats">(this.#stats(this.#loaded()));
+          break;
         case "stop":
           this.#stopped = true;
           this.#core?.dispose();
@@ -174,6 +185,11 @@ export class EngineLoop {
     } catch (error) {
       this.#fail(call.id, error);
     }
+  }
+
+  #stats(core: EngineCore): EngineStats {
+    const { decodeRows, prefillTokens } = core.generation.stats;
+    return this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: decodeRows, prefillTokens });
   }
 
   #loaded(): EngineCore {

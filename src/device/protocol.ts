@@ -29,8 +29,10 @@ export interface EngineOptions {
   readonly weights: WeightSource;
   /** Train adapters and leave the model as it is. */
   readonly lora?: LoraStart;
-  /** File the parameter store maps; owned by this engine while it runs. */
+  /** File of the parameter store, which all engines of a pool map. */
   readonly storeFile: string;
+  /** Present when the engine is one of several that train together. */
+  readonly pool?: PoolPlace;
   readonly threads: number;
   /** Rows of a decode block. */
   readonly slots: number;
@@ -43,17 +45,27 @@ export interface EngineOptions {
   readonly deterministic: boolean;
 }
 
+/** Which of the engines of a pool an engine is. */
+export interface PoolPlace {
+  readonly rank: number;
+  readonly size: number;
+  /** File through which the engines share an update. */
+  readonly exchangeFile: string;
+}
+
 /** What each request asks for, by type; `id` pairs it with its reply. */
 export interface EngineCalls {
   start: { readonly request: EngineOptions; readonly reply: EngineInfo };
   generate: { readonly request: GenerateRequest; readonly reply: Generation };
-  update: { readonly request: UpdateJob; readonly reply: UpdateResult };
+  /** All engines of a pool get the same request; the one they take part in together is named by `attempt`, from 1. */
+  update: { readonly request: { readonly job: UpdateJob; readonly attempt: number }; readonly reply: UpdateResult };
   publish: {
     readonly request: { readonly slot: Slot; readonly version: number };
     readonly reply: { version: number };
   };
   save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };
   probeParity: { readonly request: ParityRequest; readonly reply: { readonly maxDifference: number } };
+  stats: { readonly request: Record<string, never>; readonly reply: EngineStats };
   stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
 }
 
@@ -81,6 +93,18 @@ export interface EngineInfo {
   readonly determinism?: string;
 }
 
+/** What an engine did since it was last asked; times in ms. */
+export interface EngineStats {
+  readonly wallMs: number;
+  readonly trainMs: number;
+  readonly generateMs: number;
+  /** Waiting for other engines in the middle of an update. */
+  readonly syncMs: number;
+  readonly idleMs: number;
+  readonly sampledTokens: number;
+  readonly prefillTokens: number;
+}
+
 export type EngineCall = keyof EngineCalls;
 
 export type ToEngine =
@@ -91,7 +115,9 @@ export type ToEngine =
   | { readonly type: "cancel"; readonly sequence: number }
   /** Ends the answer being sampled, or shortens the latest one, to `count` tokens. */
   | { readonly type: "cut"; readonly sequence: number; readonly count: number }
-  | { readonly type: "close"; readonly sequence: number };
+  | { readonly type: "close"; readonly sequence: number }
+  /** Ends an attempt at an update that another engine cannot finish. */
+  | { readonly type: "abandon"; readonly attempt: number };
 
 export type FromEngine =
   | { readonly type: "reply"; readonly id: number; readonly body: EngineCalls[EngineCall]["reply"] }

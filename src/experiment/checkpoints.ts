@@ -5,7 +5,7 @@
 
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import type { EngineClient } from "../device/engine-client.ts";
+import type { EnginePool } from "../device/engine-pool.ts";
 import { syncFolder, writeDurably } from "../models/durable-files.ts";
 
 const NAME = /^step-(\d{6,})$/;
@@ -29,7 +29,7 @@ export class Checkpoints {
   }
 
   /** Saves the published weights as the checkpoint of `step`; keeps one that is already there. */
-  async save(engine: EngineClient, step: number): Promise<string> {
+  async save(engine: EnginePool, step: number): Promise<string> {
     const target = this.path(step);
     if (existsSync(target)) return target;
     mkdirSync(this.#folder, { recursive: true });

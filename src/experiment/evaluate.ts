@@ -15,7 +15,7 @@ import { loadSuite } from "../tasks/suite.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
 import { type PolicySource, policyFromFolder } from "./policy-source.ts";
-import { episodeContext, openSandboxes, startEngine, warmUp } from "./resources.ts";
+import { episodeContext, openSandboxes, startEngines, warmUp } from "./resources.ts";
 
 /** What an episode left that counts here. */
 interface Outcome {
@@ -124,7 +124,7 @@ async function openPolicy(
   const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   try {
-    const engine = await startEngine(experiment, source, folder, options.hub);
+    const engine = await startEngines(experiment, source, folder, options.hub);
     return { policy: engine, [Symbol.asyncDispose]: () => engine.stop().finally(remove) };
   } catch (error) {
     remove();

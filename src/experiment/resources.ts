@@ -4,15 +4,17 @@
  */
 
 import { mkdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
+import { parseDevice } from "../core/device.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
-import { EngineClient } from "../device/engine-client.ts";
+import { EnginePool } from "../device/engine-pool.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
@@ -43,30 +45,49 @@ export async function openSandboxes(suite: string, extraMasks: readonly string[]
   return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
 }
 
-/** Starts the engine of a run; its parameter store lives in the run directory. */
-export async function startEngine(
+/** Starts the engines of a run; the files they map lie in the run directory. */
+export async function startEngines(
   experiment: Experiment,
   source: Pick<PolicySource, "modelConfig" | "weights" | "lora">,
   runDir: string,
   hub: EventHub,
-): Promise<EngineClient> {
+): Promise<EnginePool> {
+  const { engine, rollout, trainer, deterministic } = experiment;
   const folder = join(runDir, "state");
   mkdirSync(folder, { recursive: true });
-  return EngineClient.start(
+  return EnginePool.start(
     {
-      modelConfig: source.modelConfig,
-      weights: source.weights,
-      ...(source.lora === undefined ? {} : { lora: source.lora }),
-      storeFile: join(folder, "parameters.bin"),
-      threads: experiment.engine.threads,
-      slots: experiment.engine.slots,
-      sequences: experiment.rollout.concurrency,
-      context: experiment.rollout.maxEpisodeTokens,
-      microBatchTokens: experiment.trainer.microBatchTokens,
-      deterministic: experiment.deterministic,
+      devices: engineDevices(experiment),
+      folder,
+      sequences: rollout.concurrency,
+      engine: {
+        modelConfig: source.modelConfig,
+        weights: source.weights,
+        ...(source.lora === undefined ? {} : { lora: source.lora }),
+        threads: engineThreads(experiment),
+        slots: engine.slots,
+        context: rollout.maxEpisodeTokens,
+        microBatchTokens: trainer.microBatchTokens,
+        deterministic,
+      },
     },
-    (reason, restarts) => hub.emit({ type: "engine.restarted", device: experiment.engine.device, reason, restarts }),
+    (restart) => hub.emit({ type: "engine.restarted", ...restart }),
   );
+}
+
+/** The devices of an experiment. @throws AleError("config") for one that Ale does not compute on. */
+function engineDevices({ engine }: Experiment): string[] {
+  const other = engine.devices.find((device) => parseDevice(device).kind !== "cpu");
+  if (other === undefined) return engine.devices;
+  throw new AleError("config", `engine.devices: this version of Ale does not compute on "${other}"`, {
+    hint: 'use "cpu", once per engine',
+  });
+}
+
+/** Threads of each engine: as set, or all cores shared out among the engines that compute on them. */
+export function engineThreads({ engine }: Experiment): number {
+  const sharing = engine.devices.filter((device) => parseDevice(device).kind === "cpu").length;
+  return engine.threads ?? Math.max(1, Math.floor(availableParallelism() / Math.max(1, sharing)));
 }
 
 /** The parts of a run that an episode touches. */

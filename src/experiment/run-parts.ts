@@ -2,11 +2,11 @@
 
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { SandboxProvider } from "../core/ports.ts";
-import type { EngineClient } from "../device/engine-client.ts";
+import type { EnginePool } from "../device/engine-pool.ts";
 import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import type { PolicySource } from "./policy-source.ts";
-import { openSandboxes, startEngine } from "./resources.ts";
+import { openSandboxes, startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
 import { startService } from "./service.ts";
@@ -18,7 +18,7 @@ export interface RunParts {
   readonly source: PolicySource;
   readonly provider: SandboxProvider;
   readonly session: RunSession;
-  readonly engine: EngineClient;
+  readonly engine: EnginePool;
 }
 
 export interface RunPlan {
@@ -51,7 +51,7 @@ export async function executeRun(
     await using _service = await startService(options, session.store, session.runId, () =>
       stop.abort(new AleError("interrupted", "the run was stopped through the API")),
     );
-    const engine = await startEngine(experiment, { ...source, weights: weightsOf(session, source) }, outDir, hub);
+    const engine = await startEngines(experiment, { ...source, weights: weightsOf(session, source) }, outDir, hub);
     try {
       await work({ options: { ...options, signal }, suite, source, provider, session, engine });
     } finally {

@@ -10,7 +10,7 @@ import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
-import type { EngineClient } from "../device/engine-client.ts";
+import type { EnginePool } from "../device/engine-pool.ts";
 import { type EventRecorder, recordEvents } from "../store/record-events.ts";
 import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -167,7 +167,7 @@ export class RunSession implements AsyncDisposable {
   }
 
   /** Saves the checkpoint when one is due, then makes the step permanent. */
-  async commit(step: number, engine: EngineClient, result: StepResult): Promise<void> {
+  async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
     const { metrics, evaluations } = result;
     const path = result.checkpoint ? await this.checkpoints.save(engine, step) : undefined;
     await this.store.commitStep(this.runId, step, {

@@ -10,7 +10,8 @@ import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type DecoderRunner, DecoderRunners, type RunnerMode } from "./decoder-runner.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
-import { AdamW, type AdamWSettings, clipScale, GlobalNorm, GradientSum, type OptimizerRange } from "./optimizer.ts";
+import { GradientSum } from "./optimizer.ts";
+import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
 export interface LearnerOptions {
   /**
@@ -24,6 +25,8 @@ export interface LearnerOptions {
   readonly exemptNorms?: boolean;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
+  /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
+  readonly gradients?: Float32Array;
 }
 
 export interface BackwardResult {
@@ -33,11 +36,8 @@ export interface BackwardResult {
   readonly logprobs: Float32Array[];
   /** Mean entropy in nats over the tokens whose weight is not 0. */
   readonly entropy: number;
-}
-
-export interface StepSettings extends AdamWSettings {
-  /** Global gradient-norm clip; 0 = off. */
-  readonly clip: number;
+  /** How many tokens those are. */
+  readonly tokens: number;
 }
 
 export class Learner {
@@ -48,18 +48,19 @@ export class Learner {
   readonly #gradients: readonly Float32Array[];
   readonly #sum: GradientSum;
   readonly #runners: DecoderRunners;
-  readonly #adamW: AdamW;
-  readonly #norm: GlobalNorm;
+  readonly #optimizer: StoreOptimizer;
 
   constructor(config: DecoderConfig, store: ParameterStore, options: LearnerOptions) {
     this.#config = config;
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
-    this.#gradients = Array.from({ length: options.threads }, () => allocateFloat32(store.layout.length));
-    this.#sum = new GradientSum(this.#gradients, options.threads);
+    const { threads, exemptNorms = false } = options;
+    this.#gradients = Array.from({ length: threads }, (_, lane) =>
+      lane === 0 && options.gradients !== undefined ? options.gradients : allocateFloat32(store.layout.length),
+    );
+    this.#sum = new GradientSum(this.#gradients, threads);
     this.#runners = new DecoderRunners(config, store, this.#gradients, options.base);
-    this.#adamW = new AdamW(this.gradients, optimizerRanges(store, options.exemptNorms ?? false), options.threads);
-    this.#norm = new GlobalNorm(this.gradients, options.threads);
+    this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, exemptNorms });
   }
 
   /** Gradients accumulated so far, flat in the store's layout. */
@@ -104,7 +105,9 @@ export class Learner {
       },
     });
     this.#sum.collect();
-    return { loss: sums.loss, logprobs, entropy: sums.tokens === 0 ? 0 : sums.entropy / sums.tokens };
+    for (const lane of this.#gradients.slice(1)) lane.fill(0);
+    const { loss, entropy, tokens } = sums;
+    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
   }
 
   /**
@@ -115,16 +118,10 @@ export class Learner {
     const source = checkedSlot(from);
     const target = checkedSlot(to);
     this.#store.assertWritable(target);
-    const gradNorm = this.#norm.compute();
+    const gradNorm = this.#optimizer.gradNorm();
     if (Number.isFinite(gradNorm)) {
-      const step = this.#store.step(source) + 1;
-      const arrays = (slot: Slot) => ({
-        parameters: this.#store.parameters(slot),
-        firstMoment: this.#store.firstMoment(slot),
-        secondMoment: this.#store.secondMoment(slot),
-      });
-      this.#adamW.update(arrays(source), arrays(target), settings, step, clipScale(gradNorm, settings.clip));
-      this.#store.setStep(target, step);
+      this.#optimizer.update(settings, gradNorm, source, target);
+      this.#store.setStep(target, this.#store.step(source) + 1);
     }
     this.clearGradients();
     return { gradNorm };
@@ -138,8 +135,7 @@ export class Learner {
   /** Frees the compiled graphs. */
   release(): void {
     this.#runners.release();
-    this.#adamW.release();
-    this.#norm.release();
+    this.#optimizer.release();
     this.#sum.release();
   }
 
@@ -191,18 +187,4 @@ function checkedSlot(slot: number): Slot {
 
 function copyLogprobs(runner: DecoderRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
   for (const [row, index] of batch.members.entries()) runner.copyLogprobs(row, results[index] as Float32Array);
-}
-
-/** Neighbouring tensors with the same decay as one range; padding between tensors is updated too and stays 0. */
-function optimizerRanges(store: ParameterStore, exemptNorms: boolean): OptimizerRange[] {
-  const ranges: OptimizerRange[] = [];
-  const { entries, length } = store.layout;
-  for (const [i, entry] of entries.entries()) {
-    const decay = !(exemptNorms && entry.kind === "norm");
-    const end = entries[i + 1]?.offset ?? length;
-    const last = ranges.at(-1);
-    if (last?.decay === decay) ranges[ranges.length - 1] = { ...last, end };
-    else ranges.push({ begin: entry.offset, end, decay });
-  }
-  return ranges;
 }

@@ -183,9 +183,8 @@ export class GlobalNorm {
   }
 }
 
-/** Adds the gradients of all lanes up in the first one, in the order of the lanes, and clears the others. */
+/** Adds the gradients of all lanes up in the first one, in the order of the lanes; the others stay as they are. */
 export class GradientSum {
-  readonly #others: readonly Float32Array[];
   readonly #session: Session;
   readonly #calls: readonly PreparedCall[];
 
@@ -195,13 +194,11 @@ export class GradientSum {
     graph.output("sum", "float32", ["n"]);
     this.#session = new Session(graph.encode(), { threads });
     const [first, ...others] = lanes.map((flat) => float32Value(flat, [flat.length]));
-    this.#others = lanes.slice(1);
     this.#calls = others.map((b) => this.#session.prepare({ a: first as Value, b }, { sum: first as Value }));
   }
 
   collect(): void {
     for (const call of this.#calls) call();
-    for (const flat of this.#others) flat.fill(0);
   }
 
   release(): void {

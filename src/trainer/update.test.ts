@@ -80,8 +80,8 @@ function meanLogprob(slot: number, reward: number): number {
   return values.reduce((a, b) => a + b, 0) / values.length;
 }
 
-test.each(TYPES)("%s makes successes more likely and failures less", (type) => {
-  const result = runUpdate(learner, store, jobOf({ type }));
+test.each(TYPES)("%s makes successes more likely and failures less", async (type) => {
+  const result = await runUpdate(learner, store, jobOf({ type }));
   expect(result.updates).toBe(2);
   expect(result.tokens).toBe(8 * 5);
   expect(result.gradNorm).toBeGreaterThan(0);
@@ -90,24 +90,24 @@ test.each(TYPES)("%s makes successes more likely and failures less", (type) => {
   expect(meanLogprob(result.slot, 0)).toBeLessThan(meanLogprob(0, 0));
 });
 
-test("ipa without a discount on-policy is reinforce with the group's mean", () => {
-  const ipa = runUpdate(learner, store, jobOf({ type: "ipa", discount: 1 }, 1));
-  const reinforce = runUpdate(learner, store, jobOf({ type: "reinforce" }, 1));
+test("ipa without a discount on-policy is reinforce with the group's mean", async () => {
+  const ipa = await runUpdate(learner, store, jobOf({ type: "ipa", discount: 1 }, 1));
+  const reinforce = await runUpdate(learner, store, jobOf({ type: "reinforce" }, 1));
   expect(ipa.gradNorm).toBeCloseTo(reinforce.gradNorm, 6);
   expect(ipa.loss).toBeCloseTo(reinforce.loss, 6);
 });
 
-test("ipa with discount 0 trains the last turn only", () => {
+test("ipa with discount 0 trains the last turn only", async () => {
   const job = jobOf({ type: "ipa", discount: 0 }, 1);
   const last = { ...job, masks: job.masks.map((mask) => mask.map((bit, t) => (TURN_IDS[t] === 1 ? bit : 0))) };
-  const lastTurn = runUpdate(learner, store, { ...last, algorithm: jobOf({ type: "reinforce" }).algorithm });
+  const lastTurn = await runUpdate(learner, store, { ...last, algorithm: jobOf({ type: "reinforce" }).algorithm });
   // 2 of 5 tokens carry the gradient; the denominator still counts all
-  expect(runUpdate(learner, store, job).gradNorm).toBeCloseTo((lastTurn.gradNorm * 2) / 5, 5);
+  expect((await runUpdate(learner, store, job)).gradNorm).toBeCloseTo((lastTurn.gradNorm * 2) / 5, 5);
 });
 
-test("ipa leaves out turns that the generating engine found much less likely", () => {
+test("ipa leaves out turns that the generating engine found much less likely", async () => {
   const job = jobOf({ type: "ipa" }, 1);
   const behaviour = job.behaviour.map((row) => row.map((logprob, t) => (MASK[t] === 1 ? logprob - 0.2 : 0)));
-  const { gradNorm, clipFraction } = runUpdate(learner, store, { ...job, behaviour, parityLimit: 0 });
+  const { gradNorm, clipFraction } = await runUpdate(learner, store, { ...job, behaviour, parityLimit: 0 });
   expect({ gradNorm, clipFraction }).toEqual({ gradNorm: 0, clipFraction: 1 });
 });

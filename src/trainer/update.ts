@@ -23,19 +23,24 @@ export interface OptimizerSettings {
   readonly clip: number;
 }
 
-/** The numeric engine as this file needs it; `Learner` implements it. `slot` names a slot of the parameter store. */
+type Eventually<T> = T | Promise<T>;
+
+/**
+ * The numeric engine as this file needs it: `Learner`, or one of several engines that share the work. `slot` names a slot
+ * of the parameter store.
+ */
 export interface PolicyLearner {
   /** Teacher-forced log p(token t | tokens < t) per sequence, at `temperature`; element 0 is 0. */
-  logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): Float32Array[];
+  logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): Eventually<Float32Array[]>;
   /** Adds the gradients of −Σ w_t log p_t under the weights of `slot` to the accumulated ones. */
   backward(
     sequences: readonly Int32Array[],
     weights: readonly Float32Array[],
     slot: Slot,
     temperature: number,
-  ): { readonly loss: number; readonly entropy: number };
+  ): Eventually<{ readonly loss: number; readonly entropy: number }>;
   /** Clips, applies AdamW from one slot to another and clears the gradients. */
-  step(settings: OptimizerSettings, from: Slot, to: Slot): { readonly gradNorm: number };
+  step(settings: OptimizerSettings, from: Slot, to: Slot): Eventually<{ readonly gradNorm: number }>;
   /** Forgets gradients of an update that was given up. */
   clearGradients(): void;
 }
@@ -90,49 +95,49 @@ export interface UpdateResult {
 }
 
 /** Runs a job and returns where the new weights are. Throws `AleError("engine")` when gradients are not finite. */
-export function runUpdate(learner: PolicyLearner, store: ParameterStore, job: UpdateJob): UpdateResult {
+export async function runUpdate(learner: PolicyLearner, store: ParameterStore, job: UpdateJob): Promise<UpdateResult> {
   const started = performance.now();
   const published = store.published?.slot;
   if (published === undefined) throw new AleError("engine", "there are no published weights to train");
   learner.clearGradients();
   const result =
     job.kind === "policy"
-      ? policyUpdate(learner, store, published, job)
-      : supervisedUpdate(learner, store, published, job);
+      ? await policyUpdate(learner, store, published, job)
+      : await supervisedUpdate(learner, store, published, job);
   return { ...result, ms: performance.now() - started };
 }
 
-function supervisedUpdate(
+async function supervisedUpdate(
   learner: PolicyLearner,
   store: ParameterStore,
   published: Slot,
   job: SupervisedJob,
-): Omit<UpdateResult, "ms"> {
+): Promise<Omit<UpdateResult, "ms">> {
   const slot = store.targetFor(published);
-  const { loss, entropy } = learner.backward(job.sequences, job.weights, published, 1);
-  const { gradNorm } = optimize(learner, job.optimizer, published, slot);
+  const { loss, entropy } = await learner.backward(job.sequences, job.weights, published, 1);
+  const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
   const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
   return { slot, loss, gradNorm, entropy, clipFraction: 0, approxKl: 0, parity: 0, updates: 1, tokens };
 }
 
-function policyUpdate(
+async function policyUpdate(
   learner: PolicyLearner,
   store: ParameterStore,
   published: Slot,
   job: PolicyJob,
-): Omit<UpdateResult, "ms"> {
+): Promise<Omit<UpdateResult, "ms">> {
   const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
   let parity = 0;
   let slot: Slot = published;
   // What the weights that sampled say now, before any of them changes.
   const proximal = needsProximal(job.algorithm)
-    ? learner.logprobs(job.sequences, published, job.temperature)
+    ? await learner.logprobs(job.sequences, published, job.temperature)
     : undefined;
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
     for (const members of split(order, job.minibatches)) {
       const known = slot === published ? proximal : undefined;
-      const batch = minibatchWeights(job, members, proximal, (sequences) =>
+      const batch = await minibatchWeights(job, members, proximal, (sequences) =>
         known === undefined
           ? learner.logprobs(sequences, slot, job.temperature)
           : members.map((i) => known[i] as Float32Array),
@@ -141,9 +146,9 @@ function policyUpdate(
         parity = Math.max(parity, batch.maxDifference);
         checkParity(parity, job.parityLimit);
       }
-      const { entropy } = learner.backward(batch.sequences, batch.weights, slot, job.temperature);
+      const { entropy } = await learner.backward(batch.sequences, batch.weights, slot, job.temperature);
       const next = store.targetFor(slot);
-      sum.gradNorm += optimize(learner, job.optimizer, slot, next).gradNorm;
+      sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
       sum.loss += batch.loss;
       sum.entropy += entropy;
       sum.clipped += batch.clipped;
@@ -169,15 +174,15 @@ function policyUpdate(
 }
 
 /** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */
-function minibatchWeights(
+async function minibatchWeights(
   job: PolicyJob,
   members: readonly number[],
   proximal: readonly Float32Array[] | undefined,
-  logprobs: (sequences: readonly Int32Array[]) => readonly Float32Array[],
+  logprobs: (sequences: readonly Int32Array[]) => Eventually<readonly Float32Array[]>,
 ) {
   const at = <T>(items: readonly T[], i: number): T => items[i] as T;
   const sequences = members.map((i) => at(job.sequences, i));
-  const current = logprobs(sequences);
+  const current = await logprobs(sequences);
   const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
   const denominators = countDenominators(places);
   let loss = 0;
@@ -203,8 +208,8 @@ function minibatchWeights(
   return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens: denominators.tokens };
 }
 
-function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {
-  const result = learner.step(settings, from, to);
+async function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {
+  const result = await learner.step(settings, from, to);
   if (!Number.isFinite(result.gradNorm)) {
     throw new AleError("engine", `the gradient norm is ${result.gradNorm}; the update was thrown away`, {
       hint: "lower optimizer.lr or turn on optimizer.clip",

@@ -1,15 +1,12 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { firstTokens } from "../../src/core/generation.ts";
-import { EngineClient, EngineLost } from "../../src/device/engine-client.ts";
+import { EngineLost } from "../../src/device/engine-client.ts";
+import { EnginePool } from "../../src/device/engine-pool.ts";
 import { ARCHITECTURES, configToHuggingFace } from "../../src/models/config.ts";
 import type { SupervisedJob } from "../../src/trainer/update.ts";
-
-const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
-const restarts: string[] = [];
-let engine: EngineClient;
 
 const MODEL = configToHuggingFace({
   ...ARCHITECTURES.llama,
@@ -38,84 +35,132 @@ const job: SupervisedJob = {
   optimizer: { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 },
 };
 
-const generate = async (noiseKey: string) => {
-  await using session = await engine.open(noiseKey);
-  return await session.generate(PROMPT, SAMPLING);
-};
+describe.each([1, 2])("%d engines", (size) => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
+  const restarts: string[] = [];
+  let engine: EnginePool;
 
-beforeAll(async () => {
-  engine = await EngineClient.start(
-    {
-      modelConfig: MODEL,
-      weights: { kind: "random", seed: 1 },
-      storeFile: join(folder, "parameters.bin"),
-      threads: 1,
-      slots: 4,
-      sequences: 8,
-      context: 64,
-      microBatchTokens: 256,
-      deterministic: true,
-    },
-    (reason) => restarts.push(reason),
-  );
-});
+  const generate = async (noiseKey: string, prompt = PROMPT) => {
+    await using session = await engine.open(noiseKey);
+    return await session.generate(prompt, SAMPLING);
+  };
+  const kill = async (rank: number) => process.kill((await engine.pids())[rank] as number, "SIGKILL");
+  const restarted = async (times: number) => {
+    while (restarts.length < times) await Bun.sleep(1);
+  };
 
-afterAll(async () => {
-  await engine.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
+  beforeAll(async () => {
+    engine = await EnginePool.start(
+      {
+        devices: new Array<string>(size).fill("cpu"),
+        folder,
+        sequences: 8,
+        engine: {
+          modelConfig: MODEL,
+          weights: { kind: "random", seed: 1 },
+          threads: 1,
+          slots: 4,
+          context: 64,
+          microBatchTokens: 256,
+          deterministic: true,
+        },
+      },
+      ({ device }) => restarts.push(device),
+    );
+  });
 
-test("the same noise key gives the same answer, alone and among others", async () => {
-  const alone = await generate("a");
-  const [first, ...others] = await Promise.all(["a", "b", "c", "d", "e"].map(generate));
-  expect(first).toEqual(alone);
-  expect(others.some((other) => other.ids.join() !== alone.ids.join())).toBe(true);
-});
+  afterAll(async () => {
+    await engine.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
 
-test("a listener hears the tokens as they come and ends the answer; the sequence goes on from there", async () => {
-  const whole = await generate("listened");
-  for (const count of [1, 5, 11, 12]) {
+  test("the same noise key gives the same answer, alone and among others, whatever engine gives it", async () => {
+    const alone = await generate("a");
+    const [first, ...others] = await Promise.all(["a", "b", "c", "d", "e"].map((key) => generate(key)));
+    expect(first).toEqual(alone);
+    expect(others.some((other) => other.ids.join() !== alone.ids.join())).toBe(true);
+    // Other prompts take the places on the engine that gave the first answer, so the next one comes from another.
+    const prompts = Array.from({ length: 6 }, (_, i) => Int32Array.of(1, 5, i));
+    const all = await Promise.all([...prompts.map((prompt) => generate("x", prompt)), generate("a")]);
+    expect(all.at(-1)).toEqual(alone);
+    const stats = await engine.stats();
+    expect(stats).toHaveLength(size);
+    for (const { sampledTokens, generateMs, wallMs } of stats) {
+      expect(sampledTokens).toBeGreaterThan(0);
+      expect(generateMs).toBeLessThan(wallMs);
+    }
+  });
+
+  test("a listener hears the tokens as they come and ends the answer; the sequence goes on from there", async () => {
+    const whole = await generate("listened");
+    for (const count of [1, 5, 11, 12]) {
+      await using session = await engine.open("listened");
+      const heard: [number, number][] = [];
+      const answer = await session.generate(PROMPT, SAMPLING, undefined, (...token) => heard.push(token) === count);
+      expect(answer).toEqual(firstTokens(whole, count));
+      expect(heard).toEqual([...answer.ids].map((id, t) => [id, answer.logprobs[t] as number]));
+      const rest = await session.generate(new Int32Array(0), { ...SAMPLING, maxTokens: 13 - count });
+      expect([...rest.ids].slice(0, -1)).toEqual([...whole.ids.slice(count)]);
+    }
     await using session = await engine.open("listened");
-    const heard: [number, number][] = [];
-    const answer = await session.generate(PROMPT, SAMPLING, undefined, (...token) => heard.push(token) === count);
-    expect(answer).toEqual(firstTokens(whole, count));
-    expect(heard).toEqual([...answer.ids].map((id, t) => [id, answer.logprobs[t] as number]));
-    const rest = await session.generate(new Int32Array(0), { ...SAMPLING, maxTokens: 13 - count });
-    expect([...rest.ids].slice(0, -1)).toEqual([...whole.ids.slice(count)]);
-  }
-  await using session = await engine.open("listened");
-  expect(await session.generate(PROMPT, SAMPLING, undefined, () => false)).toEqual(whole);
-});
+    expect(await session.generate(PROMPT, SAMPLING, undefined, () => false)).toEqual(whole);
+  });
 
-test("an update lowers the loss and publishes a version that answers carry", async () => {
-  const first = await engine.update(job, 1);
-  let last = first;
-  for (let version = 2; version <= 20; version++) last = await engine.update(job, version);
-  expect(last.loss).toBeLessThan(first.loss * 0.7);
-  expect(engine.version).toBe(20);
-  expect([...(await generate("a")).versions]).toEqual(new Array(12).fill(20));
-});
+  test("an update lowers the loss and publishes a version that answers carry", async () => {
+    const first = await engine.update(job, 1);
+    let last = first;
+    for (let version = 2; version <= 20; version++) last = await engine.update(job, version);
+    expect(last.loss).toBeLessThan(first.loss * 0.7);
+    expect(engine.version).toBe(20);
+    for (const key of ["a", "b", "c"]) expect([...(await generate(key)).versions]).toEqual(new Array(12).fill(20));
+    expect((await engine.stats()).every(({ trainMs }) => trainMs > 0)).toBe(true);
+  });
 
-test("an engine killed at any moment is started again and no update is lost or doubled", async () => {
-  const before = await generate("replay");
-  const waiting = generate("lost").catch((error) => error);
-  process.kill(await engine.pid(), "SIGKILL");
-  const lost = await waiting;
-  expect(lost instanceof EngineLost || lost.ids !== undefined).toBe(true);
-  // The answer may have come before the end was seen: a session opened now may still belong to the dead process.
-  while (restarts.length === 0) await Bun.sleep(1);
-  expect(await generate("replay")).toEqual(before);
+  test("engines killed at any moment are started again; no update is lost or doubled, the rest goes on", async () => {
+    const before = await generate("replay");
+    const waiting = ["lost", "kept"].map((key, i) => generate(key, Int32Array.of(1, i)).catch((error) => error));
+    await Bun.sleep(1);
+    await kill(0);
+    for (const outcome of await Promise.all(waiting))
+      expect(outcome instanceof EngineLost || outcome.ids !== undefined).toBe(true);
+    // The answer may have come before the end was seen: a session opened now may still belong to the dead process.
+    await restarted(1);
+    expect(await generate("replay")).toEqual(before);
 
-  const killed = engine.update(job, 21);
-  setTimeout(async () => process.kill(await engine.pid(), "SIGKILL"), 2);
-  const result = await killed;
-  expect(engine.version).toBe(21);
-  expect(result.updates).toBe(1);
-  expect(engine.info.optimizerStep).toBeLessThanOrEqual(21);
-  expect(restarts.length).toBeGreaterThanOrEqual(1);
-}, 30_000);
+    const folderOf = (name: string) => join(folder, name);
+    let version = 20;
+    await engine.save(folderOf("before"));
+    for (const [i, delay] of [0, 1, 2, 4, 7, 11].entries()) {
+      const killed = engine.update(job, ++version);
+      setTimeout(() => kill(i % size), delay);
+      expect((await killed).updates).toBe(1);
+      expect(engine.version).toBe(version);
+      await restarted(i + 2);
+    }
+    await engine.save(folderOf("killed"));
+    // The same updates, undisturbed, from where those began.
+    const undisturbed = await EnginePool.start({
+      devices: new Array<string>(size).fill("cpu"),
+      folder: mkdtempSync(folderOf("undisturbed-")),
+      sequences: 8,
+      engine: {
+        modelConfig: MODEL,
+        weights: { kind: "checkpoint", folder: folderOf("before"), version: 20 },
+        ...{ threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: false },
+      },
+    });
+    for (version = 21; version <= 26; version++) await undisturbed.update(job, version);
+    await undisturbed.save(folderOf("expected"));
+    await undisturbed.stop();
+    for (const file of ["model.safetensors", "optimizer.safetensors"]) {
+      const [killed, expected] = ["killed", "expected"].map((name) => readFileSync(join(folderOf(name), file)));
+      expect(Bun.hash(killed as Buffer)).toBe(Bun.hash(expected as Buffer));
+    }
+  }, 60_000);
 
-test("generation and training agree", async () => {
-  const { ids } = await generate("parity");
-  expect(await engine.probeParity([Int32Array.of(...PROMPT, ...ids)])).toBeLessThan(1e-4);
+  test("generation and training agree", async () => {
+    const answers = await Promise.all(["p", "q", "r"].map((key) => generate(key)));
+    const sequences = answers.map(({ ids }) => Int32Array.of(...PROMPT, ...ids));
+    expect(await engine.probeParity(sequences)).toBeLessThan(1e-4);
+  });
 });

@@ -8,7 +8,7 @@ import { ExperimentSchema } from "../../src/config/experiment.ts";
 import { EventHub } from "../../src/core/events.ts";
 import { selfCommand } from "../../src/device/self.ts";
 import { type PolicySource, policyFromFolder } from "../../src/experiment/policy-source.ts";
-import { startEngine } from "../../src/experiment/resources.ts";
+import { startEngines } from "../../src/experiment/resources.ts";
 import { openPolicyFolder } from "../../src/models/policy-folder.ts";
 import { readSafetensors } from "../../src/models/safetensors.ts";
 
@@ -105,7 +105,7 @@ test("adapters read again give the same greedy tokens, and others than the base"
 /** Greedy answers to a few prompts, and the log-probability of each token. */
 async function greedyIds(source: PolicySource): Promise<unknown> {
   const experiment = ExperimentSchema.parse({ deterministic: true });
-  const engine = await startEngine(experiment, source, mkdtempSync(join(place, "engine-")), new EventHub());
+  const engine = await startEngines(experiment, source, mkdtempSync(join(place, "engine-")), new EventHub());
   try {
     const session = await engine.open("greedy");
     const context = source.tokenizer.encode("List all files that end in .txt, sorted by name.");

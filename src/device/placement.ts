@@ -1,0 +1,80 @@
+/** Which engine a new sequence goes to. */
+
+import { AleError } from "../core/errors.ts";
+
+/** A sequence's place on an engine; `release` may be called twice. */
+export interface Place {
+  readonly rank: number;
+  release(): void;
+}
+
+/**
+ * Sequences beyond its fair share that an engine takes because it has computed their beginning: a usual group. More would
+ * let other engines wait for longer than the beginning takes.
+ */
+const LEAD = 8;
+
+/** Sequences with equal beginnings go where the first of them went, others to the engine with the fewest. */
+export class Placement {
+  readonly #capacity: number;
+  readonly #open: number[];
+  /** Where the open sequences that begin alike are, by a hash of their first context. */
+  readonly #groups = new Map<bigint, { readonly rank: number; members: number }>();
+
+  /** @param capacity sequences an engine can hold. */
+  constructor(engines: number, capacity: number) {
+    this.#capacity = capacity;
+    this.#open = new Array<number>(engines).fill(0);
+  }
+
+  /** What each of some engines must hold so that together they always have a place for one of `sequences`. */
+  static capacity(sequences: number, engines: number): number {
+    return engines === 1 ? sequences : Math.min(sequences, Math.ceil(sequences / engines) + LEAD);
+  }
+
+  /**
+   * @param context first tokens of the sequence. @param live whether an engine is there; one that is being started again
+   * gets sequences only when the others are full.
+   * @throws AleError("engine") when every engine is full.
+   */
+  take(context: Int32Array, live: (rank: number) => boolean): Place {
+    const key = hashOf(context);
+    const rank = this.#choose(this.#groups.get(key)?.rank, live);
+    this.#open[rank] = this.#openOn(rank) + 1;
+    const known = this.#groups.get(key);
+    const group = known?.rank === rank ? known : { rank, members: 0 };
+    group.members++;
+    this.#groups.set(key, group);
+    let held = true;
+    const release = () => {
+      if (!held) return;
+      held = false;
+      this.#open[rank] = this.#openOn(rank) - 1;
+      if (--group.members === 0 && this.#groups.get(key) === group) this.#groups.delete(key);
+    };
+    return { rank, release };
+  }
+
+  #choose(preferred: number | undefined, live: (rank: number) => boolean): number {
+    const free = [...this.#open.keys()].filter((rank) => this.#openOn(rank) < this.#capacity);
+    const candidates = free.some(live) ? free.filter(live) : free;
+    const [first, ...others] = candidates;
+    if (first === undefined) {
+      throw new AleError("engine", `every engine has its ${this.#capacity} sequences open`, {
+        hint: "close sequences before opening others, or raise rollout.concurrency",
+      });
+    }
+    const least = others.reduce((best, rank) => (this.#openOn(rank) < this.#openOn(best) ? rank : best), first);
+    const follow =
+      preferred !== undefined && candidates.includes(preferred) && this.#openOn(preferred) < this.#openOn(least) + LEAD;
+    return follow ? preferred : least;
+  }
+
+  #openOn(rank: number): number {
+    return this.#open[rank] as number;
+  }
+}
+
+function hashOf(context: Int32Array): bigint {
+  return Bun.hash.xxHash64(new Uint8Array(context.buffer, context.byteOffset, context.byteLength));
+}

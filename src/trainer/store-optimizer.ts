@@ -1,0 +1,84 @@
+/** AdamW with global-norm clipping on the flat arrays of a parameter store, or on one stretch of them. */
+
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { AdamW, type AdamWSettings, clipScale, GlobalNorm, type OptimizerRange } from "./optimizer.ts";
+
+export interface StepSettings extends AdamWSettings {
+  /** Global gradient-norm clip; 0 = off. */
+  readonly clip: number;
+}
+
+/** Elements `begin` to `end` (exclusive) of the flat arrays. */
+export interface Stretch {
+  readonly begin: number;
+  readonly end: number;
+}
+
+export interface StoreOptimizerOptions {
+  readonly threads: number;
+  /** Leave norm weights out of weight decay. */
+  readonly exemptNorms: boolean;
+  /** What this optimizer updates; everything by default. */
+  readonly stretch?: Stretch;
+}
+
+export class StoreOptimizer {
+  readonly #store: ParameterStore;
+  readonly #adamW: AdamW;
+  readonly #norm: GlobalNorm;
+
+  /** @param gradients flat, in the store's layout; read by every call. */
+  constructor(store: ParameterStore, gradients: Float32Array, options: StoreOptimizerOptions) {
+    const { threads, exemptNorms, stretch = { begin: 0, end: store.layout.length } } = options;
+    this.#store = store;
+    this.#adamW = new AdamW(gradients, within(stretch, optimizerRanges(store, exemptNorms)), threads);
+    this.#norm = new GlobalNorm(gradients.subarray(stretch.begin, stretch.end), threads);
+  }
+
+  /** Euclidean norm of the gradients of the stretch. */
+  gradNorm(): number {
+    return this.#norm.compute();
+  }
+
+  /**
+   * One AdamW step from slot `from` to the unpublished slot `to`, with gradients clipped as those of a vector of norm
+   * `gradNorm`. The optimizer step in the store's header is the caller's to set.
+   */
+  update(settings: StepSettings, gradNorm: number, from: Slot, to: Slot): void {
+    this.#store.assertWritable(to);
+    const step = this.#store.step(from) + 1;
+    const arrays = (slot: Slot) => ({
+      parameters: this.#store.parameters(slot),
+      firstMoment: this.#store.firstMoment(slot),
+      secondMoment: this.#store.secondMoment(slot),
+    });
+    this.#adamW.update(arrays(from), arrays(to), settings, step, clipScale(gradNorm, settings.clip));
+  }
+
+  release(): void {
+    this.#adamW.release();
+    this.#norm.release();
+  }
+}
+
+/** Neighbouring tensors with the same decay as one range; padding between tensors is updated too and stays 0. */
+function optimizerRanges(store: ParameterStore, exemptNorms: boolean): OptimizerRange[] {
+  const ranges: OptimizerRange[] = [];
+  const { entries, length } = store.layout;
+  for (const [i, entry] of entries.entries()) {
+    const decay = !(exemptNorms && entry.kind === "norm");
+    const end = entries[i + 1]?.offset ?? length;
+    const last = ranges.at(-1);
+    if (last?.decay === decay) ranges[ranges.length - 1] = { ...last, end };
+    else ranges.push({ begin: entry.offset, end, decay });
+  }
+  return ranges;
+}
+
+/** The parts of `ranges` that lie in the stretch. */
+function within(stretch: Stretch, ranges: readonly OptimizerRange[]): OptimizerRange[] {
+  return ranges.flatMap(({ begin, end, decay }) => {
+    const part = { begin: Math.max(begin, stretch.begin), end: Math.min(end, stretch.end), decay };
+    return part.begin < part.end ? [part] : [];
+  });
+}
