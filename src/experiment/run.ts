@@ -3,6 +3,7 @@
 import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Group } from "../core/types.ts";
+import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import { collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
@@ -91,7 +92,7 @@ class ReinforcementRun {
     this.#evaluations = [];
     const best = bestStep([...session.evaluations, ...evaluations]);
     await session.commit(step, engine, {
-      metrics,
+      metrics: { ...metrics, ...engineMetrics(await engine.stats()) },
       evaluations,
       keep: best === null ? [] : [best],
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),

@@ -3,6 +3,7 @@
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { TokenRecord } from "../core/types.ts";
+import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import { loadSuite, type Suite } from "../tasks/suite.ts";
 import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
@@ -173,7 +174,7 @@ class SupervisedRun {
     const evaluations = evaluationDue(options.experiment, step) ? await this.#evaluator.evaluate(step) : [];
     const best = bestStep([...session.evaluations, ...evaluations]);
     await session.commit(step, engine, {
-      metrics: { ...metrics, ...evaluationMetrics(evaluations) },
+      metrics: { ...metrics, ...evaluationMetrics(evaluations), ...engineMetrics(await engine.stats()) },
       evaluations,
       keep: best === null ? [] : [best],
       checkpoint: true,
