@@ -118,6 +118,11 @@ export class LauncherClient {
     this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
   }
 
+  /** Lets go of a frozen sandbox's files. Nobody waits for it: what stands on them keeps them. */
+  dropLayer(layer: number): void {
+    if (this.alive) this.#connection.send(encodeMessage(Op.drop, 0, 0, encodeSettings([["layer", layer]])));
+  }
+
   /** Ends every sandbox and the launcher. */
   async close(): Promise<void> {
     await this.#connection.stop();

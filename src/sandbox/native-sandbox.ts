@@ -2,8 +2,15 @@
 
 import { isAbsolute } from "node:path";
 import { AleError } from "../core/errors.ts";
-import type { CommandOptions, CommandResult, LimitEvents, Sandbox, SandboxArchive } from "../core/ports.ts";
-import type { SandboxFile } from "../core/types.ts";
+import type {
+  CommandOptions,
+  CommandResult,
+  LimitEvents,
+  Sandbox,
+  SandboxArchive,
+  SandboxSnapshot,
+} from "../core/ports.ts";
+import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import type { LauncherClient, Reply } from "./launcher-client.ts";
 import {
   concat,
@@ -12,10 +19,12 @@ import {
   encodeFiles,
   encodeImport,
   encodePath,
+  encodeSettings,
   encodeText,
   Op,
   type OpCode,
 } from "./protocol.ts";
+import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
 const COMMAND_GRACE_MS = 15_000;
@@ -23,6 +32,7 @@ const FILES_MS = 30_000;
 const KILL_MS = 10_000;
 const LIMITS_MS = 10_000;
 const DESTROY_MS = 20_000;
+const FREEZE_MS = 20_000;
 
 /** What `exec` throws when the program is not there. */
 export class ProgramMissing extends AleError {
@@ -32,25 +42,76 @@ export class ProgramMissing extends AleError {
   }
 }
 
+/** Who made the sandbox: told when it ends, asked when a snapshot is wanted. */
+export interface SandboxOwner {
+  /** Called once. */
+  onDestroyed(sandbox: NativeSandbox): void;
+  takeSnapshot(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
+}
+
 export class NativeSandbox implements Sandbox {
   readonly id: string;
   readonly isolation: string;
-  readonly #launcher: LauncherClient;
-  readonly #number: number;
-  readonly #onDestroyed: (sandbox: NativeSandbox) => void;
+  readonly environment: EnvironmentSpec;
+  readonly launcher: LauncherClient;
+  readonly #owner: SandboxOwner;
+  /** The launcher's name for it; another one after each snapshot. */
+  #number: number;
+  #layers: readonly Layer[];
   #gone: string | undefined;
   #destroyed: Promise<void> | undefined;
 
-  /** `number` is the launcher's name for it; `onDestroyed` is called once. */
-  constructor(launcher: LauncherClient, number: number, onDestroyed: (sandbox: NativeSandbox) => void) {
-    this.#launcher = launcher;
+  constructor(
+    launcher: LauncherClient,
+    number: number,
+    options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
+  ) {
+    this.launcher = launcher;
     this.#number = number;
-    this.#onDestroyed = onDestroyed;
+    this.#owner = options.owner;
+    this.#layers = options.layers;
+    this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
-    launcher.onGone(number, (reason) => {
-      this.#gone ??= reason;
+    for (const layer of this.#layers) layer.retain();
+    this.#watch();
+  }
+
+  /** What frozen sandboxes wrote that this one stands on, newest first. */
+  get layers(): readonly Layer[] {
+    return this.#layers;
+  }
+
+  #watch(): void {
+    const number = this.#number;
+    this.launcher.onGone(number, (reason) => {
+      if (number === this.#number) this.#gone ??= reason;
     });
+  }
+
+  snapshot(): Promise<SandboxSnapshot> {
+    return this.#owner.takeSnapshot(this);
+  }
+
+  /** Ends the sandbox in the launcher and keeps what it wrote as `layer`. Returns its bytes. */
+  async freeze(layer: number): Promise<number> {
+    const reply = await this.#request(Op.freeze, encodeSettings([["layer", layer]]), "freezing the files", FREEZE_MS);
+    this.launcher.forget(this.#number);
+    return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
+  }
+
+  /** Goes on as the launcher's sandbox `number`, which stands on `layers`. */
+  continueAs(number: number, layers: readonly Layer[]): void {
+    for (const layer of layers) layer.retain();
+    for (const layer of this.#layers) layer.release();
+    this.#layers = layers;
+    this.#number = number;
+    this.#watch();
+  }
+
+  /** Marks a sandbox that ended on the way to a snapshot. */
+  fail(reason: string): void {
+    this.#gone ??= reason;
   }
 
   /** Whether it can still be used. */
@@ -65,7 +126,7 @@ export class NativeSandbox implements Sandbox {
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
     this.#check();
-    return this.#launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
+    return this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
   }
 
   async upload(folder: string, files: readonly SandboxFile[]): Promise<void> {
@@ -106,8 +167,8 @@ export class NativeSandbox implements Sandbox {
     const { signal } = options;
     throwIfAborted(signal, what);
     const limitMs = options.timeoutMs + COMMAND_GRACE_MS;
-    const [request, reply] = this.#launcher.start(op, this.#number, payload, `${what} in sandbox ${this.id}`, limitMs);
-    const abort = () => this.#launcher.cancel(request, this.#number);
+    const [request, reply] = this.launcher.start(op, this.#number, payload, `${what} in sandbox ${this.id}`, limitMs);
+    const abort = () => this.launcher.cancel(request, this.#number);
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const result = await reply;
@@ -125,7 +186,13 @@ export class NativeSandbox implements Sandbox {
   }
 
   async killAll(): Promise<void> {
-    await this.#request(Op.killAll, new Uint8Array(0), "ending all processes", KILL_MS);
+    await this.endProcesses();
+  }
+
+  /** As `killAll`; returns how many processes there were, the shell included. */
+  async endProcesses(): Promise<number> {
+    const { payload } = await this.#request(Op.killAll, new Uint8Array(0), "ending all processes", KILL_MS);
+    return new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true);
   }
 
   async exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive> {
@@ -144,7 +211,7 @@ export class NativeSandbox implements Sandbox {
   async limitEvents(): Promise<LimitEvents> {
     if (this.#destroyed !== undefined) this.#check();
     const what = `the limits of sandbox ${this.id}`;
-    const reply = await this.#launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
+    const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
     const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
     return { memory: view.getUint32(0, true), pids: view.getUint32(4, true), disk: view.getUint32(8, true) };
   }
@@ -155,15 +222,17 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #destroy(): Promise<void> {
-    this.#launcher.forget(this.#number);
+    this.launcher.forget(this.#number);
     try {
       const what = `destroying sandbox ${this.id}`;
-      await this.#launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
+      await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.
-      if (this.#gone === undefined && this.#launcher.alive) throw error;
+      if (this.#gone === undefined && this.launcher.alive) throw error;
     } finally {
-      this.#onDestroyed(this);
+      for (const layer of this.#layers) layer.release();
+      this.#layers = [];
+      this.#owner.onDestroyed(this);
     }
   }
 

@@ -14,6 +14,8 @@ export const Op = {
   create: 3,
   destroy: 4,
   limits: 5,
+  freeze: 6,
+  drop: 7,
   run: 16,
   exec: 17,
   cancel: 18,

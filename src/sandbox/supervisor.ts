@@ -5,14 +5,22 @@
 
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
-import type { SandboxProvider } from "../core/ports.ts";
+import type { SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { masksFor } from "./masks.ts";
-import { NativeSandbox } from "./native-sandbox.ts";
+import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
 import { loadProfile } from "./profiles.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
+import {
+  Layer,
+  NativeSnapshot,
+  PRINT_SHELL_STATE,
+  parseShellState,
+  restoreShellState,
+  type ShellState,
+} from "./snapshots.ts";
 
 export interface SandboxProviderOptions {
   /** Host paths that no sandbox may see: Ale itself, its caches and data, task folders. */
@@ -30,6 +38,7 @@ export interface NativeSandboxProvider extends SandboxProvider {
   /** A fresh sandbox, never from the pool, whose shell starts with the first `run`. */
   createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
+  fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox>;
   /** Sandboxes that wait to be handed out. */
   readonly warmCount: number;
   /** Process id of the launcher, for tests and diagnosis. */
@@ -38,6 +47,11 @@ export interface NativeSandboxProvider extends SandboxProvider {
 
 const CREATE_MS = 30_000;
 const REGISTER_MS = 10_000;
+const SHELL_MS = 10_000;
+/** Exported variables beyond this are not carried over. */
+const MAX_SHELL_STATE = 1 << 20;
+/** As in `launcher/launcher.h`. */
+const MAX_LAYERS = 64;
 
 const REFILL_DELAY_MS = 3;
 /** After a failure a pool waits this long, doubled each time, before it tries again. */
@@ -60,7 +74,7 @@ interface Launcher {
   readonly bases: Map<string, Promise<number>>;
 }
 
-class Supervisor implements NativeSandboxProvider {
+class Supervisor implements NativeSandboxProvider, SandboxOwner {
   readonly isolation: string;
   readonly #options: SandboxProviderOptions;
   readonly #pools = new Map<string, Pool>();
@@ -70,6 +84,7 @@ class Supervisor implements NativeSandboxProvider {
   #current: LauncherClient;
   #refillTimer: Timer | undefined;
   #nextNumber = 1;
+  #nextLayer = 1;
   #making = 0;
   #closed: Promise<void> | undefined;
 
@@ -145,17 +160,16 @@ class Supervisor implements NativeSandboxProvider {
     return id;
   }
 
-  async #make(environment: EnvironmentSpec, session: boolean): Promise<NativeSandbox> {
+  async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
     this.#launcher ??= this.#start();
     const launcher = await this.#launcher;
     const base = await this.#base(launcher, environment.profile);
     const number = this.#nextNumber++;
-    const sandbox = new NativeSandbox(launcher.client, number, (ended) => this.#living.delete(ended));
+    const sandbox = new NativeSandbox(launcher.client, number, { environment, layers, owner: this });
     this.#living.add(sandbox);
     try {
-      const settings = encodeSettings([["base", base], ["session", session ? 1 : 0], ...limitSettings(environment)]);
-      await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+      await this.#request(launcher.client, number, { environment, base, session, layers });
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -165,6 +179,63 @@ class Supervisor implements NativeSandboxProvider {
         cause: error,
       });
     }
+  }
+
+  async #request(client: LauncherClient, number: number, what: CreateRequest): Promise<void> {
+    const settings = encodeSettings([
+      ["base", what.base],
+      ["session", what.session ? 1 : 0],
+      ...limitSettings(what.environment),
+      ...what.layers.map(({ id }): [string, number] => ["layer", id]),
+    ]);
+    await client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+  }
+
+  onDestroyed(sandbox: NativeSandbox): void {
+    this.#living.delete(sandbox);
+  }
+
+  /** Freezes the sandbox, and lets it go on above what it wrote so far. */
+  async takeSnapshot(sandbox: NativeSandbox): Promise<NativeSnapshot> {
+    const { launcher: client, environment } = sandbox;
+    const launcher = await this.#launcher;
+    if (launcher?.client !== client) throw new AleError("sandbox", `sandbox ${sandbox.id} is gone: its launcher ended`);
+    if (sandbox.layers.length >= MAX_LAYERS)
+      throw new AleError("sandbox", `sandbox ${sandbox.id} stands on ${MAX_LAYERS} snapshots already`, {
+        hint: "export its folder and place it in a fresh sandbox",
+      });
+    const shell = await readShellState(sandbox);
+    const ended = await sandbox.endProcesses();
+    const id = this.#nextLayer++;
+    const bytes = await sandbox.freeze(id);
+    const layers = [new Layer(id, (dropped) => client.dropLayer(dropped)), ...sandbox.layers];
+    const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
+    const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
+    try {
+      const number = this.#nextNumber++;
+      const base = await this.#base(launcher, environment.profile);
+      await this.#request(client, number, { environment, base, session: shell !== undefined, layers });
+      sandbox.continueAs(number, layers);
+      await reopenShell(sandbox, shell);
+    } catch (error) {
+      sandbox.fail("it could not go on after its snapshot was taken");
+      await snapshot[Symbol.asyncDispose]();
+      throw error;
+    }
+    return snapshot;
+  }
+
+  async fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox> {
+    if (!(snapshot instanceof NativeSnapshot)) throw new AleError("internal", "the snapshot is of another provider");
+    const { environment, layers, shell } = snapshot.contents;
+    const sandbox = await this.#unlessAborted(this.#make(environment, shell !== undefined, layers), signal);
+    try {
+      await reopenShell(sandbox, shell);
+    } catch (error) {
+      await sandbox.destroy();
+      throw error;
+    }
+    return sandbox;
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
@@ -250,6 +321,28 @@ class Supervisor implements NativeSandboxProvider {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+interface CreateRequest {
+  readonly environment: EnvironmentSpec;
+  readonly base: number;
+  readonly session: boolean;
+  readonly layers: readonly Layer[];
+}
+
+/** `undefined` where the sandbox has no shell. */
+async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
+  const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
+  const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
+    if (sandbox.alive) return undefined;
+    throw error;
+  });
+  return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
+}
+
+async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
+  if (shell === undefined) return;
+  await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }
 
 function newPool(environment: EnvironmentSpec): Pool {

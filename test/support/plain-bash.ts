@@ -18,6 +18,10 @@ export class PlainBashSandbox implements Sandbox {
   limits: LimitEvents = { memory: 0, pids: 0, disk: 0 };
   #gone = false;
 
+  snapshot(): Promise<never> {
+    throw new Error("a plain bash has no snapshots");
+  }
+
   constructor() {
     for (const folder of ["work", "logs/verifier"]) mkdirSync(join(this.root, folder), { recursive: true });
   }
@@ -101,6 +105,10 @@ export class PlainBashSandbox implements Sandbox {
 }
 
 export class PlainBashProvider implements SandboxProvider {
+  fork(): Promise<never> {
+    throw new Error("a plain bash has no snapshots");
+  }
+
   readonly isolation = "none";
 
   async create(): Promise<Sandbox> {

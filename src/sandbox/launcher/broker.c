@@ -116,7 +116,7 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
   format(broker.stage, sizeof broker.stage, "%s", stage);
   choose_level(setting_number(payload, header->length, "cgroups", 1) != 0, name);
   struct factory_answer first = {0};
-  if (start_factory() < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL) != sizeof first)
+  if (start_factory() < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL, 0) != sizeof first)
     format(first.error, sizeof first.error, "the factory did not start");
   if (first.error[0] != 0) {
     answer_error(header->request, 0, first.error);
@@ -152,6 +152,13 @@ static void register_base(const struct frame_header *header, const uint8_t *payl
   buffer_free(&packet);
 }
 
+static void drop_layer(const struct frame_header *header, const uint8_t *payload) {
+  struct factory_message message = {.kind = OP_DROP, .request = header->request};
+  message.layer = (uint32_t)setting_number(payload, header->length, "layer", 0);
+  if (!send_packet(broker.factory, &message, sizeof message, NULL, 0))
+    answer_error(header->request, 0, "the factory is gone");
+}
+
 static void handle(const struct frame_header *header, const uint8_t *payload) {
   switch (header->op) {
     case OP_HELLO: hello(header, payload); return;
@@ -159,6 +166,8 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_CREATE: sandbox_create(header, payload); return;
     case OP_DESTROY: sandbox_destroy(header); return;
     case OP_LIMITS: sandbox_limits(header); return;
+    case OP_FREEZE: sandbox_freeze(header, payload); return;
+    case OP_DROP: drop_layer(header, payload); return;
     default: sandbox_forward(header, payload); return;
   }
 }
@@ -179,12 +188,13 @@ static void read_input(void) {
 
 static void read_factory(void) {
   struct factory_answer made;
-  if (receive_packet(broker.factory, &made, sizeof made, NULL, NULL) != sizeof made) {
+  if (receive_packet(broker.factory, &made, sizeof made, NULL, NULL, 0) != sizeof made) {
     fprintf(stderr, "launcher: the factory is gone\n");
     shut_down(71);
   }
   if (made.kind == OP_CREATE) sandbox_made(&made);
   else if (made.error[0] != 0) answer_error(made.request, 0, made.error);
+  else if (made.kind == OP_FREEZE) answer(made.request, made.sandbox, 0, &made.bytes, sizeof made.bytes);
   else answer(made.request, 0, 0, NULL, 0);
 }
 

@@ -21,6 +21,9 @@ struct sandbox {
   enum sandbox_state state;
   struct sandbox_spec spec;
   uint32_t create_request, destroy_request;
+  uint32_t limits_request;    /* handed to the init, not answered yet; 0: none */
+  uint32_t freeze_request, freeze_layer; /* 0: it is not to become a layer */
+  int writable;               /* mount of all it can write; −1 where there is none */
   bool answered;              /* CREATE was answered */
   bool destroying, wants_write;
   pid_t pid;                  /* 0: not cloned, or reaped */
@@ -50,6 +53,7 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload);
 void sandbox_destroy(const struct frame_header *header);
 void sandbox_forward(const struct frame_header *header, const uint8_t *payload);
 void sandbox_limits(const struct frame_header *header);
+void sandbox_freeze(const struct frame_header *header, const uint8_t *payload);
 void sandbox_made(const struct factory_answer *made);
 void sandbox_socket_event(uint32_t id, uint32_t events);
 void sandbox_reaped(pid_t pid, int status);

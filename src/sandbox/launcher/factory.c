@@ -27,6 +27,14 @@ void setup_fail(const char *what) {
   _exit(125);
 }
 
+/* Gives the broker what it can make a layer of. The sandbox itself keeps no way to it. */
+static void hand_over(int writable) {
+  struct frame_header frame = {.op = OP_FREEZE, .sandbox = told_for};
+  if (writable < 0) return;
+  if (!send_packet(told_to, &frame, sizeof frame, &writable, 1)) setup_fail("handing over the layer");
+  close(writable);
+}
+
 /* The child: from a clone of the factory to the init of a sandbox. */
 static void become_sandbox(const struct factory_message *message, int socket, int go, const int *tasks) {
   char byte;
@@ -40,7 +48,8 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   /* After joining, so that the group is the root of what the sandbox sees. */
   if (unshare(CLONE_NEWCGROUP) != 0) setup_fail("cgroup namespace");
   if (setsid() < 0) setup_fail("setsid");
-  rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec);
+  int writable = rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec);
+  hand_over(writable);
   if (dup2(socket, 3) < 0 || syscall(SYS_close_range, 4, ~0U, 0) != 0) setup_fail("closing descriptors");
   told_to = 3;
   confine(&message->spec, sandbox_level);
@@ -92,14 +101,18 @@ void factory_main(int channel, const struct level *level, const char *stage) {
   for (;;) {
     struct factory_message message;
     int fds[16], count = 16;
-    ssize_t n = receive_packet(channel, packet, sizeof packet, fds, &count);
+    ssize_t n = receive_packet(channel, packet, sizeof packet, fds, &count, 0);
     if (n < (ssize_t)sizeof message) _exit(0); /* the broker is gone */
     memcpy(&message, packet, sizeof message);
     answer = (struct factory_answer){.kind = message.kind, .request = message.request, .sandbox = message.sandbox};
     if (message.kind == OP_BASE && message.spec.base < MAX_BASES)
       stage_base(message.spec.base, &bases[message.spec.base], packet + sizeof message,
                  (size_t)n - sizeof message, answer.error, sizeof answer.error);
-    else if (count == 1 + message.attach_count + message.into_cgroup)
+    else if (message.kind == OP_FREEZE && count == 1)
+      stage_layer(message.layer, fds[0], &answer.bytes, answer.error, sizeof answer.error);
+    else if (message.kind == OP_DROP)
+      stage_drop(message.layer);
+    else if (message.kind == OP_CREATE && count == 1 + message.attach_count + message.into_cgroup)
       answer.pid = make_sandbox(&message, fds, answer.error, sizeof answer.error);
     else
       format(answer.error, sizeof answer.error, "descriptors are missing (limit on open files reached?)");

@@ -107,8 +107,9 @@ static void reap(void) {
     if (!session_reaped(pid, status)) job_reaped(pid, status);
 }
 
-/* Ends every process of the sandbox but this one, and says so when it is true. */
+/* Ends every process of the sandbox but this one, and says how many when it is true. */
 static void kill_all(uint32_t request) {
+  uint32_t ended = read_usage(false).processes - 1;
   int64_t deadline = now_us() + 5000000;
   for (;;) {
     int status;
@@ -125,7 +126,7 @@ static void kill_all(uint32_t request) {
   check_disk();
   session_killed();
   jobs_killed();
-  reply(request, 0, NULL, 0);
+  reply(request, 0, &ended, sizeof ended);
 }
 
 static void report_limits(uint32_t request, const uint8_t *payload, size_t length) {

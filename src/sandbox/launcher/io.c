@@ -144,13 +144,13 @@ bool send_packet(int socket, const void *data, size_t length, const int *fds, in
   return n == (ssize_t)length;
 }
 
-ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *count) {
+ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *count, int flags) {
   char control[CMSG_SPACE(sizeof(int) * 16)] = {0};
   struct iovec vector = {.iov_base = data, .iov_len = capacity};
   struct msghdr message = {
       .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
   ssize_t n;
-  do n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  do n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
   while (n < 0 && errno == EINTR);
   int found = 0;
   for (struct cmsghdr *header = n >= 0 ? CMSG_FIRSTHDR(&message) : NULL; header != NULL;

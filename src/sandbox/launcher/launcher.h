@@ -64,11 +64,13 @@ enum op {
   OP_CREATE = 3,
   OP_DESTROY = 4,
   OP_LIMITS = 5,  /* reply: u32 memory, u32 pids, u32 disk */
+  OP_FREEZE = 6,  /* the sandbox ends and what it wrote becomes a layer for others; reply: u64 bytes */
+  OP_DROP = 7,    /* control → factory: a layer is no longer needed */
   OP_RUN = 16,
   OP_EXEC = 17,
   OP_CANCEL = 18,
   OP_READ = 19,
-  OP_KILL_ALL = 20,
+  OP_KILL_ALL = 20, /* reply: u32 processes that were ended */
   OP_EXPORT = 21,
   OP_IMPORT = 22,
   OP_REPLY = 64,
@@ -121,10 +123,12 @@ void format(char *out, size_t capacity, const char *pattern, ...) __attribute__(
 /* Sends one packet with descriptors; false on failure. */
 bool send_packet(int socket, const void *data, size_t length, const int *fds, int count);
 /* Receives one packet; at most `*count` descriptors, `*count` set to how many came. */
-ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *count);
+ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *count, int flags);
 
 /* ---- settings ---------------------------------------------------------------------------------------------------- */
 
+/* Layers one sandbox can stand on: their names have to fit into the page that mount(2) takes. */
+enum { MAX_LAYERS = 64 };
 enum { MAX_TREES = 4, MAX_ATTACH = MAX_TREES, MAX_BASES = 64, MAX_MASKS = 64, MAX_BINDS = 32, PATH_SIZE = 1024 };
 
 /* What the machine gave us, decided once at start. */
@@ -142,13 +146,16 @@ struct sandbox_spec {
   uint64_t cpu_milli;
   bool session;
   char workdir[PATH_SIZE];
+  uint32_t layers[MAX_LAYERS]; /* what frozen sandboxes wrote, newest first */
+  uint32_t layer_count;
 };
 
 /* Broker → factory. */
 struct factory_message {
-  uint32_t kind; /* OP_BASE or OP_CREATE */
+  uint32_t kind; /* OP_BASE, OP_CREATE, OP_FREEZE (with the layer's mount) or OP_DROP */
   uint32_t request;
   uint32_t sandbox;
+  uint32_t layer;
   struct sandbox_spec spec;
   int32_t attach_count;  /* v1 `tasks` files among the descriptors, after the socket */
   int32_t into_cgroup;   /* 1: the last descriptor is a v2 directory */
@@ -159,6 +166,7 @@ struct factory_message {
 struct factory_answer {
   uint32_t kind, request, sandbox;
   int32_t pid;
+  uint64_t bytes;  /* OP_FREEZE: what the layer holds */
   char error[512]; /* empty: success */
 };
 
@@ -209,13 +217,17 @@ void factory_main(int channel, const struct level *level, const char *stage) __a
 /* Enters the factory's own namespaces; afterwards the host is out of reach except through `stage_base`. */
 bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity);
 bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity);
+/* Places a frozen sandbox's file system, a detached mount, where every later sandbox can stand on it. */
+bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity);
+void stage_drop(uint32_t layer);
 /* 0 where /usr can be mounted with the sandboxes' ids, else the error number. */
 int stage_probe_mapping(const struct level *level);
 bool write_id_maps(pid_t pid, const struct level *level);
 
 /* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
 void setup_fail(const char *what) __attribute__((noreturn));
-void rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
+/* Returns a detached mount of everything the sandbox can write, which can outlive it as a layer; −1 where impossible. */
+int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
 void confine(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
 bool seccomp_install(void);

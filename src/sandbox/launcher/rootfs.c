@@ -4,9 +4,14 @@
  */
 #include "launcher.h"
 
+#include <linux/mount.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
+
+/* /base/layer-<id>/<name>.up: */
+enum { LAYER_NAME = 40 };
 
 static void make(const char *path, mode_t mode) {
   if (mkdir(path, mode) != 0 && errno != EEXIST) setup_fail(path);
@@ -34,13 +39,22 @@ static void bind_to(const char *from, const char *to, unsigned long flags) {
   if (mount(from, to, NULL, MS_BIND | flags, NULL) != 0) setup_fail(to);
 }
 
-static void mount_overlay(const char *lower, const char *name, const char *target) {
-  char upper[64], work[64], options[PATH_SIZE + 160];
+/* An overlay of what earlier sandboxes wrote to `name`, newest first, and `lower`, which may be NULL. */
+static void mount_overlay(const struct sandbox_spec *spec, const char *lower, const char *name, const char *target) {
+  static char lowers[MAX_LAYERS * LAYER_NAME + PATH_SIZE], options[sizeof lowers + 256];
+  char upper[64], work[64];
+  size_t length = 0;
+  lowers[0] = 0;
+  for (uint32_t i = 0; i < spec->layer_count; i++) {
+    format(lowers + length, sizeof lowers - length, "%s/base/layer-%u/%s.up", i > 0 ? ":" : "", spec->layers[i], name);
+    length += strlen(lowers + length);
+  }
+  if (lower != NULL) format(lowers + length, sizeof lowers - length, "%s%s", length > 0 ? ":" : "", lower);
   format(upper, sizeof upper, "/tmp/%s.up", name);
   format(work, sizeof work, "/tmp/%s.work", name);
   make(upper, 0755);
   make(work, 0755);
-  format(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s,userxattr", lower, upper, work);
+  format(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s,userxattr", lowers, upper, work);
   if (mount("overlay", target, "overlay", MS_NODEV, options) != 0) setup_fail("overlay");
 }
 
@@ -54,22 +68,27 @@ static void make_etc(void) {
   write_file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
 }
 
-static void make_host_root(const struct base *base, uint32_t id) {
+static void make_host_root(const struct base *base, uint32_t id, const struct sandbox_spec *spec) {
   static const char *const folders[] = {"usr", "proc", "dev", "home", "logs", "mnt", "opt", "run", "srv", "var"};
   char from[PATH_SIZE + 64];
-  make("/tmp/root", 0755);
-  bind_to("/tmp/root", "/root", 0);
+  bool fresh = spec->layer_count == 0;
+  if (fresh) {
+    make("/tmp/root.up", 0755);
+    bind_to("/tmp/root.up", "/root", 0);
+  } else {
+    mount_overlay(spec, NULL, "root", "/root");
+  }
   if (chdir("/root") != 0) setup_fail("entering the new root");
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) make(folders[i], 0755);
   make("root", 0700);
   make("tmp", 01777);
   make("var/tmp", 01777);
   for (int i = 0; i < base->link_count; i++)
-    if (symlink(base->links[i][1], base->links[i][0]) != 0) setup_fail(base->links[i][0]);
-  make_etc();
+    if (symlink(base->links[i][1], base->links[i][0]) != 0 && errno != EEXIST) setup_fail(base->links[i][0]);
+  if (fresh) make_etc();
   if (base->has_usr) {
     format(from, sizeof from, "/base/%u/usr", id);
-    mount_overlay(from, "usr", "usr");
+    mount_overlay(spec, from, "usr", "usr");
   }
   for (int i = 0; i < base->tree_count; i++) {
     make(base->trees[i], 0755);
@@ -78,11 +97,11 @@ static void make_host_root(const struct base *base, uint32_t id) {
   }
 }
 
-static void make_directory_root(uint32_t id) {
+static void make_directory_root(uint32_t id, const struct sandbox_spec *spec) {
   static const char *const folders[] = {"proc", "dev", "tmp", "root", "logs"};
   char lower[64];
   format(lower, sizeof lower, "/base/%u/root", id);
-  mount_overlay(lower, "root", "/root");
+  mount_overlay(spec, lower, "root", "/root");
   if (chdir("/root") != 0) setup_fail("entering the new root");
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
     mkdir(folders[i], strcmp(folders[i], "tmp") == 0 ? 01777 : 0755);
@@ -155,15 +174,35 @@ static void hide(const struct base *base) {
   }
 }
 
-void rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec) {
+/* What the layers hold counts against the limits of whoever stands on them. */
+static void subtract_layers(const struct sandbox_spec *spec, uint64_t *disk, uint64_t *inodes) {
+  enum { LEAST_DISK = 1 << 20, LEAST_INODES = 1024 };
+  *disk = spec->disk;
+  *inodes = spec->inodes;
+  for (uint32_t i = 0; i < spec->layer_count; i++) {
+    char path[LAYER_NAME];
+    struct statfs status;
+    format(path, sizeof path, "/base/layer-%u", spec->layers[i]);
+    if (statfs(path, &status) != 0) setup_fail(path);
+    uint64_t used = (status.f_blocks - status.f_bfree) * (uint64_t)status.f_bsize;
+    uint64_t used_inodes = status.f_files - status.f_ffree;
+    *disk = used + LEAST_DISK < *disk ? *disk - used : LEAST_DISK;
+    *inodes = used_inodes + LEAST_INODES < *inodes ? *inodes - used_inodes : LEAST_INODES;
+  }
+}
+
+int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec) {
   char options[128];
+  uint64_t disk, inodes;
   umask(0);
   if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) setup_fail("private mounts");
-  format(options, sizeof options, "mode=755,size=%llu,nr_inodes=%llu", (unsigned long long)spec->disk,
-         (unsigned long long)spec->inodes);
+  subtract_layers(spec, &disk, &inodes);
+  format(options, sizeof options, "mode=755,size=%llu,nr_inodes=%llu", (unsigned long long)disk,
+         (unsigned long long)inodes);
   if (mount("sandbox", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) setup_fail("tmpfs");
-  if (base->directory) make_directory_root(base_id);
-  else make_host_root(base, base_id);
+  int writable = (int)syscall(SYS_open_tree, AT_FDCWD, "/tmp", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+  if (base->directory) make_directory_root(base_id, spec);
+  else make_host_root(base, base_id, spec);
   make_dev();
   make_proc();
   make_binds(base, base_id);
@@ -173,4 +212,5 @@ void rootfs_build(const struct base *base, uint32_t base_id, const struct sandbo
   if (umount2(".", MNT_DETACH) != 0) setup_fail("leaving the stage");
   if (chdir(spec->workdir) != 0) setup_fail(spec->workdir);
   umask(022);
+  return writable;
 }

@@ -23,6 +23,19 @@ static void close_socket(struct sandbox *sandbox) {
   buffer_free(&sandbox->out);
 }
 
+static void close_writable(struct sandbox *sandbox) {
+  if (sandbox->writable >= 0) close(sandbox->writable);
+  sandbox->writable = -1;
+}
+
+/* Nothing of the sandbox runs any more, so what it wrote can no longer change. */
+static void hand_layer_to_factory(struct sandbox *sandbox) {
+  struct factory_message message = {.kind = OP_FREEZE, .request = sandbox->freeze_request, .sandbox = sandbox->id,
+                                    .layer = sandbox->freeze_layer};
+  if (!send_packet(broker.factory, &message, sizeof message, &sandbox->writable, 1))
+    answer_error(sandbox->freeze_request, sandbox->id, "the factory is gone");
+}
+
 static void answer_create(struct sandbox *sandbox, const char *error) {
   if (sandbox->answered) return;
   sandbox->answered = true;
@@ -36,8 +49,10 @@ static void remove_sandbox(struct sandbox *sandbox) {
     removable_later++;
     return;
   }
+  if (sandbox->freeze_request != 0) hand_layer_to_factory(sandbox);
   if (sandbox->destroy_request != 0) answer(sandbox->destroy_request, sandbox->id, 0, NULL, 0);
   close_socket(sandbox);
+  close_writable(sandbox);
   struct sandbox **link = &buckets[sandbox->id % BUCKETS];
   while (*link != sandbox) link = &(*link)->next;
   *link = sandbox->next;
@@ -117,6 +132,7 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   sandbox->id = header->sandbox;
   sandbox->create_request = header->request;
   sandbox->socket = -1;
+  sandbox->writable = -1;
   struct sandbox_spec *spec = &sandbox->spec;
   spec->base = (uint32_t)setting_number(payload, header->length, "base", 0);
   spec->memory = setting_number(payload, header->length, "memory", 256 << 20);
@@ -126,6 +142,15 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   spec->cpu_milli = setting_number(payload, header->length, "cpu", 1000);
   spec->session = setting_number(payload, header->length, "session", 1) != 0;
   format(spec->workdir, sizeof spec->workdir, "%s", workdir);
+  const char *layer;
+  for (size_t cursor = 0; (layer = setting_next(payload, header->length, "layer", &cursor)) != NULL;) {
+    if (spec->layer_count == MAX_LAYERS) {
+      free(sandbox);
+      answer_error(header->request, header->sandbox, "the sandbox stands on too many snapshots of one another");
+      return;
+    }
+    spec->layers[spec->layer_count++] = (uint32_t)strtoul(layer, NULL, 10);
+  }
   sandbox->next = buckets[sandbox->id % BUCKETS];
   buckets[sandbox->id % BUCKETS] = sandbox;
   if (broker.queue_last != NULL) broker.queue_last->next_queued = sandbox;
@@ -185,6 +210,23 @@ void sandbox_destroy(const struct frame_header *header) {
   else if (sandbox->state == SANDBOX_GONE) remove_sandbox(sandbox);
 }
 
+/* Ends the sandbox; when all of it is gone, what it wrote is handed to the factory, which answers. */
+void sandbox_freeze(const struct frame_header *header, const uint8_t *payload) {
+  struct sandbox *sandbox = find(header->sandbox);
+  if (sandbox == NULL || sandbox->state != SANDBOX_LIVE || sandbox->destroying) {
+    answer_error(header->request, header->sandbox, "the sandbox is gone");
+    return;
+  }
+  if (sandbox->writable < 0) {
+    answer_error(header->request, header->sandbox, "this kernel cannot hand a sandbox's file system over");
+    return;
+  }
+  sandbox->freeze_request = header->request;
+  sandbox->freeze_layer = (uint32_t)setting_number(payload, header->length, "layer", 0);
+  sandbox->destroying = true;
+  kill(sandbox->pid, SIGKILL);
+}
+
 /* Sends what is queued; asks to be called again when the socket is full. */
 static void flush(struct sandbox *sandbox) {
   while (buffer_length(&sandbox->out) > 0) {
@@ -224,12 +266,18 @@ void sandbox_limits(const struct frame_header *header) {
     return;
   }
   cgroups_events(&broker.cgroups, header->sandbox, &counts[0], &counts[1]);
-  if (sandbox->state == SANDBOX_LIVE) forward(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
-  else answer(header->request, header->sandbox, 0, counts, sizeof counts);
+  if (sandbox->state == SANDBOX_LIVE && sandbox->limits_request == 0) {
+    sandbox->limits_request = header->request;
+    forward(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
+  } else {
+    answer(header->request, header->sandbox, 0, counts, sizeof counts);
+  }
 }
 
 /* One frame from the sandbox. Request 0 is its first word: ready, or why not. */
 static void receive_frame(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload) {
+  if (header->request == sandbox->limits_request) sandbox->limits_request = 0;
+  if (header->op == OP_FREEZE) return; /* came with the mount, which is kept already */
   if (header->request != 0) {
     answer(header->request, sandbox->id, header->flags, payload, header->length);
     return;
@@ -249,9 +297,12 @@ static void receive_frame(struct sandbox *sandbox, const struct frame_header *he
 /* Reads what is there; false at the end of the stream. */
 static bool receive(struct sandbox *sandbox) {
   static uint8_t chunk[CHUNK];
-  ssize_t n = recv(sandbox->socket, chunk, sizeof chunk, MSG_DONTWAIT);
+  int mount, mounts = 1;
+  ssize_t n = receive_packet(sandbox->socket, chunk, sizeof chunk, &mount, &mounts, MSG_DONTWAIT);
   if (n < 0) return errno == EAGAIN || errno == EINTR;
   if (n == 0) return false;
+  if (mounts == 1 && sandbox->state != SANDBOX_LIVE && sandbox->writable < 0) sandbox->writable = mount;
+  else if (mounts == 1) close(mount); /* the sandbox's own processes hand over nothing */
   buffer_append(&sandbox->in, chunk, (size_t)n);
   struct frame_header header;
   const uint8_t *payload;
@@ -290,6 +341,12 @@ void sandbox_reaped(pid_t pid, int status) {
   close_socket(sandbox);
   format(text, sizeof text, WIFSIGNALED(status) ? "its init was ended by signal %d" : "its init ended with code %d",
          WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  if (sandbox->limits_request != 0) { /* asked while it was dying, perhaps of what the answer is about */
+    uint32_t counts[3] = {0};
+    cgroups_events(&broker.cgroups, sandbox->id, &counts[0], &counts[1]);
+    answer(sandbox->limits_request, sandbox->id, 0, counts, sizeof counts);
+    sandbox->limits_request = 0;
+  }
   if (!sandbox->answered) {
     answer_create(sandbox, text);
     sandbox->destroying = true;

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 
@@ -309,4 +310,28 @@ bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t 
   }
   base->used = true;
   return true;
+}
+
+bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity) {
+  char path[64];
+  struct statfs status;
+  struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+  format(path, sizeof path, "/base/layer-%u", layer);
+  if (mkdir(path, 0755) != 0 && errno != EEXIST) return fail(error, capacity, path);
+  if (syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) != 0)
+    return fail(error, capacity, "placing the layer");
+  if (syscall(SYS_mount_setattr, AT_FDCWD, path, 0, &attributes, sizeof attributes) != 0 || statfs(path, &status) != 0) {
+    fail(error, capacity, "making the layer read-only");
+    stage_drop(layer);
+    return false;
+  }
+  *bytes = (status.f_blocks - status.f_bfree) * (uint64_t)status.f_bsize;
+  return true;
+}
+
+void stage_drop(uint32_t layer) {
+  char path[64];
+  format(path, sizeof path, "/base/layer-%u", layer);
+  umount2(path, MNT_DETACH); /* sandboxes that stand on it keep it until they end */
+  rmdir(path);
 }

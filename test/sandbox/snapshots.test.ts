@@ -1,0 +1,116 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import type { Sandbox } from "../../src/core/ports.ts";
+import { ENVIRONMENT, file, LIMITS, openProvider, outcome, output, type TestProvider, text } from "./support.ts";
+
+let provider: TestProvider;
+const large = { ...ENVIRONMENT, diskBytes: 640 << 20, memoryBytes: 1024 << 20 };
+
+beforeAll(async () => {
+  provider = await openProvider();
+});
+afterAll(() => provider.close());
+
+const read = async (sandbox: Sandbox, path: string) => text(await sandbox.readFile(path, 1 << 16));
+
+describe("snapshots", () => {
+  test("children start from the parent's files and see nothing of one another", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    await parent.upload("/work", [file("a.txt", "one"), file("run.sh", "#!/bin/sh\necho ran\n", 0o755)]);
+    await output(parent, "mkdir deep; echo x > deep/x; rm /etc/hostname; echo tool > /opt/tool; ln -s a.txt link");
+    await using snapshot = await parent.snapshot();
+    await using first = await provider.fork(snapshot);
+    await using second = await provider.fork(snapshot);
+    await output(first, "echo two > a.txt; rm deep/x; rm -rf /opt/tool");
+    await output(parent, "echo three > a.txt");
+    expect(await read(first, "/work/a.txt")).toBe("two\n");
+    expect(await read(second, "/work/a.txt")).toBe("one");
+    expect(await read(parent, "/work/a.txt")).toBe("three\n");
+    expect(
+      await outcome(second, "cat deep/x /opt/tool; ./run.sh; readlink link; ls /etc/hostname 2>&1 | wc -l"),
+    ).toEqual([0, "x\ntool\nran\na.txt\n1\n"]);
+    expect((await outcome(second, "ls /etc/hostname"))[0]).not.toBe(0);
+    expect(await outcome(first, "ls deep; ls /opt/tool || echo gone")).toEqual([
+      0,
+      expect.stringContaining("gone"),
+    ]);
+    expect(snapshot.bytes).toBeGreaterThan(0);
+  });
+
+  test.skipIf(process.getuid?.() !== 0)("changes of /usr are among the files", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    await output(parent, "echo tool > /usr/bin/tool; rm /usr/bin/env");
+    await using snapshot = await parent.snapshot();
+    await using child = await provider.fork(snapshot);
+    expect(await output(child, "cat /usr/bin/tool; ls /usr/bin/env 2>/dev/null || echo gone")).toBe("tool\ngone\n");
+  });
+
+  test("the shell goes on in the same folder with the same exported variables, in parent and child", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    await output(
+      parent,
+      `mkdir "/work/it's here"; cd "/work/it's here"; export GREETING=$'two\\nlines "quoted"'; local=1`,
+    );
+    await using snapshot = await parent.snapshot();
+    await using child = await provider.fork(snapshot);
+    for (const sandbox of [parent, child])
+      expect(await output(sandbox, 'pwd; echo "$GREETING"')).toBe(`/work/it's here\ntwo\nlines "quoted"\n`);
+  });
+
+  test("processes are not carried over, and are counted", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    await output(parent, "sleep 1000 & sleep 1000 & true");
+    await using snapshot = await parent.snapshot();
+    expect(snapshot.lostProcesses).toBe(2);
+    expect(await output(parent, "ls -d /proc/[0-9]* | wc -l; jobs | wc -l")).toMatch(/^[1-5]\n0\n$/);
+  });
+
+  test("snapshots of snapshots stack, deletions and replaced folders included", async () => {
+    await using sandbox = await provider.create(ENVIRONMENT);
+    const kept: AsyncDisposable[] = [];
+    for (let i = 0; i < 12; i++) {
+      await output(sandbox, `echo ${i} > file${i}; rm -f file${i - 2}; rm -rf d; mkdir d; echo ${i} > d/${i}`);
+      kept.push(await sandbox.snapshot());
+    }
+    expect(await output(sandbox, "echo file*; echo d/*")).toBe("file10 file11\nd/11\n");
+    for (const snapshot of kept) await snapshot[Symbol.asyncDispose]();
+    expect(await output(sandbox, "cat file10 d/11; echo still > here; cat here")).toBe("10\n11\nstill\n");
+  });
+
+  test("what a snapshot holds counts against the disk of those who stand on it", async () => {
+    await using sandbox = await provider.create(ENVIRONMENT);
+    await output(sandbox, "head -c 12M /dev/zero > big");
+    await using _ = await sandbox.snapshot();
+    expect((await sandbox.run("head -c 8M /dev/zero > more", LIMITS)).exitCode).not.toBe(0);
+    expect((await sandbox.run("rm more; head -c 2M /dev/zero > more", LIMITS)).exitCode).toBe(0);
+  });
+
+  test("the parent may be destroyed; the snapshot may not be used after it was disposed of", async () => {
+    const parent = await provider.create(ENVIRONMENT);
+    await output(parent, "echo kept > file");
+    const snapshot = await parent.snapshot();
+    await parent.destroy();
+    await using child = await provider.fork(snapshot);
+    await snapshot[Symbol.asyncDispose]();
+    expect(await read(child, "/work/file")).toBe("kept\n");
+    await expect(provider.fork(snapshot)).rejects.toThrow("was disposed of");
+  });
+
+  test("the cost does not depend on the size", async () => {
+    const fork = async (bytes: string): Promise<number> => {
+      await using parent = await provider.create(large);
+      expect((await outcome(parent, `head -c ${bytes} /dev/zero > big`))[0]).toBe(0);
+      const started = performance.now();
+      await using snapshot = await parent.snapshot();
+      await using child = await provider.fork(snapshot);
+      await output(child, "true");
+      const ms = performance.now() - started;
+      expect(await output(child, "stat -c %s big")).toBe(
+        `${Number.parseInt(bytes, 10) << (bytes.endsWith("M") ? 20 : 10)}\n`,
+      );
+      return ms;
+    };
+    const [small, big] = [await fork("4K"), await fork("512M")];
+    console.log(`snapshot, fork, first command: ${small.toFixed(1)} ms at 4 kB, ${big.toFixed(1)} ms at 512 MB`);
+    expect(big).toBeLessThan(small * 10 + 50);
+  });
+});
