@@ -129,8 +129,10 @@ const HuggingFaceSchema = z.looseObject(
 );
 type HuggingFaceConfig = z.infer<typeof HuggingFaceSchema>;
 
+/** Transformers 5 calls `num_experts` `num_local_experts`. */
 const ExpertsSchema = z.looseObject({
-  num_experts: size,
+  num_experts: size.optional(),
+  num_local_experts: size.optional(),
   num_experts_per_tok: size,
   moe_intermediate_size: size,
   norm_topk_prob: flag.default(false),
@@ -189,7 +191,7 @@ export function configFromHuggingFace(json: unknown, source: string): DecoderCon
 /** @throws AleError("model") naming what makes this model another one than Ale computes. */
 function supportedArchitecture(raw: HuggingFaceConfig, source: string): Architecture {
   const { model_type: modelType } = raw;
-  if (!Object.hasOwn(ARCHITECTURES, modelType) || modelType === "qwen3_moe")
+  if (!Object.hasOwn(ARCHITECTURES, modelType))
     refuse(source, `model_type "${modelType}"`);
   if (raw.hidden_act !== "silu") refuse(source, `hidden_act "${raw.hidden_act}"`);
   if (raw.attention_bias) refuse(source, "attention_bias");
@@ -214,16 +216,17 @@ function refuse(source: string, what: string): never {
 
 function expertConfig(raw: HuggingFaceConfig, source: string): ExpertConfig {
   const experts = parse(ExpertsSchema, raw, source);
-  if (experts.num_experts_per_tok > experts.num_experts) {
-    throw new AleError(
-      "model",
-      `${source}: num_experts_per_tok is ${experts.num_experts_per_tok}, but there are ${experts.num_experts} experts`,
-      { hint: WRONG_FILE },
-    );
+  const perToken = experts.num_experts_per_tok;
+  const count = experts.num_experts ?? experts.num_local_experts;
+  if (count === undefined) throw new AleError("model", `${source}: num_experts is missing`, { hint: WRONG_FILE });
+  if (perToken > count) {
+    throw new AleError("model", `${source}: num_experts_per_tok is ${perToken}, but there are ${count} experts`, {
+      hint: WRONG_FILE,
+    });
   }
   return {
-    count: experts.num_experts,
-    perToken: experts.num_experts_per_tok,
+    count,
+    perToken,
     intermediateSize: experts.moe_intermediate_size,
     normalizeWeights: experts.norm_topk_prob,
     sparseStep: experts.decoder_sparse_step,

@@ -2,14 +2,15 @@
 
 import { type AttentionShape, causalAttention } from "../autodiff/attention.ts";
 import { add, gatedSilu } from "../autodiff/elementwise.ts";
+import { combineExperts, dispatchTokens, routeTokens } from "../autodiff/experts.ts";
 import type { Graph, Tensor } from "../autodiff/graph.ts";
 import { addLowRank } from "../autodiff/low-rank.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { type RotaryConstants, rotary } from "../autodiff/rotary.ts";
-import type { DecoderConfig } from "./config.ts";
+import { type DecoderConfig, type ExpertConfig, hasExperts } from "./config.ts";
 import type { Adapters } from "./lora.ts";
-import { biasName, layerNames } from "./parameters.ts";
+import { biasName, expertNames, layerNames } from "./parameters.ts";
 
 /** What the layers of one graph share. */
 export interface DecoderContext {
@@ -57,7 +58,26 @@ function selfAttention(context: DecoderContext, layer: number, x: Tensor): Tenso
 }
 
 function feedForward(context: DecoderContext, layer: number, x: Tensor): Tensor {
-  const names = layerNames(layer);
+  if (hasExperts(context.config, layer)) return routedExperts(context, layer, x);
+  return gatedMlp(context, layerNames(layer), x);
+}
+
+function routedExperts(context: DecoderContext, layer: number, x: Tensor): Tensor {
+  const { graph } = context;
+  const { perToken, normalizeWeights } = context.config.experts as ExpertConfig;
+  const logits = project(context, x, layerNames(layer).router);
+  const routing = routeTokens(graph, logits, perToken, normalizeWeights);
+  const outputs = dispatchTokens(graph, x, routing).map((rows, expert) =>
+    gatedMlp(context, expertNames(layer, expert), rows),
+  );
+  return combineExperts(graph, outputs, routing);
+}
+
+function gatedMlp(
+  context: DecoderContext,
+  names: { readonly gate: string; readonly up: string; readonly down: string },
+  x: Tensor,
+): Tensor {
   const gate = project(context, x, names.gate);
   const up = project(context, x, names.up);
   return project(context, gatedSilu(context.graph, gate, up), names.down);

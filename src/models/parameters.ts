@@ -2,7 +2,7 @@
 
 import { AleError } from "../core/errors.ts";
 import { hashKey, Rng } from "../core/rng.ts";
-import type { DecoderConfig } from "./config.ts";
+import { type DecoderConfig, type ExpertConfig, hasExperts } from "./config.ts";
 
 /** What a tensor is for; decides its initial spread and whether weight decay may be switched off for it. */
 export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection" | "bias" | "adapter";
@@ -56,6 +56,17 @@ export function layerNames(layer: number) {
     gate: `${prefix}.mlp.gate_proj.weight`,
     up: `${prefix}.mlp.up_proj.weight`,
     down: `${prefix}.mlp.down_proj.weight`,
+    router: `${prefix}.mlp.gate.weight`,
+  } as const;
+}
+
+/** Names of one expert's tensors. */
+export function expertNames(layer: number, expert: number) {
+  const prefix = `model.layers.${layer}.mlp.experts.${expert}`;
+  return {
+    gate: `${prefix}.gate_proj.weight`,
+    up: `${prefix}.up_proj.weight`,
+    down: `${prefix}.down_proj.weight`,
   } as const;
 }
 
@@ -102,14 +113,21 @@ function attentionTensors(config: DecoderConfig, layer: number): readonly Tensor
 }
 
 function feedForwardTensors(config: DecoderConfig, layer: number): readonly Tensor[] {
-  const { hiddenSize: d, intermediateSize: ff } = config;
+  const { hiddenSize: d, intermediateSize } = config;
   const names = layerNames(layer);
-  return [
-    [names.mlpNorm, "norm", [d]],
-    [names.gate, "projection", [ff, d]],
-    [names.up, "projection", [ff, d]],
-    [names.down, "residual-projection", [d, ff]],
+  const mlp = ({ gate, up, down }: Readonly<Record<"gate" | "up" | "down", string>>, ff: number): Tensor[] => [
+    [gate, "projection", [ff, d]],
+    [up, "projection", [ff, d]],
+    [down, "residual-projection", [d, ff]],
   ];
+  const norm: Tensor = [names.mlpNorm, "norm", [d]];
+  if (!hasExperts(config, layer)) return [norm, ...mlp(names, intermediateSize)];
+  const experts = config.experts as ExpertConfig;
+  const tensors: Tensor[] = [norm, [names.router, "projection", [experts.count, d]]];
+  for (let expert = 0; expert < experts.count; expert++) {
+    tensors.push(...mlp(expertNames(layer, expert), experts.intermediateSize));
+  }
+  return tensors;
 }
 
 /** Places tensors one after the other, each on a 64-byte boundary. */
