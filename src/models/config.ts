@@ -191,8 +191,7 @@ export function configFromHuggingFace(json: unknown, source: string): DecoderCon
 /** @throws AleError("model") naming what makes this model another one than Ale computes. */
 function supportedArchitecture(raw: HuggingFaceConfig, source: string): Architecture {
   const { model_type: modelType } = raw;
-  if (!Object.hasOwn(ARCHITECTURES, modelType))
-    refuse(source, `model_type "${modelType}"`);
+  if (!Object.hasOwn(ARCHITECTURES, modelType)) refuse(source, `model_type "${modelType}"`);
   if (raw.hidden_act !== "silu") refuse(source, `hidden_act "${raw.hidden_act}"`);
   if (raw.attention_bias) refuse(source, "attention_bias");
   if (raw.mlp_bias) refuse(source, "mlp_bias");

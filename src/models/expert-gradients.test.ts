@@ -8,11 +8,16 @@ import { type CheckedInput, checkGradients } from "./gradient-check.ts";
 import { normal, type OperatorCase, operator } from "./operator-cases.ts";
 
 /** One weight per expert; `shy` is an expert whose logits are far below the others'. */
-function routed(shape: { tokens: number; experts: number; perToken: number; shy: number }, normalize: boolean): OperatorCase {
+function routed(
+  shape: { tokens: number; experts: number; perToken: number; shy: number },
+  normalize: boolean,
+): OperatorCase {
   const { tokens, experts, perToken, shy } = shape;
   const logits = normal("logits", tokens, experts);
   // apart enough that a step of the differences never changes the choice
-  const spaced = Array.from(logits.values, (_, i) => (i % experts === shy ? -9 : 0.25 * ((i * 7 + Math.floor(i / experts)) % 11)));
+  const spaced = Array.from(logits.values, (_, i) =>
+    i % experts === shy ? -9 : 0.25 * ((i * 7 + Math.floor(i / experts)) % 11),
+  );
   const inputs: Record<string, CheckedInput> = {
     x: normal("x", tokens, 5),
     logits: { ...logits, values: spaced },

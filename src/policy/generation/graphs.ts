@@ -7,11 +7,12 @@
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
-import type { DecoderConfig } from "../../models/config.ts";
+import { type DecoderConfig, type ExpertConfig, hasExperts } from "../../models/config.ts";
 import type { Adapter, Adapters } from "../../models/lora.ts";
 import {
   biasName,
   EMBEDDING,
+  expertNames,
   FINAL_NORM,
   headName,
   layerNames,
@@ -19,6 +20,7 @@ import {
 } from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
+import { emitRoutedExperts } from "./expert-graph.ts";
 import { emitSampling, type SamplingVariant } from "./sampling-graph.ts";
 import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
@@ -212,7 +214,15 @@ class DecoderGraph {
   }
 
   #feedForward(normed: string, layer: number): string {
-    const names = layerNames(layer);
+    if (!hasExperts(this.#config, layer)) return this.#gatedMlp(normed, layerNames(layer));
+    const { rows, tokens } = this.#shape;
+    const logits = this.linear(normed, layerNames(layer).router);
+    const experts = this.#config.experts as ExpertConfig;
+    const inputs = { x: normed, logits, tokens: rows * tokens, experts, inPairs: tokens === 1 };
+    return emitRoutedExperts(this.graph, inputs, (slice, expert) => this.#gatedMlp(slice, expertNames(layer, expert)));
+  }
+
+  #gatedMlp(normed: string, names: { readonly gate: string; readonly up: string; readonly down: string }): string {
     const both = this.linear(normed, names.gate, names.up);
     const [gate, up] = this.graph.nodes("Split", [both], 2, {
       attributes: { axis: { int: 1 }, num_outputs: { int: 2 } },

@@ -3,10 +3,11 @@
  * parameters and the frequency table.
  */
 
-import type { DecoderConfig } from "../../models/config.ts";
+import { type DecoderConfig, type ExpertConfig, hasExperts } from "../../models/config.ts";
 import {
   biasName,
   EMBEDDING,
+  expertNames,
   FINAL_NORM,
   headName,
   layerNames,
@@ -47,14 +48,32 @@ export function referenceLogits(
       project(names.value),
     );
     xs = xs.map((x, t) => add(x, multiply(weight(names.output), attended[t] as Vector)));
-    xs = xs.map((x) => {
-      const inner = rmsNorm(x, weight(names.mlpNorm), config.normEps);
-      const up = multiply(weight(names.up), inner);
-      const gated = multiply(weight(names.gate), inner).map((g, i) => (g / (1 + Math.exp(-g))) * (up[i] as number));
-      return add(x, multiply(weight(names.down), gated));
-    });
+    const mlp = ({ gate, up, down }: { gate: string; up: string; down: string }, x: Vector): Vector => {
+      const wide = multiply(weight(up), x);
+      const gated = multiply(weight(gate), x).map((g, i) => (g / (1 + Math.exp(-g))) * (wide[i] as number));
+      return multiply(weight(down), gated);
+    };
+    const feedForward = (x: Vector): Vector => {
+      if (!hasExperts(config, layer)) return mlp(names, x);
+      const shares = routerShares(config.experts as ExpertConfig, multiply(weight(names.router), x));
+      const outputs: Vector[] = [...shares].map(([expert, share]) =>
+        mlp(expertNames(layer, expert), x).map((value) => share * value),
+      );
+      return outputs.reduce(add);
+    };
+    xs = xs.map((x) => add(x, feedForward(rmsNorm(x, weight(names.mlpNorm), config.normEps))));
   }
   return xs.map((x) => multiply(weight(headName(config)), rmsNorm(x, weight(FINAL_NORM), config.normEps)));
+}
+
+/** Share of each expert that works on a token. */
+function routerShares({ perToken, normalizeWeights }: ExpertConfig, logits: Vector): ReadonlyMap<number, number> {
+  const most = Math.max(...logits);
+  const weights = [...logits].map((z, expert) => [expert, Math.exp(z - most)] as const);
+  const total = weights.reduce((sum, [, weight]) => sum + weight, 0);
+  const best = weights.sort(([, a], [, b]) => b - a).slice(0, perToken);
+  const norm = normalizeWeights ? best.reduce((sum, [, weight]) => sum + weight, 0) : total;
+  return new Map(best.map(([expert, weight]) => [expert, weight / norm]));
 }
 
 /** log softmax(logits / temperature) at `id`. */

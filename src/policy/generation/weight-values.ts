@@ -1,13 +1,14 @@
 /** Weights of the parameter store as graph inputs: neighbours in memory become one matrix, nothing is copied. */
 
 import { AleError } from "../../core/errors.ts";
-import type { DecoderConfig } from "../../models/config.ts";
+import { type DecoderConfig, hasExperts } from "../../models/config.ts";
 import type { AdaptedBase } from "../../models/frozen-parameters.ts";
 import type { Adapters } from "../../models/lora.ts";
 import { type ParameterStore, SLOTS, type Slot } from "../../models/parameter-store.ts";
 import {
   biasName,
   EMBEDDING,
+  expertNames,
   FINAL_NORM,
   headName,
   layerNames,
@@ -63,8 +64,7 @@ function weightGroups(config: DecoderConfig): readonly (readonly string[])[] {
       projections,
       [names.output],
       [names.mlpNorm],
-      [names.gate, names.up],
-      [names.down],
+      ...feedForwardGroups(config, layer),
     );
     const biases = projections.flatMap((name) => biasName(config, name) ?? []);
     if (biases.length > 0) groups.push(biases);
@@ -72,6 +72,13 @@ function weightGroups(config: DecoderConfig): readonly (readonly string[])[] {
   }
   if (!config.tiedEmbeddings) groups.push([headName(config)]);
   return groups;
+}
+
+function feedForwardGroups(config: DecoderConfig, layer: number): readonly (readonly string[])[] {
+  const names = layerNames(layer);
+  if (!hasExperts(config, layer)) return [[names.gate, names.up], [names.down]];
+  const experts = Array.from({ length: config.experts?.count ?? 0 }, (_, expert) => expertNames(layer, expert));
+  return [[names.router], ...experts.flatMap(({ gate, up, down }) => [[gate, up], [down]])];
 }
 
 export type WeightValues = Readonly<Record<string, Value>>;

@@ -6,8 +6,9 @@ The checkpoint is written by transformers (bfloat16, several shards), read back 
 from it by transformers and torch: logits, logprobs, greedy decoding, two losses with their gradients, AdamW. The files here
 came from transformers 5.23 and torch 2.13 on CPU.
 
-Layer 1 is dense (`mlp_only_layers`), the others route each token to 2 of 6 experts. Where a token's choice between two
-experts is close, rounding could decide it; such a seed is passed over, as is one where greedy decoding is close.
+Layer 1 is dense (`mlp_only_layers`), the others route each token to 2 of 6 experts. A seed is passed over where rounding
+could decide something: a token's choice between two experts, the next greedy token, or the sign of a gradient, which is what
+AdamW's first step follows.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 GREEDY_TOKENS = 16
 MIN_GREEDY_MARGIN = 0.02
 MIN_ROUTER_MARGIN = 5e-5
+MIN_GRADIENT = 4e-7  # smallest gradient that is not exactly zero
 ADAMW = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 CONFIG = Qwen3MoeConfig(
     vocab_size=72,
@@ -185,6 +187,9 @@ def write_goldens(folder, seed):
     count = sum(sum(prompt["loss_mask"]) for prompt in prompts)
     sft, sft_gradients = loss_and_gradients(model, prompts, "loss_mask", count)
     pg, pg_gradients = loss_and_gradients(model, prompts, "pg_weights", 1)
+    smallest = min(g[g != 0].abs().min().item() for g in sft_gradients.values() if g.any())
+    if smallest < MIN_GRADIENT:
+        return f"smallest gradient {smallest:.1e}"
     assert set(sft_gradients) == set(weights), set(sft_gradients) ^ set(weights)
     save_file(logits, folder / "golden.safetensors")
     save_file(sft_gradients, folder / "grads_sft.safetensors")
