@@ -6,6 +6,7 @@
  * computes anything for the others' tokens, and one nobody chose gets zero rows.
  */
 
+import { AleError } from "../core/errors.ts";
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 import { batchedProduct } from "./matmul.ts";
 
@@ -31,8 +32,15 @@ export interface Routing {
  *
  * Backward, for the chosen p_j and g = dweights: with s = Σ p_j, dp_j = (g_j − Σ g · w) / s when normalised, else g_j;
  * dlogits = p · (dp − Σ_j dp_j · p_j). The choice itself has no gradient.
+ *
+ * @throws AleError("model") on profiles whose integers are too short to sort and count places with.
  */
 export function routeTokens(graph: Graph, logits: Tensor, perToken: number, normalize: boolean): Routing {
+  if (graph.integer !== "int64") {
+    throw new AleError("model", `a model with routed experts is not computed on ${graph.profile}`, {
+      hint: "use the device cpu for this model",
+    });
+  }
   const [tokens, experts] = logits.shape as [number, number];
   const chosen = [tokens, perToken];
   const column = [tokens, 1];
