@@ -5,14 +5,15 @@ import type { CommandResult, Generation, PolicySession, SamplingOptions } from "
 import type { Task } from "../core/types.ts";
 import { trainBpe } from "../tokens/bpe-trainer.ts";
 import { BpeTokenizer } from "../tokens/tokenizer.ts";
+import { compactFormat, renderCompact } from "./compact-format.ts";
 import { encodeDemonstration, runDemonstration } from "./demonstration.ts";
 import { type AgentLimits, type AgentOptions, runAgent } from "./loop.ts";
-import { renderObservation } from "./transcript.ts";
 
 const tokenizer = new BpeTokenizer(
   trainBpe(["delete the file fota", "rm fota", "cat fota", "echo lina > meto"], 300),
   "test",
 );
+const format = compactFormat(tokenizer);
 const [PAD, TASK, CMD, OBS, DONE] = [0, 1, 2, 3, 4] as const;
 const encode = (text: string) => [...tokenizer.encode(text)];
 const limits: AgentLimits = { maxTurns: 6, maxCommandTokens: 36, maxEpisodeTokens: 208, maxObservationChars: 64 };
@@ -73,7 +74,7 @@ async function runWith(session: PolicySession, options: Partial<AgentOptions> = 
   const sandbox = options.sandbox ?? (await sandboxOf());
   const sampling = { temperature: 1, greedy: false };
   const signal = new AbortController().signal;
-  return runAgent({ session, sandbox, task, tokenizer, limits, sampling, deadlineMs: 5000, signal, ...options });
+  return runAgent({ session, sandbox, task, format, limits, sampling, deadlineMs: 5000, signal, ...options });
 }
 
 describe("transcript", () => {
@@ -121,8 +122,8 @@ describe("transcript", () => {
 
   test("a demonstration is what a policy would have said, with the same mask", async () => {
     const commands = ["cat fota", "cat nothing", "rm fota"];
-    const turns = await runDemonstration(task, commands, await sandboxOf(), limits);
-    const record = encodeDemonstration(task.instruction, turns, tokenizer);
+    const turns = await runDemonstration(task, commands, await sandboxOf(), format, limits);
+    const record = encodeDemonstration(task.instruction, turns, format);
     const { tokens } = await runWith(new Speaker(...commands.map(command), [DONE]));
     expect(record.ids).toEqual(tokens.ids);
     expect(record.mask).toEqual(tokens.mask);
@@ -158,7 +159,7 @@ describe("transcript", () => {
 
 describe("observations", () => {
   const observe = (output: string | Uint8Array, exitCode: number | null = 0) =>
-    renderObservation(
+    renderCompact(
       { output: typeof output === "string" ? new TextEncoder().encode(output) : output, exitCode } as CommandResult,
       64,
     );

@@ -1,15 +1,10 @@
 /** Records given commands as a transcript, for supervised training and for proofs that a task can be solved. */
 
-import type { Sandbox, Tokenizer } from "../core/ports.ts";
+import type { Sandbox } from "../core/ports.ts";
 import type { Task, TokenRecord } from "../core/types.ts";
+import type { TranscriptFormat } from "./format.ts";
 import type { AgentLimits } from "./loop.ts";
-import {
-  encodeObservation,
-  encodePrompt,
-  renderObservation,
-  TranscriptBuilder,
-  transcriptTokens,
-} from "./transcript.ts";
+import { TranscriptBuilder } from "./transcript.ts";
 
 /** Commands and what they showed. */
 export interface RecordedTurn {
@@ -22,6 +17,7 @@ export async function runDemonstration(
   task: Task,
   commands: readonly string[],
   sandbox: Sandbox,
+  format: TranscriptFormat,
   limits: AgentLimits,
   signal?: AbortSignal,
 ): Promise<RecordedTurn[]> {
@@ -32,18 +28,17 @@ export async function runDemonstration(
       maxOutputBytes: limits.maxObservationChars * 8,
       ...(signal === undefined ? {} : { signal }),
     });
-    turns.push({ command, observation: renderObservation(result, limits.maxObservationChars) });
+    turns.push({ command, observation: format.renderResult(result, limits.maxObservationChars) });
   }
   return turns;
 }
 
-/** The transcript of recorded turns, ended by `<done>`; mask 1 on what a policy would have written. */
+/** The transcript of recorded turns, ended by the policy saying that it is done; mask 1 on what a policy would have written. */
 export function encodeDemonstration(
   instruction: string,
   turns: readonly RecordedTurn[],
-  tokenizer: Tokenizer,
+  format: TranscriptFormat,
 ): TokenRecord {
-  const tokens = transcriptTokens(tokenizer);
   const transcript = new TranscriptBuilder();
   const speak = (ids: Int32Array, turn: number) => {
     const zeros = new Float32Array(ids.length);
@@ -53,11 +48,11 @@ export function encodeDemonstration(
       turn,
     );
   };
-  transcript.addContext(encodePrompt(tokenizer, tokens, instruction), 0);
+  transcript.addContext(format.encodePrompt(instruction), 0);
   turns.forEach(({ command, observation }, turn) => {
-    speak(Int32Array.of(...tokenizer.encode(command), tokens.observation), turn);
-    transcript.addContext(encodeObservation(tokenizer, tokens, observation), 0);
+    speak(format.writeCommand(command), turn);
+    transcript.addContext(format.encodeObservation(observation), 0);
   });
-  speak(Int32Array.of(tokens.done), turns.length);
+  speak(format.writeDone(), turns.length);
   return transcript.build();
 }

@@ -1,16 +1,10 @@
-/** The agent loop for small policies: answer → command → observation, until the policy is done or a limit is hit. */
+/** The agent loop: answer → command → observation, until the policy is done or a limit is hit. */
 
 import { errorMessage } from "../core/errors.ts";
-import type { CommandResult, PolicySession, SamplingOptions, Sandbox, Tokenizer } from "../core/ports.ts";
+import type { CommandResult, PolicySession, SamplingOptions, Sandbox } from "../core/ports.ts";
 import type { StopReason, Task, TokenRecord, Turn } from "../core/types.ts";
-import {
-  encodeObservation,
-  encodePrompt,
-  renderObservation,
-  TranscriptBuilder,
-  type TranscriptTokens,
-  transcriptTokens,
-} from "./transcript.ts";
+import type { TranscriptFormat } from "./format.ts";
+import { TranscriptBuilder } from "./transcript.ts";
 
 export interface AgentLimits {
   readonly maxTurns: number;
@@ -26,7 +20,7 @@ export interface AgentOptions {
   readonly session: PolicySession;
   readonly sandbox: Sandbox;
   readonly task: Task;
-  readonly tokenizer: Tokenizer;
+  readonly format: TranscriptFormat;
   readonly limits: AgentLimits;
   readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   /** Wall-clock limit of the episode in milliseconds; the task's own limit applies too. */
@@ -70,7 +64,6 @@ export async function runAgent(options: AgentOptions): Promise<AgentResult> {
 
 class AgentLoop {
   readonly #options: AgentOptions;
-  readonly #tokens: TranscriptTokens;
   readonly #transcript = new TranscriptBuilder();
   readonly #turns: Turn[] = [];
   /** Aborted when the run is, or when the episode's time is over. */
@@ -82,7 +75,6 @@ class AgentLoop {
 
   constructor(options: AgentOptions) {
     this.#options = options;
-    this.#tokens = transcriptTokens(options.tokenizer);
     this.#limitMs = Math.min(options.deadlineMs, options.task.timeouts.agent * 1000);
     this.#timer = setTimeout(() => this.#abort.abort(new Error("the episode's time is over")), this.#limitMs);
     options.signal.addEventListener("abort", this.#onRunAborted, { once: true });
@@ -103,21 +95,21 @@ class AgentLoop {
   }
 
   async run(): Promise<StopReason> {
-    const { task, tokenizer, limits } = this.#options;
-    let context = encodePrompt(tokenizer, this.#tokens, task.instruction);
+    const { task, format, limits } = this.#options;
+    let context = format.encodePrompt(task.instruction);
     for (let turn = 0; ; turn++) {
       if (this.#transcript.length + context.length >= limits.maxEpisodeTokens) return "length";
       const startedMs = this.#elapsed();
-      const answer = await this.#generate(context, turn);
+      const answer = format.readAnswer(await this.#generate(context, turn));
       if (this.expired) return "timeout";
-      const last = answer.at(-1);
-      if (last === this.#tokens.done && answer.length === 1) return (await this.#limitHit()) ?? "done";
-      if (last === undefined || !this.#tokens.all.includes(last)) return "length";
-      if (last !== this.#tokens.observation || answer.length === 1) return "format";
-      const command = tokenizer.decode(answer.subarray(0, -1));
-      const { observation, stop } = await this.#execute(command, turn, startedMs);
+      if (answer.kind === "done") return (await this.#limitHit()) ?? "done";
+      if (answer.kind === "stop") return answer.reason;
+      const { observation, stop } =
+        answer.kind === "command"
+          ? await this.#execute(answer.command, turn, startedMs)
+          : this.#explain(answer.expected, turn, startedMs);
       if (stop !== undefined) return stop;
-      context = encodeObservation(tokenizer, this.#tokens, observation);
+      context = format.encodeObservation(observation);
       if (turn + 1 >= limits.maxTurns) {
         // nothing answers it, so it is shown only where there is room
         if (this.#transcript.length + context.length <= limits.maxEpisodeTokens)
@@ -128,12 +120,12 @@ class AgentLoop {
   }
 
   async #generate(context: Int32Array, turn: number): Promise<Int32Array> {
-    const { session, limits, sampling, onPhase } = this.#options;
+    const { session, format, limits, sampling, onPhase } = this.#options;
     onPhase?.("generate");
     const room = limits.maxEpisodeTokens - this.#transcript.length - context.length;
     const generation = await session.generate(
       context,
-      { ...sampling, maxTokens: Math.min(limits.maxCommandTokens + 1, room), stopIds: this.#tokens.all },
+      { ...sampling, maxTokens: Math.min(limits.maxCommandTokens + 1, room), stopIds: format.stopIds },
       this.#abort.signal,
     );
     this.#options.signal.throwIfAborted();
@@ -142,13 +134,21 @@ class AgentLoop {
     return generation.ids;
   }
 
+  /** A turn without a command: the policy is told what was expected of it. */
+  #explain(expected: string, turn: number, startedMs: number): { observation: string; stop: undefined } {
+    const now = this.#elapsed();
+    const times = { startedMs, generatedMs: now, observedMs: now };
+    this.#turns.push({ index: turn, command: "", observation: expected, exitCode: null, ...times });
+    return { observation: expected, stop: undefined };
+  }
+
   /** Runs a command; `stop` is set when it ended the episode. */
   async #execute(
     command: string,
     turn: number,
     startedMs: number,
   ): Promise<{ readonly observation: string; readonly stop: StopReason | undefined }> {
-    const { sandbox, task, limits, onPhase } = this.#options;
+    const { sandbox, task, format, limits, onPhase } = this.#options;
     onPhase?.("tool");
     const generatedMs = this.#elapsed();
     const seconds = limits.commandSeconds ?? task.timeouts.command;
@@ -159,7 +159,7 @@ class AgentLoop {
         signal: this.#abort.signal,
       }),
     );
-    const observation = renderObservation(result, limits.maxObservationChars);
+    const observation = format.renderResult(result, limits.maxObservationChars);
     this.#turns.push({
       index: turn,
       command,

@@ -52,6 +52,11 @@ const RolloutSchema = z
       .max(10)
       .default(1)
       .describe("Divides (negative logits: multiplies) the logits of all tokens in the context; 1 = off"),
+    systemPrompt: z
+      .string()
+      .max(100_000)
+      .optional()
+      .describe("System message for chat models; when omitted, one that says how commands are written"),
     maxTurns: count(
       "Commands per episode; after the last one nothing more is asked, so a solved episode has one less",
       6,

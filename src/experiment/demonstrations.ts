@@ -1,9 +1,10 @@
 /** Records demonstrations in real sandboxes: expert solutions, and where the recipe says so typical mistakes. */
 
 import { encodeDemonstration, type RecordedTurn, runDemonstration } from "../agent/demonstration.ts";
+import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { EventHub } from "../core/events.ts";
-import type { SandboxProvider, Tokenizer } from "../core/ports.ts";
+import type { SandboxProvider } from "../core/ports.ts";
 import { Rng } from "../core/rng.ts";
 import type { Demonstration, Task, TokenRecord } from "../core/types.ts";
 import { Limiter } from "../rollout/limiter.ts";
@@ -58,6 +59,7 @@ export function learnTokenizer(plans: readonly DemonstrationPlan[], vocabularySi
 export async function recordDemonstrations(
   plans: readonly DemonstrationPlan[],
   provider: SandboxProvider,
+  format: TranscriptFormat,
   limits: AgentLimits,
   concurrency: number,
   hub: EventHub,
@@ -72,7 +74,7 @@ export async function recordDemonstrations(
     stop.throwIfAborted();
     await using sandbox = await provider.create(plan.task.environment, stop);
     await sandbox.upload(plan.task.environment.workdir, plan.task.files);
-    const turns = await runDemonstration(plan.task, plan.demonstration.commands, sandbox, limits, stop);
+    const turns = await runDemonstration(plan.task, plan.demonstration.commands, sandbox, format, limits, stop);
     done++;
     if (done % 100 === 0 || done === plans.length) {
       hub.emit({
@@ -100,6 +102,9 @@ export async function recordDemonstrations(
 }
 
 /** Demonstrations as training sequences. */
-export function encodeDemonstrations(recorded: readonly RecordedDemonstration[], tokenizer: Tokenizer): TokenRecord[] {
-  return recorded.map(({ plan, turns }) => encodeDemonstration(plan.task.instruction, turns, tokenizer));
+export function encodeDemonstrations(
+  recorded: readonly RecordedDemonstration[],
+  format: TranscriptFormat,
+): TokenRecord[] {
+  return recorded.map(({ plan, turns }) => encodeDemonstration(plan.task.instruction, turns, format));
 }

@@ -85,7 +85,7 @@ async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
   const suite = loadSuite(options.suite, loadOptions(options));
   const isRandom = options.policy === "random";
-  const source = policyFromFolder(isRandom ? "models/shell-start" : options.policy, options.adapter);
+  const source = policyFromFolder(isRandom ? "models/shell-start" : options.policy, { adapter: options.adapter });
   const experiment = ExperimentSchema.parse({ tasks: { suite: options.suite }, seed: options.seed });
   await using provider = await openSandboxes(
     options.suite,

@@ -1,6 +1,9 @@
 /** The policy an experiment starts from: config, tokenizer and weights. */
 
 import { readFileSync } from "node:fs";
+import { chatFormat } from "../agent/chat-format.ts";
+import { compactFormat } from "../agent/compact-format.ts";
+import type { TranscriptFormat } from "../agent/format.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { Tokenizer } from "../core/ports.ts";
@@ -10,41 +13,66 @@ import { loraTargets } from "../models/lora.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
 import { readFolderWeights } from "../models/weights.ts";
 import { shippedFiles } from "../runtime/shipped.ts";
-import { assertVocabulary, parseTokenizer } from "../tokens/tokenizer.ts";
+import { type ModelText, readModelText } from "../tokens/model-text.ts";
+import { assertVocabulary } from "../tokens/tokenizer.ts";
 import { findAdapter, placeOf } from "./adapter.ts";
 
 export interface PolicySource {
   /** `config.json`, as parsed JSON. */
   readonly modelConfig: Readonly<Record<string, unknown>>;
   readonly tokenizer: Tokenizer;
-  /** Text of `tokenizer.json`. */
-  readonly tokenizerText: string;
+  /** How episodes are written for it. */
+  readonly format: TranscriptFormat;
+  /** Tokenizer, chat template and their like, by file name; every checkpoint carries them. */
+  readonly textFiles: ReadonlyMap<string, string>;
   readonly weights: WeightSource;
   /** Adapters on these weights. */
   readonly lora?: LoraStart;
 }
 
+export interface PolicyFolderOptions {
+  /** A PEFT folder to put on the policy. */
+  readonly adapter?: string | undefined;
+  /** What a chat model is told; by default how to write commands. */
+  readonly systemPrompt?: string | undefined;
+}
+
 /**
  * Reads a policy folder, or a PEFT folder together with the model it names.
- * @param adapter a PEFT folder to put on the policy.
  * @throws AleError("model" | "tokenizer") naming the file that is missing or does not fit.
  */
-export function policyFromFolder(path: string, adapter?: string): PolicySource {
+export function policyFromFolder(path: string, { adapter, systemPrompt }: PolicyFolderOptions = {}): PolicySource {
   const { model, lora } = findAdapter(path, adapter);
   const folder = openPolicyFolder(model);
   const modelConfig = folder.readJson("config.json");
   const config = configFromHuggingFace(modelConfig, `${folder.location}/config.json`);
-  const bytes = folder.read("tokenizer.json");
-  const tokenizer = parseTokenizer(bytes, `${folder.location}/tokenizer.json`);
-  assertVocabulary(tokenizer, config.vocabularySize, `${folder.location}/tokenizer.json`);
+  const text = readModelText(folder);
+  assertVocabulary(text.tokenizer, config.vocabularySize, `${folder.location}/tokenizer.json`);
   readFolderWeights(folder);
   return {
     modelConfig,
-    tokenizer,
-    tokenizerText: new TextDecoder().decode(bytes),
+    tokenizer: text.tokenizer,
+    format: formatOf(text, systemPrompt, folder.location),
+    textFiles: text.files,
     weights: { kind: "folder", folder: model },
     ...(lora === undefined ? {} : { lora }),
   };
+}
+
+/** Chat models hold conversations; without a chat template it must be the compact transcript. */
+function formatOf(text: ModelText, system: string | undefined, location: string): TranscriptFormat {
+  const { chat, tokenizer } = text;
+  if (chat !== undefined) {
+    return chatFormat({ ...text, chat }, { location, ...(system === undefined ? {} : { system }) });
+  }
+  if (tokenizer.addedTokens.has("<cmd>")) return compactFormat(tokenizer);
+  throw new AleError(
+    "tokenizer",
+    `${location} has no chat template, and its tokenizer not the tokens of the shell transcript`,
+    {
+      hint: "use an instruction-tuned model, or put a chat_template.jinja into the folder",
+    },
+  );
 }
 
 /** The policy of `experiment.model.path`, with the adapters that `experiment.lora` asks for. */
@@ -60,8 +88,9 @@ export function startingPolicy(experiment: Experiment): PolicySource {
     );
   }
   const { lora } = experiment;
-  if (lora?.adapter !== undefined) return policyFromFolder(path, lora.adapter);
-  const source = policyFromFolder(path);
+  const { systemPrompt } = experiment.rollout;
+  if (lora?.adapter !== undefined) return policyFromFolder(path, { systemPrompt, adapter: lora.adapter });
+  const source = policyFromFolder(path, { systemPrompt });
   if (source.lora !== undefined) {
     throw new AleError("config", `model.path: ${path} holds adapters, not a model`, {
       hint: `set model.path to their base, ${source.lora.base}, and lora.adapter to this folder`,

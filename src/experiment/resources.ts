@@ -6,13 +6,14 @@
 import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
+import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
 import { parseDevice } from "../core/device.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
-import type { Policy, SandboxProvider, Tokenizer } from "../core/ports.ts";
+import type { Policy, SandboxProvider } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { EnginePool } from "../device/engine-pool.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
@@ -93,7 +94,7 @@ export function engineThreads({ engine }: Experiment): number {
 /** The parts of a run that an episode touches. */
 export interface EpisodeParts {
   readonly options: { readonly experiment: Experiment; readonly hub: EventHub; readonly signal: AbortSignal };
-  readonly source: { readonly tokenizer: Tokenizer };
+  readonly source: { readonly format: TranscriptFormat };
   readonly provider: SandboxProvider;
   readonly engine: Policy;
 }
@@ -107,7 +108,7 @@ export function episodeContext(
   return {
     policy: engine,
     provider,
-    tokenizer: source.tokenizer,
+    format: source.format,
     hub: options.hub,
     signal: options.signal,
     limits: agentLimits(options.experiment),

@@ -45,7 +45,7 @@ export async function executeRun(
     algorithm: plan.algorithm,
     steps: plan.steps,
     isolation: provider.isolation,
-    extras: new Map([["tokenizer.json", source.tokenizerText]]),
+    extras: source.textFiles,
   });
   try {
     await using _service = await startService(options, session.store, session.runId, () =>

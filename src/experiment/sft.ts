@@ -1,5 +1,6 @@
 /** `ale sft`: records demonstrations in sandboxes and trains a policy on them. */
 
+import { compactFormat } from "../agent/compact-format.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { TokenRecord } from "../core/types.ts";
@@ -69,7 +70,8 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
   return {
     modelConfig: presetConfig(model.preset, sft.vocabulary),
     tokenizer,
-    tokenizerText: text,
+    format: compactFormat(tokenizer),
+    textFiles: new Map([["tokenizer.json", text]]),
     weights: { kind: "random", seed },
   };
 }
@@ -112,8 +114,8 @@ class SupervisedRun {
     warmUp(provider, environmentsOf(plans.map(({ task }) => task)), experiment.sandbox.warm);
     const limits = agentLimits(experiment);
     const { concurrency } = experiment.sandbox;
-    const recorded = await recordDemonstrations(plans, provider, limits, concurrency, hub, signal);
-    const records = encodeDemonstrations(recorded, source.tokenizer);
+    const recorded = await recordDemonstrations(plans, provider, source.format, limits, concurrency, hub, signal);
+    const records = encodeDemonstrations(recorded, source.format);
     const limit = experiment.rollout.maxEpisodeTokens;
     const fitting = records.filter((record) => record.ids.length <= limit);
     if (fitting.length === 0) {

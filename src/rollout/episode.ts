@@ -3,10 +3,11 @@
  * things that leave this file as exceptions are an aborted run and a lost engine, whose episodes are started again.
  */
 
+import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
-import type { Policy, SamplingOptions, Sandbox, SandboxProvider, Tokenizer } from "../core/ports.ts";
+import type { Policy, SamplingOptions, Sandbox, SandboxProvider } from "../core/ports.ts";
 import type { GradingMode, PhaseTimes, StopReason, Task, TokenRecord, Trajectory, Turn } from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
@@ -16,7 +17,7 @@ import type { Limiter } from "./limiter.ts";
 export interface EpisodeContext {
   readonly policy: Policy;
   readonly provider: SandboxProvider;
-  readonly tokenizer: Tokenizer;
+  readonly format: TranscriptFormat;
   readonly limits: AgentLimits;
   readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   readonly grading: GradingMode;
@@ -103,7 +104,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       session,
       sandbox,
       task,
-      tokenizer: context.tokenizer,
+      format: context.format,
       limits: context.limits,
       sampling: context.sampling,
       deadlineMs: context.episodeMs,

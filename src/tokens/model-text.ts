@@ -19,7 +19,18 @@ export interface ModelText {
   /** Ids that end an answer; empty when the folder names none. */
   readonly endIds: readonly number[];
   readonly sampling: SamplingDefaults;
+  /** The files all this was read from, by name. */
+  readonly files: ReadonlyMap<string, string>;
 }
+
+/** Files about text that belong to a model besides its weights and `config.json`. */
+const TEXT_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+  "generation_config.json",
+] as const;
 
 /** How the authors of a model sample from it; what they leave out is undefined. */
 export interface SamplingDefaults {
@@ -75,6 +86,9 @@ export function readModelText(folder: TextFolder): ModelText {
       minP: generation.min_p ?? undefined,
       repetitionPenalty: generation.repetition_penalty ?? undefined,
     },
+    files: new Map(
+      TEXT_FILES.filter((name) => folder.has(name)).map((name) => [name, new TextDecoder().decode(folder.read(name))]),
+    ),
   };
 }
 

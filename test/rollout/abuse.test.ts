@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { compactFormat } from "../../src/agent/compact-format.ts";
 import { EventHub } from "../../src/core/events.ts";
 import type { SandboxProvider } from "../../src/core/ports.ts";
 import type { StopReason, Task } from "../../src/core/types.ts";
@@ -36,7 +37,7 @@ function play(commands: readonly string[], limits: { commandSeconds?: number; ep
     {
       policy: new ScriptedPolicy(tokenizer, commands),
       provider,
-      tokenizer,
+      format: compactFormat(tokenizer),
       limits: {
         maxTurns: 6,
         maxCommandTokens: 400,

@@ -87,7 +87,7 @@ test("a run leaves a PEFT folder and no copy of the model", () => {
 test("adapters read again give the same greedy tokens, and others than the base", async () => {
   const folder = last("whole");
   const named = await greedyIds(policyFromFolder(folder));
-  expect(await greedyIds(policyFromFolder(BASE, folder))).toEqual(named);
+  expect(await greedyIds(policyFromFolder(BASE, { adapter: folder }))).toEqual(named);
   const scored = await finish(ale("eval", "shell", "--policy", BASE, "--adapter", folder, "--samples", "4", "--json"));
   expect(JSON.parse(scored)).toMatchObject({ n: 4 });
   expect(await greedyIds(policyFromFolder(BASE))).not.toEqual(named);
