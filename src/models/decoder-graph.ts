@@ -24,7 +24,7 @@ export const LOGITS = "logits"; // [N, V]
 export const WEIGHTS = "weights"; // [N, 1]
 /** Minus a bonus of Σ weight · entropy. */
 export const ENTROPY_WEIGHTS = "entropy_weights"; // [N, 1]
-/** Gradient of the embedded tokens; the caller adds row i to row `ids[i]` of the embedding's gradient. */
+/** Gradient of the embedded tokens; the caller adds row i to row `ids[i]` of the embedding's gradient. Not on GPUs. */
 export const EMBEDDED_GRADIENT = "gradient:embedded"; // [N, d]
 /** Gradient of parameter `name` before this run (input) and after it (output); both may be the same memory. */
 export const accumulatedName = (name: string): string => `accumulated:${name}`;
@@ -54,6 +54,14 @@ export function trainsEmbedding(adapters: Adapters | undefined): boolean {
   return adapters === undefined;
 }
 
+/**
+ * Whether a graph adds the gradients of the embedded tokens up itself. On the processor that would take a graph of one
+ * thread (see `embedding`).
+ */
+function addsEmbedded(profile: Profile): boolean {
+  return profile === "webgpu" || profile === "cuda";
+}
+
 /** Emits the graph; parameters are inputs under their own names. Returns the model's bytes. */
 export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Uint8Array {
   const { rows, length, mode, adapters } = options;
@@ -66,17 +74,19 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   }
   const parameter = (name: string) => parameters.get(name) as Tensor;
   const ids = graph.input(IDS, [rows * length], { type: graph.integer });
-  const embedded = embedding(graph, { ...parameter(EMBEDDING), differentiable: false }, ids);
-  const start = withGradients && trainsEmbedding(adapters) ? graph.leaf(embedded) : embedded;
+  const inside = addsEmbedded(graph.profile);
+  const table = parameter(EMBEDDING);
+  const embedded = embedding(graph, inside ? table : { ...table, differentiable: false }, ids);
+  const start = withGradients && trainsEmbedding(adapters) && !inside ? graph.leaf(embedded) : embedded;
   const hidden = decoderLayers(graph, config, { rows, length, start, parameter, adapters });
-  const table = parameter(headName(config));
+  const head = parameter(headName(config));
   if (mode === "logits") {
-    graph.output(LOGITS, linear(graph, hidden, table));
+    graph.output(LOGITS, linear(graph, hidden, head));
     return graph.encode();
   }
   const labels = graph.input(LABELS, [rows * length], { type: graph.integer });
   const inverseTemperature = graph.input(INVERSE_TEMPERATURE, []);
-  const distribution = tokenDistribution(graph, { hidden, table, labels, inverseTemperature });
+  const distribution = tokenDistribution(graph, { hidden, table: head, labels, inverseTemperature });
   graph.output(LOGPROBS, distribution.logprobs);
   if (!withGradients) return graph.encode();
 
@@ -87,12 +97,12 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   if (mode === "entropy-gradients") seeds.push([distribution.entropy, negated(ENTROPY_WEIGHTS)]);
   // An untied embedding gets its gradient from the embedded tokens alone, which the caller adds up.
   const dense = [...parameters.values()].filter(
-    ({ name, differentiable }) => differentiable && (config.tiedEmbeddings || name !== EMBEDDING),
+    ({ name, differentiable }) => differentiable && (inside || config.tiedEmbeddings || name !== EMBEDDING),
   );
   for (const tensor of dense) graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
   graph.backward(seeds);
   for (const tensor of dense) graph.output(gradientName(tensor.name), graph.gradient(tensor));
-  if (start.differentiable) graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
+  if (start.differentiable && !inside) graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
   return graph.encode();
 }
 

@@ -31,9 +31,9 @@ export interface OptimizerRange {
 /** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
 const CHUNK = 1 << 16;
 
-/** Scalars an update reads, computed in float64 from the settings. */
-const SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
-type ScalarName = (typeof SCALARS)[number];
+/** Names of the scalars an update reads; see `adamWScalars`. */
+export const ADAMW_SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
+export type AdamWScalar = (typeof ADAMW_SCALARS)[number];
 
 /**
  * p ← (1 − lr · λ) p; m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²; p ← p − lr · m̂ / (√v̂ + ε), with bias-corrected m̂, v̂.
@@ -43,8 +43,8 @@ export class AdamW {
   readonly #gradients: Float32Array;
   readonly #ranges: readonly OptimizerRange[];
   readonly #session: Session;
-  readonly #scalars: Readonly<Record<ScalarName, Float32Array>>;
-  readonly #scalarValues: Readonly<Record<ScalarName, Value>>;
+  readonly #scalars: Readonly<Record<AdamWScalar, Float32Array>>;
+  readonly #scalarValues: Readonly<Record<AdamWScalar, Value>>;
   readonly #keepAll: Float32Array;
   readonly #keepAllValue: Value;
   readonly #threads: number;
@@ -56,13 +56,12 @@ export class AdamW {
     this.#ranges = ranges;
     this.#threads = threads;
     this.#session = new Session(adamWGraph(), { threads });
-    const scalars = {} as Record<ScalarName, Float32Array>;
-    for (const name of SCALARS) scalars[name] = allocateFloat32(1);
+    const scalars = {} as Record<AdamWScalar, Float32Array>;
+    for (const name of ADAMW_SCALARS) scalars[name] = allocateFloat32(1);
     this.#scalars = scalars;
-    this.#scalarValues = Object.fromEntries(SCALARS.map((name) => [name, float32Value(scalars[name], [])])) as Record<
-      ScalarName,
-      Value
-    >;
+    this.#scalarValues = Object.fromEntries(
+      ADAMW_SCALARS.map((name) => [name, float32Value(scalars[name], [])]),
+    ) as Record<AdamWScalar, Value>;
     this.#keepAll = allocateFloat32(1);
     this.#keepAll[0] = 1;
     this.#keepAllValue = float32Value(this.#keepAll, []);
@@ -73,19 +72,8 @@ export class AdamW {
    * @param step number of this update, from 1. @param gradientScale factor on every gradient (clipping).
    */
   update(from: OptimizerArrays, to: OptimizerArrays, settings: AdamWSettings, step: number, gradientScale: number) {
-    const [beta1, beta2] = settings.betas;
-    const correction1 = 1 - beta1 ** step;
-    const rootCorrection2 = Math.sqrt(1 - beta2 ** step);
-    const values: Record<ScalarName, number> = {
-      decay1: beta1,
-      gain1: (1 - beta1) * gradientScale,
-      decay2: beta2,
-      gain2: (1 - beta2) * gradientScale * gradientScale,
-      stepSize: (settings.lr * rootCorrection2) / correction1,
-      eps: settings.eps * rootCorrection2,
-      keep: 1 - settings.lr * settings.weightDecay,
-    };
-    for (const name of SCALARS) this.#scalars[name][0] = values[name];
+    const values = adamWScalars(settings, step, gradientScale);
+    for (const name of ADAMW_SCALARS) this.#scalars[name][0] = values[name];
     this.#callFor(from, to)();
   }
 
@@ -125,22 +113,47 @@ export class AdamW {
   }
 }
 
-function adamWGraph(): Uint8Array {
+/**
+ * The scalars of update number `step` (from 1), in float64.
+ * @param gradientScale factor on every gradient (clipping).
+ */
+export function adamWScalars(
+  settings: AdamWSettings,
+  step: number,
+  gradientScale: number,
+): Record<AdamWScalar, number> {
+  const [beta1, beta2] = settings.betas;
+  const correction1 = 1 - beta1 ** step;
+  const rootCorrection2 = Math.sqrt(1 - beta2 ** step);
+  return {
+    decay1: beta1,
+    gain1: (1 - beta1) * gradientScale,
+    decay2: beta2,
+    gain2: (1 - beta2) * gradientScale * gradientScale,
+    stepSize: (settings.lr * rootCorrection2) / correction1,
+    eps: settings.eps * rootCorrection2,
+    keep: 1 - settings.lr * settings.weightDecay,
+  };
+}
+
+/** p, m, v, g and the scalars → p2, m2, v2, for tensors of this many axes. */
+export function adamWGraph(rank = 1): Uint8Array {
   const graph = new OnnxBuilder("adamw");
-  const [p, m, v, g] = ["p", "m", "v", "g"].map((name) => graph.input(name, "float32", ["n"])) as [
+  const axes = Array.from({ length: rank }, (_, axis) => `n${axis}`);
+  const [p, m, v, g] = ["p", "m", "v", "g"].map((name) => graph.input(name, "float32", axes)) as [
     string,
     string,
     string,
     string,
   ];
-  for (const name of SCALARS) graph.input(name, "float32", []);
+  for (const name of ADAMW_SCALARS) graph.input(name, "float32", []);
   graph.node("Add", [graph.node("Mul", [m, "decay1"]), graph.node("Mul", [g, "gain1"])], { outputs: ["m2"] });
   const square = graph.node("Mul", [graph.node("Mul", [g, g]), "gain2"]);
   graph.node("Add", [graph.node("Mul", [v, "decay2"]), square], { outputs: ["v2"] });
   const denominator = graph.node("Add", [graph.node("Sqrt", ["v2"]), "eps"]);
   const change = graph.node("Div", [graph.node("Mul", ["m2", "stepSize"]), denominator]);
   graph.node("Sub", [graph.node("Mul", [p, "keep"]), change], { outputs: ["p2"] });
-  for (const name of ["p2", "m2", "v2"]) graph.output(name, "float32", ["n"]);
+  for (const name of ["p2", "m2", "v2"]) graph.output(name, "float32", axes);
   return graph.encode();
 }
 

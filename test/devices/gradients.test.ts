@@ -4,28 +4,15 @@ import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { Rng } from "../../src/core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig, type ModelType } from "../../src/models/config.ts";
-import {
-  accumulatedName,
-  decoderGraph,
-  EMBEDDED_GRADIENT,
-  ENTROPY,
-  ENTROPY_WEIGHTS,
-  gradientName,
-  IDS,
-  INVERSE_TEMPERATURE,
-  LABELS,
-  LOGPROBS,
-  WEIGHTS,
-} from "../../src/models/decoder-graph.ts";
 import { DecoderReference } from "../../src/models/decoder-reference.ts";
+import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { checkGradients, rootMeanSquare } from "../../src/models/gradient-check.ts";
 import { OPERATOR_CASES } from "../../src/models/operator-cases.ts";
-import { EMBEDDING, parameterLayout, parameterView } from "../../src/models/parameters.ts";
+import { ParameterStore } from "../../src/models/parameter-store.ts";
+import { parameterLayout, parameterView } from "../../src/models/parameters.ts";
 import { RANDOM_OPERATORS, randomCase } from "../../src/models/random-cases.ts";
-import { allocateFloat32, allocateInt32 } from "../../src/runtime/memory.ts";
 import type { Provider } from "../../src/runtime/provider.ts";
-import { Session } from "../../src/runtime/session.ts";
-import { float32Value, int32Value } from "../../src/runtime/value.ts";
+import { DeviceLearner } from "../../src/trainer/device-learner.ts";
 import { webgpu } from "./support.ts";
 
 /** rms(float32 − float64) / rms(float64), of an operator's gradients; 3e-7 was seen on SwiftShader. */
@@ -98,66 +85,27 @@ function modelConfig(type: ModelType): DecoderConfig {
 function compareModel(provider: Provider, type: ModelType): { logprobs: number; gradients: number } {
   const config = modelConfig(type);
   const layout = parameterLayout(config);
+  const store = ParameterStore.inMemory(layout);
   const reference = new DecoderReference(config, LENGTH);
   const rng = new Rng(`webgpu ${type}`);
   for (const { name, kind, shape } of layout.entries) {
-    const view = parameterView(layout, reference.parameters, name);
+    const view = parameterView(layout, store.parameters(0), name);
     const spread = kind === "norm" ? 0.2 : 1.5 * (shape[1] ?? 1) ** -0.5;
-    for (let i = 0; i < view.length; i++) view[i] = Math.fround((kind === "norm" ? 1 : 0) + spread * rng.normal());
+    for (let i = 0; i < view.length; i++) view[i] = (kind === "norm" ? 1 : 0) + spread * rng.normal();
   }
+  reference.parameters.set(store.parameters(0));
   const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 18)));
   const weights = Float32Array.from(sequence, () => rng.normal());
   const bonus = Float32Array.from(sequence, () => 0.3 * rng.normal());
-  reference.run(sequence, weights, 1, bonus);
-
-  const parameters = allocateFloat32(layout.length);
-  parameters.set(reference.parameters);
-  const gradients = allocateFloat32(layout.length);
-  const column = (values: ArrayLike<number>) => {
-    const data = allocateFloat32(LENGTH);
-    data.set(values);
-    return float32Value(data, [LENGTH, 1]);
-  };
-  const ids = (begin: number) => {
-    const data = allocateInt32(LENGTH);
-    data.set(sequence.subarray(begin, begin + LENGTH));
-    return int32Value(data, [LENGTH]);
-  };
-  const one = allocateFloat32(1).fill(1);
-  const logprobs = allocateFloat32(LENGTH);
-  const embedded = allocateFloat32(LENGTH * config.hiddenSize);
-  const tensors = (flat: Float32Array, rename: (name: string) => string) =>
-    layout.entries.map(
-      ({ name, shape }) => [rename(name), float32Value(parameterView(layout, flat, name), shape)] as const,
-    );
-  const model = decoderGraph(config, { profile: "webgpu", rows: 1, length: LENGTH, mode: "entropy-gradients" });
-  const session = new Session(model, { threads: 1, provider });
-  session.prepare(
-    {
-      ...Object.fromEntries([
-        ...tensors(parameters, (name) => name),
-        ...tensors(allocateFloat32(layout.length), accumulatedName),
-      ]),
-      [IDS]: ids(0),
-      [LABELS]: ids(1),
-      [INVERSE_TEMPERATURE]: float32Value(one, []),
-      [WEIGHTS]: column(weights.subarray(1)),
-      [ENTROPY_WEIGHTS]: column(bonus.subarray(1)),
-    },
-    {
-      ...Object.fromEntries(tensors(gradients, gradientName)),
-      [LOGPROBS]: float32Value(logprobs, [LENGTH, 1]),
-      [ENTROPY]: column([]),
-      [EMBEDDED_GRADIENT]: float32Value(embedded, [LENGTH, config.hiddenSize]),
-    },
-  )();
-  const table = parameterView(layout, gradients, EMBEDDING);
-  for (const [i, value] of embedded.entries()) {
-    const at = (sequence[Math.floor(i / config.hiddenSize)] as number) * config.hiddenSize + (i % config.hiddenSize);
-    table[at] = (table[at] as number) + value;
-  }
+  reference.run(sequence, weights, 0.8, bonus);
+  const parameters = new DeviceParameters(provider, store);
+  const learner = new DeviceLearner(config, store, parameters);
+  const { logprobs } = learner.backward([sequence], [weights], 0, 0.8, [bonus]);
+  const gradients = learner.gradients;
   const result = {
-    logprobs: Math.max(...logprobs.map((value, t) => Math.abs(value - (reference.logprobs[t] as number)))),
+    logprobs: Math.max(
+      ...reference.logprobs.map((value, t) => Math.abs(value - ((logprobs[0] as Float32Array)[t + 1] as number))),
+    ),
     gradients: Math.max(
       ...layout.entries.map(({ name }) => {
         const expected = parameterView(layout, reference.gradients, name);
@@ -166,7 +114,8 @@ function compareModel(provider: Provider, type: ModelType): { logprobs: number; 
       }),
     ),
   };
-  session.release();
+  learner.release();
+  parameters.release();
   reference.release();
   return result;
 }
