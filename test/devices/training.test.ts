@@ -6,7 +6,7 @@ import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
 import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { type AdaptedBase, FrozenParameters } from "../../src/models/frozen-parameters.ts";
 import { rootMeanSquare } from "../../src/models/gradient-check.ts";
-import { adaptersFor, initializeAdapters, LORA_TARGETS } from "../../src/models/lora.ts";
+import { adaptersFor, initializeAdapters, loraTargets } from "../../src/models/lora.ts";
 import { ParameterStore, type Slot } from "../../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
 import type { Provider } from "../../src/runtime/provider.ts";
@@ -110,7 +110,7 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
   }, 60_000);
 
   test("three steps of adapters on a frozen base", () => {
-    const adapters = adaptersFor(CONFIG, { rank: 3, alpha: 6, targets: LORA_TARGETS, rslora: false });
+    const adapters = adaptersFor(CONFIG, { rank: 3, alpha: 6, targets: loraTargets(CONFIG), rslora: false });
     const frozen = FrozenParameters.inMemory(LAYOUT, (flat) => initializeParameters(CONFIG, LAYOUT, flat, 7));
     const make = () => {
       const store = ParameterStore.inMemory(adapters.layout);
