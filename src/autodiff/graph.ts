@@ -55,6 +55,8 @@ export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
+const BROADCASTING: ReadonlySet<string> = new Set(["Add", "Sub", "Mul", "Div"]);
+
 export class Graph {
   readonly profile: Profile;
   readonly float: "float32" | "float64";
@@ -127,6 +129,7 @@ export class Graph {
     outputs: readonly { readonly shape: readonly number[]; readonly type?: ElementType | undefined }[],
     options: Omit<ApplyOptions, "type"> = {},
   ): readonly Tensor[] {
+    const operands = this.#fitOperands(operator, inputs, outputs);
     const name = `${operator}_${this.#nodes.length}`;
     const differentiable = inputs.some((input) => input.differentiable);
     const results = outputs.map((output, i) => ({
@@ -139,11 +142,29 @@ export class Graph {
       operator,
       domain: options.domain ?? "",
       name,
-      inputs: inputs.map((input) => input.name),
+      inputs: operands.map((operand) => operand.name),
       outputs: results.map((result) => result.name),
       attributes: options.attributes ?? {},
     });
     return results;
+  }
+
+  /**
+   * WebGPU's elementwise operators fail when an operand has fewer axes than the other and they are the other's last ones
+   * (ONNX Runtime 1.27: "Invalid tensor shape slice argument"), so there every operand gets as many axes as the result.
+   */
+  #fitOperands(
+    operator: string,
+    inputs: readonly Tensor[],
+    [output]: readonly { readonly shape: readonly number[] }[],
+  ): readonly Tensor[] {
+    const rank = output?.shape.length ?? 0;
+    if (this.integer === "int64" || !BROADCASTING.has(operator)) return inputs;
+    return inputs.map((input) => {
+      const missing = rank - input.shape.length;
+      if (missing === 0 || input.shape.length === 0) return input;
+      return reshape(this, input, [...Array.from({ length: missing }, () => 1), ...input.shape]);
+    });
   }
 
   /** Records how gradients flow back through an operator with these outputs. */

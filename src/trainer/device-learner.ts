@@ -27,9 +27,10 @@ import { type PreparedCall, Session } from "../runtime/session.ts";
 import { type Bindable, float32Value, int32Value } from "../runtime/value.ts";
 import type { RunnerMode } from "./decoder-runner.ts";
 import { DeviceAdamW, DeviceGradients, DeviceNorm } from "./device-optimizer.ts";
-import type { BackwardResult, StepSettings } from "./learner.ts";
+import type { BackwardResult } from "./learner.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
 import { clipScale } from "./optimizer.ts";
+import type { StepSettings } from "./store-optimizer.ts";
 
 export interface DeviceLearnerOptions {
   /** Tokens per forward and backward pass. Default 2048. */
@@ -108,7 +109,8 @@ export class DeviceLearner {
       copyLogprobs(runner, batch, logprobs);
       runner.addSums(sums);
     }
-    return { loss: sums.loss, logprobs, entropy: sums.tokens === 0 ? 0 : sums.entropy / sums.tokens };
+    const { loss, entropy, tokens } = sums;
+    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
   }
 
   /** As `Learner.step`; the store's copy of `to` is out of date until `DeviceParameters.toStore`. */
