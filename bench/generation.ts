@@ -42,7 +42,7 @@ function newEngine(): GenerationEngine {
   const store = ParameterStore.inMemory(parameterLayout(config));
   initializeParameters(config, store.layout, store.parameters(0), 1);
   store.publish(0, 0);
-  return new GenerationEngine(config, store, { threads, slots: 32, maxBlocks: 8, context: config.contextLength });
+  return new GenerationEngine(config, store, { threads, slots: 32, rows: 256, context: config.contextLength });
 }
 
 function tokens(rng: Rng, length: number): Int32Array {

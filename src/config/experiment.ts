@@ -149,6 +149,17 @@ const EngineSchema = z
       .optional()
       .describe("Threads of each engine on a cpu; all cores shared out among those engines when omitted"),
     slots: count("Sequences per decode batch", 32, 4096),
+    cacheGb: z
+      .number()
+      .min(0.000001)
+      .max(100_000)
+      .default(4)
+      .describe("Memory for the caches of open sequences, in gigabytes; those that do not fit are computed again"),
+    afterSync: z
+      .enum(["recompute", "keep"])
+      .default("recompute")
+      .describe("What happens at a turn boundary to a cache that older weights wrote; `kvOldest` tells which did"),
+    prefillTokens: count("Tokens of context computed between two decode steps, in chunks of up to 512", 512),
   })
   .describe("The processes that generate and train");
 

@@ -1,10 +1,12 @@
 /** What an engine holds: one model's weights, its generation and its training. No messages here. */
 
 import { AleError } from "../core/errors.ts";
-import { configFromHuggingFace } from "../models/config.ts";
+import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
+import { kvBytes } from "../policy/generation/kv-block.ts";
 import { probeParity } from "../policy/generation/parity.ts";
+import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { Learner } from "../trainer/learner.ts";
 import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
@@ -38,9 +40,12 @@ export class EngineCore {
     this.generation = new GenerationEngine(config, store, {
       threads,
       slots,
-      maxBlocks: Math.ceil(options.sequences / slots),
+      rows: cacheRows(options, config),
       context: options.context,
       base,
+      bitEqual: options.deterministic,
+      afterSync: options.afterSync,
+      prefillTokens: options.prefillTokens,
     });
     this.#determinism = options.deterministic ? this.#proveDeterminism() : undefined;
   }
@@ -125,4 +130,26 @@ function openExchange({ pool }: EngineOptions, store: ParameterStore): Exchange 
   if (pool === undefined) return undefined;
   const { rank, size, exchangeFile } = pool;
   return Exchange.open(exchangeFile, { rank, size, length: store.layout.length });
+}
+
+/** Memory for caches where none is named. */
+const CACHE_BYTES = 4e9;
+
+/** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */
+function cacheRows(options: EngineOptions, config: DecoderConfig): number {
+  const { sequences, cacheBytes = CACHE_BYTES, context, deterministic } = options;
+  const rowBytes = kvBytes(config, 1, cellsFor(context));
+  const rows = Math.min(sequences, Math.floor(cacheBytes / rowBytes));
+  const needed = deterministic ? sequences : 1;
+  if (rows >= needed) return rows;
+  const gigabytes = (bytes: number) => (bytes / 1e9).toPrecision(3);
+  throw new AleError(
+    "config",
+    `engine.cacheGb is ${gigabytes(cacheBytes)}; ${needed} × ${context} tokens of cache take ${gigabytes(needed * rowBytes)}`,
+    {
+      hint: deterministic
+        ? "raise engine.cacheGb, or lower rollout.concurrency: deterministic runs keep the cache of every open sequence"
+        : "raise engine.cacheGb, or lower rollout.maxEpisodeTokens",
+    },
+  );
 }

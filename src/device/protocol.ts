@@ -38,6 +38,11 @@ export interface EngineOptions {
   readonly slots: number;
   /** Sequences that may be open at once. */
   readonly sequences: number;
+  /** Memory for caches between answers, in bytes; sequences that do not fit are prefilled again. Default 4 GB. */
+  readonly cacheBytes?: number;
+  /** See `GenerationOptions`. */
+  readonly afterSync?: "recompute" | "keep";
+  readonly prefillTokens?: number;
   /** Longest sequence in tokens. */
   readonly context: number;
   /** Tokens per forward/backward pass. */

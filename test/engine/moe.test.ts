@@ -31,7 +31,7 @@ test("the generation engine continues every prompt as transformers does", () => 
       readonly greedy_logprobs: number[];
     }[];
   };
-  const engine = new GenerationEngine(config, store, { threads: 2, slots: 4, maxBlocks: 1, context: 64 });
+  const engine = new GenerationEngine(config, store, { threads: 2, slots: 4, rows: 4, context: 64 });
   for (const [i, { ids }] of prompts.entries()) {
     engine.open(i, "");
     const sampling = { greedy: true, temperature: 1, maxTokens: 16, stopIds: [] };

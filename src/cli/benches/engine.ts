@@ -123,7 +123,7 @@ async function measureGeneration(
   const engine = new GenerationEngine(config, store, {
     threads: context.threads,
     slots,
-    maxBlocks: 1,
+    rows: slots,
     context: CONTEXT,
   });
   const kvBytes = 2 * config.layers * config.kvHeads * config.headDim * 4;

@@ -94,13 +94,13 @@ export class DecodeBatch {
     this.#taken++;
     sequence.seat = seat;
     sequence.cellsAtHome = sequence.cached;
-    this.cache.copyCells(seat, sequence.home.block, sequence.home.row, 0, sequence.cached);
+    if (sequence.home !== undefined) this.cache.copyCells(seat, sequence.home.block, 0, 0, sequence.cached);
   }
 
   /** Takes a sequence's seat back. With `keep`, cells added since it sat down are copied to its home row. */
   unseat(sequence: Sequence, keep: boolean): void {
     const { seat, home, cellsAtHome, cached } = sequence;
-    if (keep) home.block.copyCells(home.row, this.cache, seat, cellsAtHome, cached);
+    if (keep) home?.block.copyCells(0, this.cache, seat, cellsAtHome, cached);
     this.seats[seat] = undefined;
     this.#taken--;
     sequence.seat = -1;

@@ -1,7 +1,8 @@
 /**
  * The generation engine: sequences stay open, with their context cached, from turn to turn. Each answer is prefilled in
  * the sequence's home row and sampled in the decode batch, which sequences join and leave at any step. What a sequence
- * computes depends on its own tokens, noise and weights only, never on its seat or its company.
+ * computes depends on its own tokens, noise and weights only, never on its seat or its company: to the last bit with
+ * `bitEqual`, else up to the rounding of cells that were copied, or computed again after they were given up.
  */
 
 import { AleError } from "../../core/errors.ts";
@@ -9,6 +10,7 @@ import type { Generation } from "../../core/ports.ts";
 import type { DecoderConfig } from "../../models/config.ts";
 import type { AdaptedBase } from "../../models/frozen-parameters.ts";
 import type { ParameterStore, Publication } from "../../models/parameter-store.ts";
+import { type ContextStats, Contexts, zeroContextStats } from "./contexts.ts";
 import { DecodeBatch } from "./decode-batch.ts";
 import { HomeRows } from "./home-rows.ts";
 import { KvBlock } from "./kv-block.ts";
@@ -21,15 +23,25 @@ export interface GenerationOptions {
   readonly threads: number;
   /** Rows of the largest decode step, at least 2: products with a single row are computed differently from others. */
   readonly slots: number;
-  /** Up to `maxBlocks · slots` sequences may be open; memory for them is taken a block at a time. */
-  readonly maxBlocks: number;
+  /**
+   * Sequences whose caches are kept between answers. Open sequences beyond that lose theirs, least recently used first, and
+   * are prefilled again when they go on.
+   */
+  readonly rows: number;
   /** Longest sequence in tokens. */
   readonly context: number;
   /**
    * What to do at a turn boundary with a cache that older weights wrote: compute it again (default) or keep it
    * (DESIGN D8).
    */
-  readonly afterSync?: "recompute" | "keep";
+  readonly afterSync?: "recompute" | "keep" | undefined;
+  /**
+   * What a sequence computes must not depend on the others to the last bit: only whole first contexts are copied, no cache is
+   * given up, and `rows` is the most sequences that may be open. Default false.
+   */
+  readonly bitEqual?: boolean;
+  /** Tokens that may be prefilled between two decode steps, in whole chunks of up to 512. Default 512. */
+  readonly prefillTokens?: number | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
 }
@@ -47,52 +59,44 @@ export interface StepResult {
   readonly worked: boolean;
 }
 
-export interface GenerationStats {
+/** Work done since the engine was made. */
+export interface GenerationStats extends ContextStats {
   decodeSteps: number;
   /** Tokens sampled or scored: rows that were not padding, over all steps. */
   decodeRows: number;
-  prefillTokens: number;
-  /** First contexts that were copied from another row instead of computed. */
-  copiedPrefixes: number;
   decodeMs: number;
-  prefillMs: number;
 }
 
+const PREFILL_TOKENS = 512;
 /** What ONNX Runtime's GroupQueryAttention asks of head sizes. */
 const HEAD_MULTIPLE = 16;
 
 export class GenerationEngine {
   readonly config: DecoderConfig;
   readonly options: GenerationOptions;
-  readonly stats: GenerationStats = {
-    decodeSteps: 0,
-    decodeRows: 0,
-    prefillTokens: 0,
-    copiedPrefixes: 0,
-    decodeMs: 0,
-    prefillMs: 0,
-  };
+  readonly stats: GenerationStats = { decodeSteps: 0, decodeRows: 0, decodeMs: 0, ...zeroContextStats() };
   readonly #store: ParameterStore;
   readonly #weights: SlotWeights;
   readonly #batch: DecodeBatch;
   readonly #prefiller: Prefiller;
   readonly #homes: HomeRows;
   readonly #sequences = new Map<number, Sequence>();
-  /** Sequences whose context is not cached yet, in the order of their requests. */
-  readonly #waiting = new Set<Sequence>();
+  readonly #contexts: Contexts;
   /** Sequences that only need a seat. */
   readonly #ready = new Set<Sequence>();
   #finished: Finished[] = [];
+  /** Tokens prefilled since the latest decode step. */
+  #prefilled = 0;
 
   /**
    * @param store must have published weights by the first `step`.
    * @throws AleError("engine") for options, AleError("model") for a model that the generation graphs cannot do.
    */
   constructor(config: DecoderConfig, store: ParameterStore, options: GenerationOptions) {
-    const { slots, context, threads, maxBlocks } = options;
+    const { slots, context, threads, rows, bitEqual = false } = options;
     if (slots < 2) throw new AleError("engine", `generation needs at least 2 slots, not ${slots}`);
-    if (context < 2 || maxBlocks < 1) {
-      throw new AleError("engine", `generation cannot work with context ${context} and ${maxBlocks} blocks`);
+    if (context < 2 || rows < 1) {
+      throw new AleError("engine", `generation cannot work with context ${context} and ${rows} rows`);
     }
     if (config.headDim % HEAD_MULTIPLE !== 0) {
       throw new AleError(
@@ -107,18 +111,24 @@ export class GenerationEngine {
     const cells = cellsFor(context);
     this.#batch = new DecodeBatch(config, this.#weights, { slots, cells, threads });
     this.#prefiller = new Prefiller(config, this.#weights, { context, cells, threads });
-    this.#homes = new HomeRows(maxBlocks, slots, (rows) => new KvBlock(config, rows, cells));
+    this.#homes = new HomeRows(rows, slots, () => new KvBlock(config, 1, cells));
+    this.#contexts = new Contexts(this.#homes, this.#prefiller, this.stats, bitEqual);
   }
 
   /**
-   * Claims a row. `noiseKey` names the sampling noise: same key and position, same noise. Negative ids are for probes;
-   * they may use one block more than `maxBlocks`.
-   * @throws AleError("engine") when no row is free or the id is open.
+   * `noiseKey` names the sampling noise: same key and position, same noise. Negative ids are for probes, which use rows of
+   * their own. With `shares` false nothing is copied from or to the sequence's cache.
+   * @throws AleError("engine") when the id is open, or with `bitEqual` when no row is free.
    */
-  open(sequenceId: number, noiseKey: string): void {
+  open(sequenceId: number, noiseKey: string, { shares = true }: { readonly shares?: boolean } = {}): void {
     if (this.#sequences.has(sequenceId)) throw new AleError("engine", `sequence ${sequenceId} is already open`);
-    const home = this.#homes.claim(sequenceId < 0);
-    this.#sequences.set(sequenceId, new Sequence(sequenceId, noiseKey, home, this.options.context));
+    const sequence = new Sequence(sequenceId, noiseKey, this.options.context, shares);
+    if (this.options.bitEqual && !this.#contexts.house(sequence, this.#store.published?.version ?? -1)) {
+      throw new AleError("engine", `all ${this.#homes.limit} generation rows are taken by open sequences`, {
+        hint: "close finished sequences, or allow fewer episodes at once",
+      });
+    }
+    this.#sequences.set(sequenceId, sequence);
   }
 
   /**
@@ -138,17 +148,16 @@ export class GenerationEngine {
     }
     sequence.begin(request, plan);
     const stale = sequence.cached > 0 && sequence.cacheVersion !== this.#published().version;
-    if (stale && this.options.afterSync !== "keep") sequence.cached = 0;
-    // What will be written again is not to be copied from any more.
-    if (sequence.cached < (sequence.home.prefix?.cells ?? 0)) this.#homes.forget(sequence.home);
-    (sequence.ready ? this.#ready : this.#waiting).add(sequence);
+    if (stale && this.options.afterSync !== "keep") this.#contexts.outdate(sequence);
+    if (sequence.ready) this.#ready.add(sequence);
+    else this.#contexts.add(sequence);
   }
 
   /** Takes back a request whose answer was not delivered yet; the sequence is as before it. Otherwise does nothing. */
   cancel(sequenceId: number): void {
     const sequence = this.#sequences.get(sequenceId);
     if (sequence === undefined) return;
-    this.#waiting.delete(sequence);
+    this.#contexts.delete(sequence);
     this.#ready.delete(sequence);
     if (sequence.seat >= 0) this.#batch.unseat(sequence, false);
     const undelivered = this.#finished.find((finished) => finished.sequenceId === sequenceId);
@@ -168,7 +177,7 @@ export class GenerationEngine {
   cut(sequenceId: number, count: number): void {
     const sequence = this.#sequences.get(sequenceId);
     if (sequence === undefined) return;
-    this.#waiting.delete(sequence);
+    this.#contexts.delete(sequence);
     this.#ready.delete(sequence);
     if (sequence.seat >= 0) this.#batch.unseat(sequence, true);
     const generation = sequence.cut(count);
@@ -181,15 +190,18 @@ export class GenerationEngine {
     if (sequence === undefined) return;
     this.cancel(sequenceId);
     this.#sequences.delete(sequenceId);
-    this.#homes.release(sequence.home);
+    this.#contexts.leave(sequence);
   }
 
   /**
-   * One micro-operation: a chunk of prefill if a context waits, else a decode step of all sequences that have a seat.
+   * One micro-operation: a chunk of prefill or a decode step of all sequences that have a seat. Contexts go first, up to
+   * `prefillTokens` between two decode steps, so that a long one does not keep the others from their tokens.
    * @throws AleError("engine") naming sequence, seat and step when the model computes NaN; that request is taken back.
    */
   step(): StepResult {
-    const prefilled = this.#waiting.size > 0 && this.#prefill();
+    const decoding = this.#batch.taken > 0 || this.#ready.size > 0;
+    const mayPrefill = !decoding || this.#prefilled < (this.options.prefillTokens ?? PREFILL_TOKENS);
+    const prefilled = this.#contexts.waiting > 0 && mayPrefill && this.#prefill();
     const sampled = prefilled ? [] : this.#decode();
     const finished = this.#finished;
     this.#finished = [];
@@ -235,7 +247,7 @@ export class GenerationEngine {
   /** A copy of an idle sequence's cache: keys and values of each layer in turn, [kvHeads, cells, headDim]. */
   readCache(sequenceId: number): readonly Float32Array[] {
     const { home, cached } = this.#open(sequenceId);
-    return home.block.readCells(home.row, cached);
+    return home?.block.readCells(0, cached) ?? [];
   }
 
   /** Checks on this machine, with this thread count and the published weights, what `deterministic = true` relies on. */
@@ -248,15 +260,10 @@ export class GenerationEngine {
     this.#batch.fixSize();
   }
 
-  /** Makes the next contexts be computed even where an equal one could be copied. */
-  forgetPrefixes(): void {
-    this.#homes.forgetAll();
-  }
-
   /** Frees graphs and caches; the engine must not be used afterwards. */
   dispose(): void {
     this.#sequences.clear();
-    this.#waiting.clear();
+    this.#contexts.clear();
     this.#ready.clear();
     this.#finished = [];
     this.#homes.dispose();
@@ -277,56 +284,12 @@ export class GenerationEngine {
     return published;
   }
 
-  /** Serves waiting sequences in order until one chunk was computed; false when copies were all it took. */
+  /** False when nothing had to be computed. */
   #prefill(): boolean {
-    const started = performance.now();
-    const { slot, version } = this.#published();
-    let computed = false;
-    for (const sequence of this.#waiting) {
-      const copied = sequence.cached === 0 && this.#copyPrefix(sequence, version);
-      if (!sequence.ready) {
-        if (computed) {
-          if (copied) continue;
-          break;
-        }
-        this.#prefillChunk(sequence, slot, version);
-        computed = true;
-      }
-      if (sequence.ready) {
-        this.#waiting.delete(sequence);
-        this.#ready.add(sequence);
-      }
-    }
-    this.stats.prefillMs += performance.now() - started;
-    return computed;
-  }
-
-  #copyPrefix(sequence: Sequence, version: number): boolean {
-    const { home, sharedCells: cells } = sequence;
-    if (cells === 0) return false;
-    const key = prefixKey(sequence);
-    const source = this.#homes.find(key, version);
-    if (source === undefined) return false;
-    home.block.copyCells(home.row, source.block, source.row, 0, cells);
-    sequence.cached = cells;
-    sequence.cacheVersion = version;
-    this.#homes.remember(home, { key, version, cells });
-    this.stats.copiedPrefixes++;
-    return true;
-  }
-
-  /** The first context is computed on its own, so that its cells are the same whatever follows it. */
-  #prefillChunk(sequence: Sequence, slot: Publication["slot"], version: number): void {
-    const { home, cached, sharedCells } = sequence;
-    const end = cached < sharedCells ? sharedCells : sequence.length - 1;
-    if (cached === 0) sequence.cacheVersion = version;
-    const taken = this.#prefiller.run(home.block, home.row, slot, sequence.tokens, cached, end);
-    sequence.cached += taken;
-    this.stats.prefillTokens += taken;
-    // A context of which some chunk was computed under older weights is nobody else's.
-    if (sequence.cached === sharedCells && sequence.cacheVersion === version) {
-      this.#homes.remember(home, { key: prefixKey(sequence), version, cells: sharedCells });
-    }
+    const { computed, ready } = this.#contexts.step(this.#published());
+    for (const sequence of ready) this.#ready.add(sequence);
+    this.#prefilled += computed;
+    return computed > 0;
   }
 
   /** Returns the sequences that got a token. */
@@ -336,6 +299,7 @@ export class GenerationEngine {
       this.#ready.delete(sequence);
       this.#batch.seat(sequence);
     }
+    this.#prefilled = 0;
     if (this.#batch.taken === 0) return [];
     const started = performance.now();
     const { slot, version } = this.#published();
@@ -378,8 +342,4 @@ export class GenerationEngine {
       hint: "the weights hold NaN or infinity, or have grown too large: resume from a checkpoint with a lower optimizer.lr",
     });
   }
-}
-
-function prefixKey(sequence: Sequence): string {
-  return sequence.tokens.subarray(0, sequence.sharedCells).join(" ");
 }

@@ -116,8 +116,8 @@ describe("independence of the batch", () => {
   test("an equal first context is copied, bit-equal to computing it, also after its owner has gone", () => {
     const engine = makeEngine();
     const context = ids("shared", 23);
-    const run = (id: number) => {
-      engine.open(id, "same noise");
+    const run = (id: number, shares = true) => {
+      engine.open(id, "same noise", { shares });
       engine.submit({ sequenceId: id, context, sampling: sampling() });
       const answer = answerOf(engine, id);
       return { answer, cache: engine.readCache(id) };
@@ -134,8 +134,7 @@ describe("independence of the batch", () => {
     answerOf(engine, 3);
     const fromClosed = run(4);
     expect(engine.stats.copiedPrefixes).toBe(2);
-    engine.forgetPrefixes();
-    const recomputed = run(5);
+    const recomputed = run(5, false);
     expect(engine.stats.copiedPrefixes).toBe(2);
     for (const other of [copied, fromClosed, recomputed]) expect(other).toEqual(computed);
   });
@@ -157,7 +156,7 @@ describe("parity probe", () => {
   };
 
   test("generation agrees with the reference in every layout, while another sequence is under way", () => {
-    const engine = makeEngine({ maxBlocks: 1, slots: 4 });
+    const engine = makeEngine({ rows: 4, slots: 4 });
     const expected = episode(makeEngine(), 1, "bystander")[0] as Generation;
     for (const id of [2, 3, 4]) engine.open(id, "idle");
     engine.open(1, "bystander");

@@ -11,6 +11,11 @@ export interface CacheValues {
   readonly fetches: Readonly<Record<string, Value>>;
 }
 
+/** Bytes of a block of `rows` rows. */
+export function kvBytes({ layers, kvHeads, headDim }: DecoderConfig, rows: number, cells: number): number {
+  return 2 * layers * rows * kvHeads * cells * headDim * Float32Array.BYTES_PER_ELEMENT;
+}
+
 export class KvBlock {
   readonly rows: number;
   readonly cells: number;

@@ -151,12 +151,10 @@ function teacherForce(engine: GenerationEngine, sequences: readonly Int32Array[]
     const index = queue.shift();
     if (index === undefined) return;
     const id = nextId--;
-    if (!layout.shared) engine.forgetPrefixes();
-    engine.open(id, "parity");
+    engine.open(id, "parity", { shares: layout.shared });
     open.set(id, { index, turns: layout.turns((sequences[index] as Int32Array).length, index), turn: 0 });
     submit(id);
   };
-  engine.forgetPrefixes();
   try {
     for (let i = 0; i < layout.window; i++) openNext();
     engine.drain(pending, ({ sequenceId, generation }) => {
@@ -172,7 +170,6 @@ function teacherForce(engine: GenerationEngine, sequences: readonly Int32Array[]
     });
   } finally {
     for (const id of open.keys()) engine.close(id);
-    engine.forgetPrefixes();
   }
   return scored;
 }

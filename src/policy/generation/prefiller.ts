@@ -37,7 +37,7 @@ export function cellsFor(context: number): number {
   return context + widestGap;
 }
 
-/** A compiled chunk size with its inputs; calls are prepared per row and slot when first used. */
+/** A compiled chunk size with its inputs; calls are prepared per block and slot when first used. */
 class Chunk {
   readonly size: number;
   readonly tokens: Int32Array;
@@ -64,19 +64,18 @@ class Chunk {
     };
   }
 
-  run(block: KvBlock, row: number, slot: Slot): void {
+  run(block: KvBlock, slot: Slot): void {
     let calls = this.#calls.get(block);
     if (calls === undefined) {
-      calls = new Array(block.rows * SLOTS.length).fill(undefined) as (PreparedCall | undefined)[];
+      calls = new Array(SLOTS.length).fill(undefined) as (PreparedCall | undefined)[];
       this.#calls.set(block, calls);
     }
-    const index = row * SLOTS.length + slot;
-    let call = calls[index];
+    let call = calls[slot];
     if (call === undefined) {
-      const cache = block.view(row, 1);
+      const cache = block.view(0, 1);
       const weights = this.#weights.of(slot, this.#weightNames);
       call = this.#session.prepare({ ...this.#values, ...weights, ...cache.feeds }, cache.fetches);
-      calls[index] = call;
+      calls[slot] = call;
     }
     call();
   }
@@ -108,17 +107,17 @@ export class Prefiller {
   }
 
   /**
-   * Writes the keys and values of the next chunk of `tokens[start … end)` into a row whose first `start` cells are
+   * Writes the keys and values of the next chunk of `tokens[start … end)` into a block of one row whose first `start` cells are
    * filled, and returns how many tokens it took. Cells after them may hold padding, which later tokens overwrite.
    */
-  run(block: KvBlock, row: number, slot: Slot, tokens: Int32Array, start: number, end: number): number {
+  run(block: KvBlock, slot: Slot, tokens: Int32Array, start: number, end: number): number {
     const chunk = this.#chunk(nextChunk(this.#sizes, end - start));
     const taken = Math.min(chunk.size, end - start);
     chunk.tokens.fill(0, taken);
     chunk.tokens.set(tokens.subarray(start, start + taken));
     chunk.total[0] = start + chunk.size;
     chunk.lengths[0] = start + chunk.size - 1;
-    chunk.run(block, row, slot);
+    chunk.run(block, slot);
     return taken;
   }
 

@@ -147,7 +147,7 @@ describe("cancelling and closing", () => {
   });
 
   test("closing frees the row at once and leaves the others alone", () => {
-    const engine = makeEngine({ maxBlocks: 1, slots: 4 });
+    const engine = makeEngine({ rows: 4, slots: 4, bitEqual: true });
     const alone = episode(makeEngine(), 1, "other");
     engine.open(1, "other");
     for (const id of [2, 3, 4]) {
@@ -183,7 +183,7 @@ describe("cancelling and closing", () => {
     expect(() => makeEngine({ slots: 1 })).toThrow("at least 2 slots");
     const narrow = { ...CONFIG, headDim: 8 };
     const store = ParameterStore.inMemory(parameterLayout(narrow));
-    expect(() => new GenerationEngine(narrow, store, { threads: 1, slots: 2, maxBlocks: 1, context: 16 })).toThrow(
+    expect(() => new GenerationEngine(narrow, store, { threads: 1, slots: 2, rows: 2, context: 16 })).toThrow(
       "head size of 8 is not supported",
     );
   });
@@ -224,7 +224,7 @@ describe("weights", () => {
   test("a cache computed again is the same to the bit whether or not its first context could be copied", () => {
     const context = ids("again", 14);
     const run = (withOther: boolean) => {
-      const engine = makeEngine();
+      const engine = makeEngine({ bitEqual: true });
       engine.open(1, "a");
       engine.submit({ sequenceId: 1, context, sampling: sampling() });
       const first = answerOf(engine, 1);
@@ -286,7 +286,7 @@ describe("weights", () => {
     const engine = new GenerationEngine(CONFIG, ParameterStore.inMemory(LAYOUT), {
       threads: 1,
       slots: 2,
-      maxBlocks: 1,
+      rows: 2,
       context: 16,
     });
     engine.open(1, "n");

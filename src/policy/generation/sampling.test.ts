@@ -213,7 +213,7 @@ describe("the sampling graph", () => {
 describe("requests", () => {
   /** Draws of the first token after `context`, each under noise of its own. */
   function draw(options: Partial<SamplingOptions>, context: Int32Array, rounds: number): number[] {
-    const engine = makeEngine({ slots: 64, maxBlocks: 1 });
+    const engine = makeEngine({ slots: 64, rows: 64 });
     const counts = new Array(CONFIG.vocabularySize).fill(0);
     for (let round = 0; round < rounds; round++) {
       const members = Array.from({ length: 64 }, (_, i) => i);

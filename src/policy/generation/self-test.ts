@@ -103,7 +103,7 @@ function traceSubject(engine: GenerationEngine, company: Company): Trace {
   const rng = new Rng(`determinism ${company.name}`);
   const opened: number[] = [];
   const open = (id: number, ids: Int32Array, maxTokens: number) => {
-    engine.open(id, `determinism ${id}`);
+    engine.open(id, `determinism ${id}`, { shares: company.copied });
     opened.push(id);
     engine.submit({ sequenceId: id, context: ids, sampling: sampling(1, maxTokens) });
   };
@@ -111,7 +111,6 @@ function traceSubject(engine: GenerationEngine, company: Company): Trace {
     const ids = company.copied ? first : some(rng, 2 + ((i * 5) % (2 * unit)));
     open(COMPANY - i, ids, company.stays ? 3 * unit : 1 + ((i * 7) % (2 * unit)));
   };
-  engine.forgetPrefixes();
   try {
     for (let i = 0; i < company.before; i++) openCompanion(i);
     open(SUBJECT, first, unit);
@@ -124,7 +123,6 @@ function traceSubject(engine: GenerationEngine, company: Company): Trace {
     return trace;
   } finally {
     for (const id of opened) engine.close(id);
-    engine.forgetPrefixes();
   }
 }
 

@@ -4,7 +4,7 @@ import { AleError } from "../../core/errors.ts";
 import { firstTokens } from "../../core/generation.ts";
 import type { Generation, SamplingOptions, TopLogprobs } from "../../core/ports.ts";
 import { hashKey, uniformAt } from "../../core/rng.ts";
-import type { HomeRow } from "./home-rows.ts";
+import type { CachedPrefix, HomeRow } from "./home-rows.ts";
 import { planSampling, type SamplingPlan } from "./sampling.ts";
 
 /** What `GenerationEngine.submit` takes. */
@@ -117,8 +117,10 @@ export const NO_ROOM: Generation = {
 
 export class Sequence {
   readonly id: number;
-  /** The row its cache lives in between answers. */
-  readonly home: HomeRow;
+  /** Others may copy from its cache, and it from theirs. */
+  readonly shares: boolean;
+  /** The row its cache lives in between answers; none before its first request and after it lost it to others. */
+  home: HomeRow | undefined;
   /** Its row of the decode batch while an answer is sampled, else -1. */
   seat = -1;
   /** Its row in the latest decode step it took part in. */
@@ -132,6 +134,10 @@ export class Sequence {
   cached = 0;
   /** Oldest weight version that wrote one of these cells. */
   cacheVersion = -1;
+  /** How many cells, from the first on, were computed under `cacheVersion`. */
+  #pureCells = 0;
+  /** How many cells, from the first on, were ever computed. */
+  computedCells = 0;
   /** Cells of the first context that other sequences may share: all but its last token. */
   sharedCells = 0;
   answer: Answer | undefined;
@@ -143,16 +149,46 @@ export class Sequence {
   /** Noise key of the answer in work, if its request named a seed. */
   #seedKey: readonly [number, number] | undefined;
 
-  constructor(id: number, noiseKey: string, home: HomeRow, context: number) {
+  /** @param context most tokens it may have. */
+  constructor(id: number, noiseKey: string, context: number, shares = true) {
     this.id = id;
-    this.home = home;
+    this.shares = shares;
     this.tokens = new Int32Array(context);
     this.#noiseKey = hashKey(noiseKey);
   }
 
+  /** Opened by a probe of the engine itself: such sequences have negative ids. */
+  get isProbe(): boolean {
+    return this.id < 0;
+  }
+
+  /** Waits for its next request. */
+  get isIdle(): boolean {
+    return this.answer === undefined;
+  }
+
   /** All but the last token are in the cache: the next decode step samples. */
   get ready(): boolean {
-    return this.answer !== undefined && this.cached === this.length - 1;
+    return this.answer !== undefined && this.home !== undefined && this.cached === this.length - 1;
+  }
+
+  /** What its home row holds that others can use. */
+  cachedPrefix(): CachedPrefix {
+    const atHome = this.seat >= 0 ? this.cellsAtHome : this.cached;
+    const cells = Math.min(this.#pureCells, atHome);
+    return { tokens: this.tokens, cells, version: this.cacheVersion, sharedCells: this.sharedCells };
+  }
+
+  /** Notes that cells [from, to), the next ones, have been written under `version`. */
+  cacheCells(from: number, to: number, version: number): void {
+    if (from === 0) {
+      this.cacheVersion = version;
+      this.#pureCells = 0;
+    }
+    if (version === this.cacheVersion && this.#pureCells >= from) this.#pureCells = to;
+    this.cacheVersion = Math.min(this.cacheVersion, version);
+    this.computedCells = Math.max(this.computedCells, to);
+    this.cached = to;
   }
 
   /** Noise of the next token; depends on the request's seed or else the noise key, and on the position, only. */
@@ -177,8 +213,7 @@ export class Sequence {
   append(sampled: SampledToken): Generation | undefined {
     const { version, token } = sampled;
     // The step wrote a cell, too, and the token attended to all of them.
-    this.cacheVersion = this.cached === 0 ? version : Math.min(this.cacheVersion, version);
-    this.cached++;
+    this.cacheCells(this.cached, this.cached + 1, version);
     this.tokens[this.length] = token;
     this.length++;
     const stop = this.answer?.add(sampled, this.cacheVersion);
@@ -198,17 +233,22 @@ export class Sequence {
   cut(count: number): Generation | undefined {
     const generation = this.answer?.finish(this.tokens, "stop");
     this.answer = undefined;
-    this.length = Math.min(this.length, this.#answerStart + count);
-    this.cached = Math.min(this.cached, Math.max(0, this.length - 1));
+    this.#shorten(Math.min(this.length, this.#answerStart + count));
     return generation && firstTokens(generation, count);
   }
 
   /** Takes back the latest request, as if it had never been made. */
   rollBack(): void {
-    this.length = this.#requestStart;
-    this.cached = Math.min(this.cached, Math.max(0, this.length - 1));
+    this.#shorten(this.#requestStart);
     if (this.length === 0) this.sharedCells = 0;
     this.answer = undefined;
+  }
+
+  #shorten(length: number): void {
+    this.length = length;
+    this.cached = Math.min(this.cached, Math.max(0, length - 1));
+    this.#pureCells = Math.min(this.#pureCells, this.cached);
+    this.computedCells = Math.min(this.computedCells, length);
   }
 }
 
