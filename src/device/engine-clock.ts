@@ -1,5 +1,6 @@
 /** What an engine spends its time on. */
 
+import { type ContextStats, zeroContextStats } from "../policy/generation/contexts.ts";
 import type { EngineStats } from "./protocol.ts";
 
 /** `other`: loading, saving, probing. */
@@ -10,7 +11,7 @@ export class EngineClock {
   #since = performance.now();
   /** Tokens at the last `take`. */
   #sampled = 0;
-  #prefilled = 0;
+  #contexts = zeroContextStats();
 
   async time<T>(activity: Activity, work: () => Promise<T>): Promise<T> {
     const started = performance.now();
@@ -32,12 +33,12 @@ export class EngineClock {
 
   /**
    * What happened since the last call.
-   * @param counts time waited within updates since the last call, and tokens since the engine started.
+   * @param counts time waited within updates since the last call; tokens and costs of contexts since the engine started.
    */
   take(counts: {
     readonly syncMs: number;
     readonly sampledTokens: number;
-    readonly prefillTokens: number;
+    readonly contexts: ContextStats;
   }): EngineStats {
     const now = performance.now();
     const wallMs = now - this.#since;
@@ -49,12 +50,18 @@ export class EngineClock {
       syncMs: counts.syncMs,
       idleMs: Math.max(0, wallMs - train - generate - other),
       sampledTokens: counts.sampledTokens - this.#sampled,
-      prefillTokens: counts.prefillTokens - this.#prefilled,
+      contexts: difference(counts.contexts, this.#contexts),
     };
     this.#ms = { train: 0, generate: 0, other: 0 };
     this.#since = now;
     this.#sampled = counts.sampledTokens;
-    this.#prefilled = counts.prefillTokens;
+    this.#contexts = { ...counts.contexts };
     return stats;
   }
+}
+
+function difference(now: ContextStats, before: ContextStats): ContextStats {
+  const stats = zeroContextStats();
+  for (const key of Object.keys(stats) as (keyof ContextStats)[]) stats[key] = now[key] - before[key];
+  return stats;
 }

@@ -188,8 +188,8 @@ export class EngineLoop {
   }
 
   #stats(core: EngineCore): EngineStats {
-    const { decodeRows, prefillTokens } = core.generation.stats;
-    return this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: decodeRows, prefillTokens });
+    const { stats } = core.generation;
+    return this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: stats.decodeRows, contexts: stats });
   }
 
   #loaded(): EngineCore {

@@ -3,6 +3,7 @@
 import type { Generation, SamplingOptions } from "../core/ports.ts";
 import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import type { ContextStats } from "../policy/generation/contexts.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
 /** Adapters on a frozen model. */
@@ -107,7 +108,8 @@ export interface EngineStats {
   readonly syncMs: number;
   readonly idleMs: number;
   readonly sampledTokens: number;
-  readonly prefillTokens: number;
+  /** What caching contexts cost. */
+  readonly contexts: ContextStats;
 }
 
 export type EngineCall = keyof EngineCalls;
