@@ -1,4 +1,4 @@
-/** Decoder graphs of fixed rectangles with the memory they read and write, compiled when first needed. */
+/** The whole decoder as one graph per rectangle, compiled when first needed; the fastest way while activations fit. */
 
 import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
@@ -20,29 +20,22 @@ import type { AdaptedBase } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues, tensorValues } from "../models/parameter-values.ts";
 import { EMBEDDING } from "../models/parameters.ts";
-import { OnnxBuilder } from "../onnx/builder.ts";
-import { allocateFloat32, allocateInt64 } from "../runtime/memory.ts";
+import { allocateFloat32 } from "../runtime/memory.ts";
 import { type BackgroundCall, type PreparedCall, Session, type Values } from "../runtime/session.ts";
 import { float32Value, int64Value, type Value } from "../runtime/value.ts";
-
-export type RunnerMode = "logprobs" | "gradients" | "entropy-gradients";
-
-interface Rectangle {
-  readonly rows: number;
-  readonly length: number;
-}
-
-/** Gradient accumulators of one lane, a thread with micro-batches of its own, by parameter name. */
-type Lane = Readonly<Record<string, Value>>;
+import { BatchMemory } from "./batch-memory.ts";
+import { EmbeddingGradient, type Lane } from "./embedding-gradient.ts";
+import type { BatchRunner, Executor, Rectangle, RunnerMode } from "./executor.ts";
 
 /** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
-export class DecoderRunners {
+export class DecoderRunners implements Executor {
+  readonly lanes: number;
   readonly #config: DecoderConfig;
   readonly #store: ParameterStore;
   readonly #base: AdaptedBase | undefined;
   readonly #lanes: readonly Lane[];
   readonly #sessions = new Map<string, Session>();
-  readonly #scatter = new Session(scatterGraph(), { threads: 1 });
+  readonly #embeddingGradient = new EmbeddingGradient();
   readonly #runners = new Map<string, DecoderRunner>();
 
   /** @param gradients flat accumulators, one per lane. @param base what the store's adapters belong to, if it holds any. */
@@ -50,6 +43,7 @@ export class DecoderRunners {
     this.#config = config;
     this.#store = store;
     this.#base = base;
+    this.lanes = gradients.length;
     this.#lanes = gradients.map((flat) => tensorValues(store.layout, flat));
   }
 
@@ -63,7 +57,7 @@ export class DecoderRunners {
       base: this.#base,
       lane: this.#lanes[lane] as Lane,
       session: this.#session(key, { mode, rows, length }),
-      scatter: this.#scatter,
+      embeddingGradient: this.#embeddingGradient,
       mode,
       rows,
       length,
@@ -72,9 +66,19 @@ export class DecoderRunners {
     return runner;
   }
 
+  /** The first lane in this thread, the others in threads of their own. */
+  run(runners: readonly DecoderRunner[], slot: Slot, temperature: number): void {
+    const waits = runners.slice(1).map((runner) => runner.start(slot, temperature));
+    try {
+      runners[0]?.run(slot, temperature);
+    } finally {
+      for (const wait of waits) wait();
+    }
+  }
+
   release(): void {
     for (const session of this.#sessions.values()) session.release();
-    this.#scatter.release();
+    this.#embeddingGradient.release();
     this.#sessions.clear();
     this.#runners.clear();
   }
@@ -95,87 +99,47 @@ export class DecoderRunners {
   }
 }
 
-/**
- * table[ids[i]] += rows[i], in place. To be run on one thread: with more, ONNX Runtime's CPU provider loses updates where ids
- * repeat (https://github.com/microsoft/onnxruntime/issues/18048).
- */
-function scatterGraph(): Uint8Array {
-  const graph = new OnnxBuilder("scatter");
-  const table = graph.input("table", "float32", ["v", "d"]);
-  const inputs = [table, graph.input("ids", "int64", ["n", 1]), graph.input("rows", "float32", ["n", "d"])];
-  graph.node("ScatterND", inputs, { outputs: ["sum"], attributes: { reduction: { string: "add" } } });
-  graph.output("sum", "float32", ["v", "d"]);
-  return graph.encode();
-}
-
 interface RunnerOptions extends Rectangle {
   readonly config: DecoderConfig;
   readonly store: ParameterStore;
   readonly base: AdaptedBase | undefined;
   readonly lane: Lane;
   readonly session: Session;
-  readonly scatter: Session;
+  readonly embeddingGradient: EmbeddingGradient;
   readonly mode: RunnerMode;
 }
 
 /** A value no log-probability can have: still there after a background run, it shows that the run failed. */
 const UNWRITTEN = Number.POSITIVE_INFINITY;
 
-/** One rectangle in one lane. Row r, position t predicts token t + 1 of the sequence in that row. */
-export class DecoderRunner {
+/** One rectangle in one lane. */
+export class DecoderRunner implements BatchRunner {
   readonly #options: RunnerOptions;
-  readonly #ids: BigInt64Array;
-  readonly #labels: BigInt64Array;
-  readonly #weights: Float32Array;
-  readonly #entropyWeights: Float32Array;
-  readonly #inverseTemperature = allocateFloat32(1);
-  readonly #logprobs: Float32Array;
-  readonly #entropy: Float32Array;
+  readonly #memory: BatchMemory;
   readonly #trainsEmbedding: boolean;
   readonly #embeddedGradient: Float32Array;
   readonly #calls = new Map<Slot, PreparedCall>();
   #scatter: PreparedCall | undefined;
   readonly #backgroundCalls = new Map<Slot, BackgroundCall>();
-  #lengths: readonly number[] = [];
+  readonly load: BatchMemory["load"];
+  readonly copyLogprobs: BatchMemory["copyLogprobs"];
+  readonly addSums: BatchMemory["addSums"];
 
   constructor(options: RunnerOptions) {
     this.#options = options;
     const { config, rows, length, mode, base } = options;
-    const tokens = rows * length;
-    this.#ids = allocateInt64(tokens);
-    this.#labels = allocateInt64(tokens);
-    this.#weights = allocateFloat32(tokens);
-    this.#entropyWeights = allocateFloat32(tokens);
-    this.#logprobs = allocateFloat32(tokens);
-    this.#entropy = allocateFloat32(tokens);
+    const memory = new BatchMemory(config, mode, { rows, length });
+    this.#memory = memory;
+    this.load = memory.load.bind(memory);
+    this.copyLogprobs = memory.copyLogprobs.bind(memory);
+    this.addSums = memory.addSums.bind(memory);
     this.#trainsEmbedding = mode !== "logprobs" && trainsEmbedding(base?.adapters);
-    this.#embeddedGradient = allocateFloat32(this.#trainsEmbedding ? tokens * config.hiddenSize : 0);
-  }
-
-  /** Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding. */
-  load(
-    sequences: readonly Int32Array[],
-    weights?: readonly Float32Array[],
-    entropyWeights?: readonly Float32Array[],
-  ): void {
-    const { length } = this.#options;
-    this.#ids.fill(0n);
-    this.#labels.fill(0n);
-    this.#lengths = sequences.map((sequence) => sequence.length - 1);
-    for (const [row, sequence] of sequences.entries()) {
-      const start = row * length;
-      for (let t = 1; t < sequence.length; t++) {
-        this.#ids[start + t - 1] = this.#checkedId(sequence[t - 1] as number);
-        this.#labels[start + t - 1] = this.#checkedId(sequence[t] as number);
-      }
-    }
-    if (weights !== undefined) this.#layWeights(this.#weights, weights);
-    if (entropyWeights !== undefined) this.#layWeights(this.#entropyWeights, entropyWeights);
+    this.#embeddedGradient = allocateFloat32(this.#trainsEmbedding ? rows * length * config.hiddenSize : 0);
   }
 
   /** Runs the graph on what was loaded. */
   run(slot: Slot, temperature: number): void {
-    this.#inverseTemperature[0] = 1 / temperature;
+    this.#memory.inverseTemperature[0] = 1 / temperature;
     const call = this.#calls.get(slot) ?? this.#options.session.prepare(...this.#bindings(slot));
     this.#calls.set(slot, call);
     call();
@@ -183,92 +147,41 @@ export class DecoderRunner {
 
   /** As `run`, on another thread; returns what waits for the end. */
   start(slot: Slot, temperature: number): () => void {
-    this.#inverseTemperature[0] = 1 / temperature;
+    this.#memory.inverseTemperature[0] = 1 / temperature;
     const call = this.#backgroundCalls.get(slot) ?? this.#options.session.prepareBackground(...this.#bindings(slot));
     this.#backgroundCalls.set(slot, call);
-    this.#logprobs[0] = UNWRITTEN;
+    this.#memory.logprobs[0] = UNWRITTEN;
     call.start();
     return () => {
       call.wait();
-      if (this.#logprobs[0] === UNWRITTEN)
+      if (this.#memory.logprobs[0] === UNWRITTEN)
         throw new AleError("engine", "a graph failed while it ran in the background");
     };
   }
 
-  /** Writes log p of the sequence in `row` to `target`, from element 1 on. */
-  copyLogprobs(row: number, target: Float32Array): void {
-    const start = row * this.#options.length;
-    target.set(this.#logprobs.subarray(start, start + target.length - 1), 1);
-  }
-
-  /** Adds the gradients of the embedded tokens, if it is trained, to the rows of the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void {
     if (!this.#trainsEmbedding) return;
-    this.#scatter ??= this.#prepareScatter();
+    const { embeddingGradient, lane } = this.#options;
+    this.#scatter ??= embeddingGradient.prepare(lane, this.#memory.ids, this.#embeddedGradient);
     this.#scatter();
-  }
-
-  /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */
-  addSums(sums: { loss: number; entropy: number; tokens: number }): void {
-    const { length, mode } = this.#options;
-    for (const [row, count] of this.#lengths.entries()) {
-      for (let token = row * length; token < row * length + count; token++) {
-        const weight = this.#weights[token] as number;
-        const entropy = this.#entropy[token] as number;
-        if (mode === "entropy-gradients") sums.loss -= (this.#entropyWeights[token] as number) * entropy;
-        if (weight === 0) continue;
-        sums.loss -= weight * (this.#logprobs[token] as number);
-        sums.entropy += entropy;
-        sums.tokens++;
-      }
-    }
-  }
-
-  #checkedId(id: number): bigint {
-    const { vocabularySize } = this.#options.config;
-    if (id < 0 || id >= vocabularySize) {
-      throw new AleError("engine", `token ${id} is outside the vocabulary of ${vocabularySize}`, {
-        hint: "the tokenizer and the model must belong together",
-      });
-    }
-    return BigInt(id);
-  }
-
-  #layWeights(target: Float32Array, weights: readonly Float32Array[]): void {
-    target.fill(0);
-    for (const [row, values] of weights.entries()) target.set(values.subarray(1), row * this.#options.length);
-  }
-
-  /** Padding takes part with gradients that are exactly 0. */
-  #prepareScatter(): PreparedCall {
-    const { scatter, lane, rows, length, config } = this.#options;
-    const tokens = rows * length;
-    const table = lane[EMBEDDING] as Value;
-    return scatter.prepare(
-      {
-        table,
-        ids: int64Value(this.#ids, [tokens, 1]),
-        rows: float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]),
-      },
-      { sum: table },
-    );
   }
 
   #bindings(slot: Slot): [feeds: Values, fetches: Values] {
     const { store, base, mode, rows, length, config, lane } = this.#options;
     const tokens = rows * length;
+    const memory = this.#memory;
     const feeds: Record<string, Value> = {
       ...base?.parameters.values,
       ...parameterValues(store, slot),
-      [IDS]: int64Value(this.#ids, [tokens]),
-      [LABELS]: int64Value(this.#labels, [tokens]),
-      [INVERSE_TEMPERATURE]: float32Value(this.#inverseTemperature, []),
+      [IDS]: int64Value(memory.ids, [tokens]),
+      [LABELS]: int64Value(memory.labels, [tokens]),
+      [INVERSE_TEMPERATURE]: float32Value(memory.inverseTemperature, []),
     };
-    const fetches: Record<string, Value> = { [LOGPROBS]: float32Value(this.#logprobs, [tokens, 1]) };
+    const fetches: Record<string, Value> = { [LOGPROBS]: float32Value(memory.logprobs, [tokens, 1]) };
     if (mode !== "logprobs") {
-      feeds[WEIGHTS] = float32Value(this.#weights, [tokens, 1]);
-      if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(this.#entropyWeights, [tokens, 1]);
-      fetches[ENTROPY] = float32Value(this.#entropy, [tokens, 1]);
+      feeds[WEIGHTS] = float32Value(memory.weights, [tokens, 1]);
+      if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(memory.entropyWeights, [tokens, 1]);
+      fetches[ENTROPY] = float32Value(memory.entropy, [tokens, 1]);
       if (this.#trainsEmbedding)
         fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
       for (const [name, value] of Object.entries(lane)) {

@@ -8,7 +8,9 @@ import type { DecoderConfig } from "../models/config.ts";
 import type { AdaptedBase } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
-import { type DecoderRunner, DecoderRunners, type RunnerMode } from "./decoder-runner.ts";
+import { DecoderRunners } from "./decoder-runner.ts";
+import type { BatchRunner, Executor, RunnerMode } from "./executor.ts";
+import { LayeredRunners } from "./layered-runner.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
 import { GradientSum } from "./optimizer.ts";
 import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
@@ -23,6 +25,13 @@ export interface LearnerOptions {
   readonly maxTokensPerMicroBatch?: number;
   /** Leave norm weights out of weight decay. Default false. */
   readonly exemptNorms?: boolean;
+  /**
+   * `graph`: one graph for the whole model, the fastest way while its activations fit. `layers`: layer by layer, each layer's
+   * forward pass computed again on the way back; one lane, whose operators use all threads. Default `graph`.
+   */
+  readonly executor?: "graph" | "layers";
+  /** Bytes of logits at a time in executor `layers`; default 64 MiB. */
+  readonly logitBytes?: number;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
   /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
@@ -47,7 +56,7 @@ export class Learner {
   /** One flat array per thread; the first collects the sum. */
   readonly #gradients: readonly Float32Array[];
   readonly #sum: GradientSum;
-  readonly #runners: DecoderRunners;
+  readonly #executor: Executor;
   readonly #optimizer: StoreOptimizer;
 
   constructor(config: DecoderConfig, store: ParameterStore, options: LearnerOptions) {
@@ -55,11 +64,14 @@ export class Learner {
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     const { threads, exemptNorms = false } = options;
-    this.#gradients = Array.from({ length: threads }, (_, lane) =>
+    const layered = options.executor === "layers";
+    this.#gradients = Array.from({ length: layered ? 1 : threads }, (_, lane) =>
       lane === 0 && options.gradients !== undefined ? options.gradients : allocateFloat32(store.layout.length),
     );
     this.#sum = new GradientSum(this.#gradients, threads);
-    this.#runners = new DecoderRunners(config, store, this.#gradients, options.base);
+    this.#executor = layered
+      ? new LayeredRunners({ ...options, config, store, gradients: this.gradients })
+      : new DecoderRunners(config, store, this.#gradients, options.base);
     this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, exemptNorms });
   }
 
@@ -134,28 +146,27 @@ export class Learner {
 
   /** Frees the compiled graphs. */
   release(): void {
-    this.#runners.release();
+    this.#executor.release();
     this.#optimizer.release();
     this.#sum.release();
   }
 
-  /** Runs the micro-batches, as many at a time as there are threads; `finish` is called in the order of the plan. */
+  /** Runs the micro-batches, as many at a time as there are lanes; `finish` is called in the order of the plan. */
   #runAll(mode: RunnerMode, sequences: readonly Int32Array[], slot: Slot, temperature: number, work: BatchWork): void {
     const plan = this.#plan(sequences);
-    const lanes = this.#gradients.length;
+    const { lanes } = this.#executor;
     for (let begin = 0; begin < plan.length; begin += lanes) {
       const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
-        const runner = this.#runners.get(mode, batch, lane);
+        const runner = this.#executor.get(mode, batch, lane);
         const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
         work.load(runner, pick);
         return { batch, runner };
       });
-      const waits = group.slice(1).map(({ runner }) => runner.start(slot, temperature));
-      try {
-        group[0]?.runner.run(slot, temperature);
-      } finally {
-        for (const wait of waits) wait();
-      }
+      this.#executor.run(
+        group.map(({ runner }) => runner),
+        slot,
+        temperature,
+      );
       for (const { runner, batch } of group) work.finish(runner, batch);
     }
   }
@@ -169,15 +180,15 @@ export class Learner {
       }
     }
     const lengths = sequences.map((sequence) => sequence.length - 1);
-    const tokens = Math.ceil(this.#maxTokens / this.#gradients.length);
+    const tokens = Math.ceil(this.#maxTokens / this.#executor.lanes);
     return planMicroBatches(lengths, { tokens, contextLength });
   }
 }
 
 /** What is done with each micro-batch before and after it runs. */
 interface BatchWork {
-  load(runner: DecoderRunner, pick: <T>(items: readonly T[]) => T[]): void;
-  finish(runner: DecoderRunner, batch: MicroBatch): void;
+  load(runner: BatchRunner, pick: <T>(items: readonly T[]) => T[]): void;
+  finish(runner: BatchRunner, batch: MicroBatch): void;
 }
 
 function checkedSlot(slot: number): Slot {
@@ -185,6 +196,6 @@ function checkedSlot(slot: number): Slot {
   return slot;
 }
 
-function copyLogprobs(runner: DecoderRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
+function copyLogprobs(runner: BatchRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
   for (const [row, index] of batch.members.entries()) runner.copyLogprobs(row, results[index] as Float32Array);
 }

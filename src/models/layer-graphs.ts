@@ -1,0 +1,151 @@
+/**
+ * The decoder in pieces, for models whose activations do not fit into memory at once: embedding, one layer forward, one layer
+ * backward (which computes the layer's forward pass again), and the head over a chunk of tokens. Weights are inputs, so all
+ * layers whose tensors have the same shapes share one pair of graphs.
+ */
+
+import type { AttentionShape } from "../autodiff/attention.ts";
+import { embedding } from "../autodiff/embedding.ts";
+import { Graph, type Tensor } from "../autodiff/graph.ts";
+import { tokenDistribution } from "../autodiff/log-probability.ts";
+import { rmsNorm } from "../autodiff/rms-norm.ts";
+import { rotaryConstants } from "../autodiff/rotary.ts";
+import type { DecoderConfig } from "./config.ts";
+import {
+  accumulatedName,
+  ENTROPY,
+  ENTROPY_WEIGHTS,
+  gradientName,
+  IDS,
+  INVERSE_TEMPERATURE,
+  LABELS,
+  LOGPROBS,
+  trainableLayout,
+  WEIGHTS,
+} from "./decoder-graph.ts";
+import { decoderLayer } from "./decoder-layer.ts";
+import type { Adapters } from "./lora.ts";
+import { EMBEDDING, FINAL_NORM, headName, type ParameterEntry, parameterLayout } from "./parameters.ts";
+import { ropeTables } from "./rope.ts";
+
+/** States between layers, [N, d]: what a piece reads, what it makes, and their gradients. */
+export const HIDDEN = "hidden";
+export const OUTPUT = "output";
+export const OUTPUT_GRADIENT = "gradient:output";
+export const HIDDEN_GRADIENT = "gradient:hidden";
+
+/** A model as these graphs see it. */
+export interface LayeredModel {
+  readonly config: DecoderConfig;
+  /** With adapters, only they are trained. */
+  readonly adapters: Adapters | undefined;
+}
+
+/** The tensors of one layer, those of its adapters last. */
+export function layerEntries({ config, adapters }: LayeredModel, layer: number): readonly ParameterEntry[] {
+  const own = ({ name }: ParameterEntry) => name.includes(`model.layers.${layer}.`);
+  return [...parameterLayout(config).entries, ...(adapters?.layout.entries ?? [])].filter(own);
+}
+
+/** Rows `ids` of the embedding: IDS [N] → OUTPUT [N, d]. */
+export function embeddingGraph({ config }: LayeredModel, tokens: number): Uint8Array {
+  const graph = new Graph("cpu");
+  const table = graph.input(EMBEDDING, [config.vocabularySize, config.hiddenSize]);
+  graph.output(OUTPUT, embedding(graph, table, graph.input(IDS, [tokens], { type: graph.integer })));
+  return graph.encode();
+}
+
+export interface LayerGraphOptions {
+  readonly layer: number;
+  readonly rows: number;
+  readonly length: number;
+  readonly direction: "forward" | "backward";
+}
+
+/**
+ * Forward: HIDDEN → OUTPUT. Backward: HIDDEN and OUTPUT_GRADIENT → HIDDEN_GRADIENT, with the gradients of the layer's
+ * trainable tensors added to what was there. Parameters are called as in `layer`.
+ */
+export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Uint8Array {
+  const { config, adapters } = model;
+  const { layer, rows, length, direction } = options;
+  const graph = new Graph("cpu");
+  const backward = direction === "backward";
+  const parameters = declareParameters(graph, model, layerEntries(model, layer), backward);
+  const size = [rows * length, config.hiddenSize];
+  const hidden = graph.input(HIDDEN, size, { differentiable: backward });
+  const { heads, kvHeads, headDim } = config;
+  const shape: AttentionShape = { rows, length, heads, kvHeads, headDim };
+  const positions = rotaryConstants(graph, length, ropeTables(config, length));
+  const parameter = (name: string) => parameters.get(name) as Tensor;
+  const output = decoderLayer({ graph, config, shape, positions, parameter, adapters }, layer, hidden);
+  if (!backward) {
+    graph.output(OUTPUT, output);
+    return graph.encode();
+  }
+  const trained = startGradients(graph, parameters.values());
+  graph.backward([[output, graph.input(OUTPUT_GRADIENT, size)]]);
+  for (const tensor of trained) graph.output(gradientName(tensor.name), graph.gradient(tensor));
+  graph.output(HIDDEN_GRADIENT, graph.gradient(hidden));
+  return graph.encode();
+}
+
+/** What the head reads besides the states: the final norm and the output projection. */
+export function headEntries({ config }: LayeredModel): readonly ParameterEntry[] {
+  const names = new Set([FINAL_NORM, headName(config)]);
+  return parameterLayout(config).entries.filter(({ name }) => names.has(name));
+}
+
+/**
+ * Final norm, output projection and log-probabilities of `tokens` tokens: HIDDEN → LOGPROBS, and with gradients ENTROPY,
+ * HIDDEN_GRADIENT and the gradients of the head's trainable tensors added to what was there.
+ */
+export function headGraph(
+  model: LayeredModel,
+  tokens: number,
+  mode: "logprobs" | "gradients" | "entropy-gradients",
+): Uint8Array {
+  const { config } = model;
+  const graph = new Graph("cpu");
+  const withGradients = mode !== "logprobs";
+  const parameters = declareParameters(graph, model, headEntries(model), withGradients);
+  const parameter = (name: string) => parameters.get(name) as Tensor;
+  const start = graph.input(HIDDEN, [tokens, config.hiddenSize], { differentiable: withGradients });
+  const { logprobs, entropy } = tokenDistribution(graph, {
+    hidden: rmsNorm(graph, start, parameter(FINAL_NORM), config.normEps),
+    table: parameter(headName(config)),
+    labels: graph.input(LABELS, [tokens], { type: graph.integer }),
+    inverseTemperature: graph.input(INVERSE_TEMPERATURE, []),
+  });
+  graph.output(LOGPROBS, logprobs);
+  if (!withGradients) return graph.encode();
+  graph.output(ENTROPY, entropy);
+  const column = [tokens, 1];
+  const negated = (name: string) => graph.apply("Neg", [graph.input(name, column)], column);
+  const seeds: [Tensor, Tensor][] = [[logprobs, negated(WEIGHTS)]];
+  if (mode === "entropy-gradients") seeds.push([entropy, negated(ENTROPY_WEIGHTS)]);
+  const trained = startGradients(graph, parameters.values());
+  graph.backward(seeds);
+  for (const tensor of trained) graph.output(gradientName(tensor.name), graph.gradient(tensor));
+  graph.output(HIDDEN_GRADIENT, graph.gradient(start));
+  return graph.encode();
+}
+
+function declareParameters(
+  graph: Graph,
+  { config, adapters }: LayeredModel,
+  entries: readonly ParameterEntry[],
+  withGradients: boolean,
+): ReadonlyMap<string, Tensor> {
+  const trainable = trainableLayout(config, adapters);
+  const declare = ({ name, shape }: ParameterEntry) =>
+    graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) });
+  return new Map(entries.map((entry) => [entry.name, declare(entry)]));
+}
+
+/** Gives every tensor that is trained the gradient of earlier runs to start from. */
+function startGradients(graph: Graph, parameters: Iterable<Tensor>): readonly Tensor[] {
+  const trained = [...parameters].filter(({ differentiable }) => differentiable);
+  for (const tensor of trained) graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
+  return trained;
+}

@@ -1,0 +1,235 @@
+/**
+ * The decoder layer by layer: what stays in memory between forward and backward pass is one [N, d] per layer boundary, and
+ * the activations of a single layer. Each layer's forward pass is computed again before its backward pass
+ * (Chen et al., https://arxiv.org/abs/1604.06174).
+ */
+
+import type { DecoderConfig } from "../models/config.ts";
+import { accumulatedName, gradientName, IDS, trainableLayout, trainsEmbedding } from "../models/decoder-graph.ts";
+import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import {
+  embeddingGraph,
+  HIDDEN,
+  HIDDEN_GRADIENT,
+  type LayeredModel,
+  layerEntries,
+  layerGraph,
+  OUTPUT,
+  OUTPUT_GRADIENT,
+} from "../models/layer-graphs.ts";
+import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { parameterValues, tensorValues } from "../models/parameter-values.ts";
+import { EMBEDDING, type ParameterEntry } from "../models/parameters.ts";
+import { allocateFloat32 } from "../runtime/memory.ts";
+import { type PreparedCall, Session } from "../runtime/session.ts";
+import { float32Value, int64Value, type Value } from "../runtime/value.ts";
+import { BatchMemory } from "./batch-memory.ts";
+import { EmbeddingGradient, type Lane } from "./embedding-gradient.ts";
+import type { BatchRunner, Executor, Rectangle, RunnerMode } from "./executor.ts";
+import { HeadCalls } from "./head-calls.ts";
+
+export interface LayeredOptions {
+  readonly config: DecoderConfig;
+  readonly store: ParameterStore;
+  /** What the store's adapters belong to, if it holds any. */
+  readonly base?: AdaptedBase | undefined;
+  /** Threads of every operator. */
+  readonly threads: number;
+  /** Flat accumulator in the store's layout. */
+  readonly gradients: Float32Array;
+  /** Bytes of logits at a time; default 64 MiB. */
+  readonly logitBytes?: number | undefined;
+}
+
+/** Compiled pieces and memory, shared by the runners of all rectangles. */
+export class LayeredRunners implements Executor {
+  readonly lanes = 1;
+  readonly model: LayeredModel;
+  readonly options: LayeredOptions;
+  readonly lane: Lane;
+  readonly embeddingGradient = new EmbeddingGradient();
+  /** The tensors of each layer, and the first layer whose tensors have the same shapes. */
+  readonly layers: readonly { readonly entries: readonly ParameterEntry[]; readonly like: number }[];
+  readonly #sessions = new Map<string, Session>();
+  readonly #runners = new Map<string, LayeredRunner>();
+  #states = allocateFloat32(0);
+
+  constructor(options: LayeredOptions) {
+    const { config, store, base, gradients } = options;
+    this.options = options;
+    this.model = { config, adapters: base?.adapters };
+    this.lane = tensorValues(store.layout, gradients);
+    const shapes = new Map<string, number>();
+    this.layers = Array.from({ length: config.layers }, (_, layer) => {
+      const entries = layerEntries(this.model, layer);
+      const key = entries.map(({ name, shape }) => `${localName(name, layer)} ${shape}`).join("\n");
+      const like = shapes.get(key) ?? layer;
+      shapes.set(key, like);
+      return { entries, like };
+    });
+  }
+
+  get(mode: RunnerMode, rectangle: Rectangle): LayeredRunner {
+    const size = statesSize(this.model.config, rectangle);
+    if (size > this.#states.length) {
+      // All rectangles use the same memory, one after the other; runners made before point to what was too small.
+      this.#states = allocateFloat32(size);
+      this.#runners.clear();
+    }
+    const key = `${mode} ${rectangle.rows}x${rectangle.length}`;
+    const runner = this.#runners.get(key) ?? new LayeredRunner(this, mode, rectangle, this.#states);
+    this.#runners.set(key, runner);
+    return runner;
+  }
+
+  run(runners: readonly LayeredRunner[], slot: Slot, temperature: number): void {
+    for (const runner of runners) runner.run(slot, temperature);
+  }
+
+  /** The session called `key`, compiled now if it was not yet. */
+  session(key: string, encode: () => Uint8Array): Session {
+    const found = this.#sessions.get(key);
+    if (found !== undefined) return found;
+    const session = new Session(encode(), { threads: this.options.threads, optimization: "none" });
+    this.#sessions.set(key, session);
+    return session;
+  }
+
+  /** All weights under `slot`, by name. */
+  weights(slot: Slot): Readonly<Record<string, Value>> {
+    const { base, store } = this.options;
+    return { ...base?.parameters.values, ...parameterValues(store, slot) };
+  }
+
+  release(): void {
+    for (const session of this.#sessions.values()) session.release();
+    this.embeddingGradient.release();
+    this.#sessions.clear();
+    this.#runners.clear();
+  }
+}
+
+/** A tensor's name without its layer. */
+function localName(name: string, layer: number): string {
+  return name.replace(`.layers.${layer}.`, ".layers.");
+}
+
+/** States at the layer boundaries, and two gradients of states. */
+function statesSize({ layers, hiddenSize }: DecoderConfig, { rows, length }: Rectangle): number {
+  return (layers + 3) * rows * length * hiddenSize;
+}
+
+/** One rectangle, layer by layer. */
+export class LayeredRunner implements BatchRunner {
+  readonly #shared: LayeredRunners;
+  readonly #mode: RunnerMode;
+  readonly #rectangle: Rectangle;
+  readonly #memory: BatchMemory;
+  /** [N, d] views: states before layer i, after the last layer; then two for gradients, used in turns. */
+  readonly #states: readonly Float32Array[];
+  readonly #values: readonly Value[];
+  readonly #calls = new Map<Slot, readonly PreparedCall[]>();
+  #scatter: PreparedCall | undefined;
+  readonly load: BatchMemory["load"];
+  readonly copyLogprobs: BatchMemory["copyLogprobs"];
+  readonly addSums: BatchMemory["addSums"];
+
+  constructor(shared: LayeredRunners, mode: RunnerMode, rectangle: Rectangle, states: Float32Array) {
+    this.#shared = shared;
+    this.#mode = mode;
+    this.#rectangle = rectangle;
+    const { config } = shared.model;
+    const memory = new BatchMemory(config, mode, rectangle);
+    this.#memory = memory;
+    this.load = memory.load.bind(memory);
+    this.copyLogprobs = memory.copyLogprobs.bind(memory);
+    this.addSums = memory.addSums.bind(memory);
+    const tokens = rectangle.rows * rectangle.length;
+    const size = tokens * config.hiddenSize;
+    this.#states = Array.from({ length: config.layers + 3 }, (_, i) => states.subarray(i * size, (i + 1) * size));
+    this.#values = this.#states.map((view) => float32Value(view, [tokens, config.hiddenSize]));
+  }
+
+  run(slot: Slot, temperature: number): void {
+    this.#memory.inverseTemperature[0] = 1 / temperature;
+    const calls = this.#calls.get(slot) ?? this.#prepare(slot);
+    this.#calls.set(slot, calls);
+    for (const call of calls) call();
+  }
+
+  scatterEmbeddedGradient(): void {
+    if (this.#mode === "logprobs" || !trainsEmbedding(this.#shared.model.adapters)) return;
+    const { lane, embeddingGradient } = this.#shared;
+    this.#scatter ??= embeddingGradient.prepare(
+      lane,
+      this.#memory.ids,
+      this.#states[this.#gradientAt(0)] as Float32Array,
+    );
+    this.#scatter();
+  }
+
+  /** Index of the states before layer `layer`. Without gradients two take turns. */
+  #stateAt(layer: number): number {
+    return this.#mode === "logprobs" ? layer % 2 : layer;
+  }
+
+  /** Index of the gradient of the states before layer `layer`. */
+  #gradientAt(layer: number): number {
+    return this.#shared.model.config.layers + 1 + (layer % 2);
+  }
+
+  #value(index: number): Value {
+    return this.#values[index] as Value;
+  }
+
+  #prepare(slot: Slot): readonly PreparedCall[] {
+    const { layers } = this.#shared.model.config;
+    const weights = this.#shared.weights(slot);
+    const order = Array.from({ length: layers }, (_, layer) => layer);
+    const states = this.#states[this.#stateAt(layers)] as Float32Array;
+    const gradient = this.#states[this.#gradientAt(layers)] as Float32Array;
+    const head = new HeadCalls(this.#shared, this.#mode, this.#memory, { states, gradient });
+    const forward = [
+      this.#embed(weights),
+      ...order.map((layer) => this.#layer(layer, "forward", weights)),
+      ...head.prepare(weights),
+    ];
+    if (this.#mode === "logprobs") return forward;
+    return [...forward, ...order.toReversed().map((layer) => this.#layer(layer, "backward", weights))];
+  }
+
+  #embed(weights: Readonly<Record<string, Value>>): PreparedCall {
+    const { model } = this.#shared;
+    const { ids } = this.#memory;
+    const session = this.#shared.session(`embedding ${ids.length}`, () => embeddingGraph(model, ids.length));
+    const feeds = { [EMBEDDING]: weights[EMBEDDING] as Value, [IDS]: int64Value(ids, [ids.length]) };
+    return session.prepare(feeds, { [OUTPUT]: this.#value(this.#stateAt(0)) });
+  }
+
+  #layer(layer: number, direction: "forward" | "backward", weights: Readonly<Record<string, Value>>): PreparedCall {
+    const { model, layers, lane } = this.#shared;
+    const { rows, length } = this.#rectangle;
+    const { entries, like } = layers[layer] as LayeredRunners["layers"][number];
+    const session = this.#shared.session(`${direction} ${like} ${rows}x${length}`, () =>
+      layerGraph(model, { layer: like, rows, length, direction }),
+    );
+    const feeds: Record<string, Value> = { [HIDDEN]: this.#value(this.#stateAt(layer)) };
+    const fetches: Record<string, Value> = {};
+    const names = (layers[like] as LayeredRunners["layers"][number]).entries;
+    for (const [i, { name }] of names.entries()) feeds[name] = weights[entries[i]?.name as string] as Value;
+    if (direction === "forward") {
+      fetches[OUTPUT] = this.#value(this.#stateAt(layer + 1));
+      return session.prepare(feeds, fetches);
+    }
+    feeds[OUTPUT_GRADIENT] = this.#value(this.#gradientAt(layer + 1));
+    fetches[HIDDEN_GRADIENT] = this.#value(this.#gradientAt(layer));
+    const trainable = trainableLayout(model.config, model.adapters).byName;
+    for (const [i, { name }] of names.entries()) {
+      if (!trainable.has(name)) continue;
+      const gradient = lane[entries[i]?.name as string] as Value;
+      feeds[accumulatedName(name)] = gradient;
+      fetches[gradientName(name)] = gradient;
+    }
+    return session.prepare(feeds, fetches);
+  }
+}
