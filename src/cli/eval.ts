@@ -12,6 +12,7 @@ interface EvalFlags {
   readonly adapter?: string;
   readonly samples: number;
   readonly split: Split;
+  readonly config?: string;
   readonly greedy?: boolean;
   readonly temperature: number;
   readonly seed: number;
@@ -26,6 +27,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
     .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the policy")
     .option("--samples <n>", "episodes", wholeNumber("--samples", 1, 1_000_000), 420)
     .addOption(new Option("--split <split>", "which instances").choices(["train", "dev", "heldout"]).default("heldout"))
+    .option("--config <file>", "experiment whose [rollout], [engine] and [sandbox] hold, e.g. config.toml of a run")
     .option("--greedy", "most likely token instead of sampling")
     .option("--temperature <t>", "sampling temperature", realNumber("--temperature", 0.01, 10), 1)
     .option("--seed <n>", "seed of instances and sampling", wholeNumber("--seed", 0, 2 ** 31 - 1), 1)
@@ -44,9 +46,12 @@ export function defineEval(command: Command, cli: CommandLine): void {
       const mode = flags.json && cli.stderr.isTTY !== true ? "quiet" : viewModeFor(cli, cli.stderr);
       const { result } = await watch({ cli, mode, stream: cli.stderr }, async (hub, signal) => {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
+        const { loadExperiment } = await import("../config/load.ts");
+        const { experiment } = loadExperiment({ files: flags.config === undefined ? [] : [flags.config] });
         const { policy, adapter, samples, split, temperature, seed, families } = flags;
         const options = {
           suite,
+          experiment,
           policy,
           adapter,
           samples,

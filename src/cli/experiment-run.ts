@@ -22,6 +22,7 @@ const TITLE_KEYS: ReadonlySet<string> = new Set(["name", "seed"]);
 export interface RunFlags {
   readonly seed?: number;
   readonly name?: string;
+  readonly model?: string;
   readonly deterministic?: boolean;
   readonly out?: string;
   readonly store?: string;
@@ -36,6 +37,7 @@ export function addRunOptions(command: Command): Command {
     .argument("<file...>", "experiment files; later ones win")
     .option("--seed <n>", "seed of everything random", wholeNumber("--seed", 0, 2 ** 31 - 1))
     .option("--name <name>", "name of the experiment")
+    .option("--model <dir>", "model to start from: a folder as Hugging Face publishes it, or a shipped policy")
     .option("--deterministic", "make re-runs bit-equal")
     .option("--out <dir>", "run directory; must be empty or new (default: runs/<name>-<time>)")
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
@@ -53,6 +55,7 @@ export function loadFromFlags(cli: CommandLine, files: readonly string[], flags:
   const named: string[] = [];
   if (flags.seed !== undefined) named.push(`seed=${flags.seed}`);
   if (flags.name !== undefined) named.push(`name=${flags.name}`);
+  if (flags.model !== undefined) named.push(`model.path=${flags.model}`);
   if (flags.deterministic) named.push("deterministic=true");
   return loadExperiment({ files, overrides: [...named, ...cli.overrides] });
 }

@@ -37,6 +37,8 @@ export interface EvaluateOptions {
   readonly policy: string;
   /** PEFT folder to put on the policy. */
   readonly adapter?: string | undefined;
+  /** Its `rollout`, `engine` and `sandbox` hold. */
+  readonly experiment: Experiment;
   readonly samples: number;
   readonly split: Split;
   readonly greedy: boolean;

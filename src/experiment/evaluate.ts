@@ -3,7 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Experiment, ExperimentSchema } from "../config/experiment.ts";
+import type { Experiment } from "../config/experiment.ts";
 import type { Policy } from "../core/ports.ts";
 import { wilsonInterval } from "../core/statistics.ts";
 import type { Trajectory } from "../core/types.ts";
@@ -14,7 +14,7 @@ import { checkSuite } from "../tasks/check.ts";
 import { loadSuite } from "../tasks/suite.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
-import { type PolicySource, policyFromFolder } from "./policy-source.ts";
+import { assertRoom, type PolicySource, policyFromFolder } from "./policy-source.ts";
 import { episodeContext, openSandboxes, startEngines, warmUp } from "./resources.ts";
 
 /** What an episode left that counts here. */
@@ -85,8 +85,11 @@ async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
   const suite = loadSuite(options.suite, loadOptions(options));
   const isRandom = options.policy === "random";
-  const source = policyFromFolder(isRandom ? "models/shell-start" : options.policy, { adapter: options.adapter });
-  const experiment = ExperimentSchema.parse({ tasks: { suite: options.suite }, seed: options.seed });
+  const { experiment } = options;
+  const { systemPrompt } = experiment.rollout;
+  const path = isRandom ? "models/shell-start" : options.policy;
+  const source = policyFromFolder(path, { adapter: options.adapter, systemPrompt });
+  assertRoom(source, experiment);
   await using provider = await openSandboxes(
     options.suite,
     isRandom ? [] : [options.policy, ...(options.adapter === undefined ? [] : [options.adapter])],

@@ -75,8 +75,27 @@ function formatOf(text: ModelText, system: string | undefined, location: string)
   );
 }
 
+/** Throws `AleError("config")` when the tokens around every task leave no room for one. */
+export function assertRoom({ format }: PolicySource, { rollout }: Experiment): void {
+  const tokens = format.encodePrompt("").length;
+  if (tokens + 1 < rollout.maxEpisodeTokens) return;
+  throw new AleError(
+    "config",
+    `rollout.maxEpisodeTokens is ${rollout.maxEpisodeTokens}, but what the policy is told before any task has ${tokens} tokens`,
+    {
+      hint: "chat models need room: see rollout.maxEpisodeTokens, maxCommandTokens and maxObservationChars in docs/models.md",
+    },
+  );
+}
+
 /** The policy of `experiment.model.path`, with the adapters that `experiment.lora` asks for. */
 export function startingPolicy(experiment: Experiment): PolicySource {
+  const source = namedPolicy(experiment);
+  assertRoom(source, experiment);
+  return source;
+}
+
+function namedPolicy(experiment: Experiment): PolicySource {
   const { path } = experiment.model;
   if (path === undefined) {
     throw new AleError(
