@@ -12,6 +12,7 @@ import type { Value } from "../runtime/value.ts";
 import type { Adapters } from "./lora.ts";
 import { tensorValues } from "./parameter-values.ts";
 import type { ParameterLayout } from "./parameters.ts";
+import type { QuantizedBase } from "./quantized-base.ts";
 
 const PAGE = 4096;
 const MAGIC = 0x4e5a5246454c41n; // "ALEFRZN" in memory
@@ -73,4 +74,6 @@ export class FrozenParameters {
 export interface AdaptedBase {
   readonly parameters: FrozenParameters;
   readonly adapters: Adapters;
+  /** The matrices generation multiplies with in place of `parameters`, which then need only hold norms and biases. */
+  readonly quantized?: QuantizedBase | undefined;
 }

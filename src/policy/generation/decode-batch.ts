@@ -10,16 +10,20 @@ import { SLOTS, type Slot } from "../../models/parameter-store.ts";
 import { allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { float32Value, int32Value, type Value } from "../../runtime/value.ts";
-import { decodeGraph } from "./graphs.ts";
+import { decodeGraph, samplingGraph } from "./graphs.ts";
 import { KvBlock } from "./kv-block.ts";
 import { SAMPLING_VARIANTS, type SamplingVariant } from "./sampling-graph.ts";
-import { SamplingRows } from "./sampling-rows.ts";
+import { SamplingRows, type SamplingValues } from "./sampling-rows.ts";
 import type { Sequence } from "./sequence.ts";
+import type { SharedForward } from "./shared-forward.ts";
 import type { SlotWeights } from "./weight-values.ts";
 
-/** Batch sizes a step may have: 4, 8, 12, 16, 24, 32, 48, … and `slots`. Never 1: see `GenerationOptions.slots`. */
-export function batchSizes(slots: number): readonly number[] {
-  const sizes: number[] = [];
+/**
+ * Batch sizes a step may have: 4, 8, 12, 16, 24, 32, 48, … and `slots`; with `small` also 1 and 2, see
+ * `GenerationOptions.smallBatches`.
+ */
+export function batchSizes(slots: number, small = false): readonly number[] {
+  const sizes = small ? [1, 2].filter((size) => size < slots) : [];
   for (let size = 4; size < slots; size *= 2) {
     sizes.push(size);
     if (size > 4 && size * 1.5 < slots) sizes.push(size * 1.5);
@@ -27,17 +31,28 @@ export function batchSizes(slots: number): readonly number[] {
   return [...sizes, slots];
 }
 
-/** A compiled batch size and variant of sampling with its calls per slot of the parameter store. */
-interface Shape {
+/** A session for one size and variant of sampling, and calls of a whole step per slot of the parameter store. */
+interface Compiled {
   readonly session: Session;
-  readonly values: readonly Value[];
   readonly calls: readonly PreparedCall[];
+  /** Values made for these calls. */
+  readonly own: readonly Value[];
+}
+
+/** What a step of one size and variant reads and writes. */
+interface Step {
+  readonly size: number;
+  readonly variant: SamplingVariant;
+  readonly positions: Readonly<Record<string, Value>>;
+  readonly logits: Value;
+  readonly sampling: SamplingValues;
 }
 
 export interface DecodeBatchOptions {
   readonly slots: number;
   readonly cells: number;
   readonly threads: number;
+  readonly smallBatches: boolean | undefined;
 }
 
 export class DecodeBatch {
@@ -49,7 +64,8 @@ export class DecodeBatch {
   readonly #config: DecoderConfig;
   readonly #weights: SlotWeights;
   readonly #options: DecodeBatchOptions;
-  readonly #shapes = new Map<string, Shape>();
+  readonly #shared: SharedForward | undefined;
+  readonly #shapes = new Map<string, Compiled>();
   readonly #total: Value;
   readonly #logits: Float32Array;
   readonly #tokens: Int32Array;
@@ -57,12 +73,14 @@ export class DecodeBatch {
   #sizes: readonly number[];
   #taken = 0;
 
-  constructor(config: DecoderConfig, weights: SlotWeights, options: DecodeBatchOptions) {
-    const { slots, cells } = options;
+  /** @param shared the graph that takes batches of all sizes, if there is one. */
+  constructor(config: DecoderConfig, weights: SlotWeights, options: DecodeBatchOptions, shared?: SharedForward) {
+    this.#shared = shared;
+    const { slots, cells, smallBatches } = options;
     this.#config = config;
     this.#weights = weights;
     this.#options = options;
-    this.#sizes = batchSizes(slots);
+    this.#sizes = batchSizes(slots, smallBatches);
     this.cache = new KvBlock(config, slots, cells);
     this.seats = new Array(slots).fill(undefined);
     this.#tokens = allocateInt32(slots);
@@ -139,9 +157,9 @@ export class DecodeBatch {
   }
 
   release(): void {
-    for (const { session, values } of this.#shapes.values()) {
+    for (const { session, own } of this.#shapes.values()) {
       session.release();
-      for (const value of values) value.release();
+      for (const value of own) value.release();
     }
     this.#shapes.clear();
     this.#total.release();
@@ -171,33 +189,58 @@ export class DecodeBatch {
     return SAMPLING_VARIANTS[most] as SamplingVariant;
   }
 
-  #shape(size: number, variant: SamplingVariant): Shape {
+  #shape(size: number, variant: SamplingVariant): Compiled {
     const key = `${size} ${variant}`;
     const known = this.#shapes.get(key);
     if (known !== undefined) return known;
+    const { vocabularySize } = this.#config;
+    const positions = {
+      tokens: int32Value(this.#tokens.subarray(0, size), [size]),
+      lengths: int32Value(this.#lengths.subarray(0, size), [size]),
+    };
+    const logits = float32Value(this.#logits.subarray(0, size * vocabularySize), [size, vocabularySize]);
+    const sampling = this.sampling.values(size, variant);
+    const step = { size, variant, positions, logits, sampling };
+    const compiled = this.#shared === undefined ? this.#compile(step) : this.#share(step, this.#shared);
+    const values = [positions, { logits }, sampling.feeds, sampling.fetches].flatMap((group) => Object.values(group));
+    const shape = { ...compiled, own: [...compiled.own, ...values] };
+    this.#shapes.set(key, shape);
+    return shape;
+  }
+
+  /** A graph of this size for the whole step. */
+  #compile({ size, variant, positions, logits, sampling }: Step): Compiled {
     const { cells, threads } = this.#options;
     const { model, weightNames } = decodeGraph(this.#config, this.#weights, { rows: size, cells, variant });
     const session = new Session(model, { threads });
-    const sampling = this.sampling.values(size, variant);
-    const { vocabularySize } = this.#config;
-    const feeds = {
-      tokens: int32Value(this.#tokens.subarray(0, size), [size]),
-      lengths: int32Value(this.#lengths.subarray(0, size), [size]),
-      ...sampling.feeds,
-    };
-    const fetches = {
-      logits: float32Value(this.#logits.subarray(0, size * vocabularySize), [size, vocabularySize]),
-      ...sampling.fetches,
-    };
     const cache = this.cache.view(0, size);
     const calls = SLOTS.map((slot) =>
       session.prepare(
-        { ...feeds, total: this.#total, ...this.#weights.of(slot, weightNames), ...cache.feeds },
-        { ...fetches, ...cache.fetches },
+        { ...positions, ...sampling.feeds, total: this.#total, ...this.#weights.of(slot, weightNames), ...cache.feeds },
+        { ...sampling.fetches, logits, ...cache.fetches },
       ),
     );
-    const shape = { session, values: [...Object.values(feeds), ...Object.values(fetches)], calls };
-    this.#shapes.set(key, shape);
-    return shape;
+    return { session, calls, own: [] };
+  }
+
+  /** The graph for all sizes, and one of this size that samples from its logits. */
+  #share({ size, variant, positions, logits, sampling }: Step, shared: SharedForward): Compiled {
+    const { threads } = this.#options;
+    const session = new Session(samplingGraph(this.#config, size, variant), { threads });
+    const sample = session.prepare({ logits, ...sampling.feeds }, sampling.fetches);
+    const cache = this.cache.view(0, size);
+    const rows = allocateInt32(size);
+    for (let row = 0; row < size; row++) rows[row] = row;
+    const wanted = int32Value(rows, [size]);
+    const inputs = { ...positions, wanted, total: this.#total, ...cache.feeds };
+    const calls = SLOTS.map((slot) => {
+      const weights = this.#weights.of(slot, shared.weightNames);
+      const forward = shared.session.prepare({ ...inputs, ...weights }, { logits, ...cache.fetches });
+      return () => {
+        forward();
+        sample();
+      };
+    });
+    return { session, calls, own: [wanted] };
   }
 }

@@ -17,6 +17,7 @@ import { KvBlock } from "./kv-block.ts";
 import { cellsFor, Prefiller } from "./prefiller.ts";
 import { type DeterminismReport, testDeterminism } from "./self-test.ts";
 import { type GenerationRequest, NO_ROOM, planRequest, Sequence } from "./sequence.ts";
+import { SharedForward } from "./shared-forward.ts";
 import { SlotWeights } from "./weight-values.ts";
 
 export interface GenerationOptions {
@@ -40,6 +41,12 @@ export interface GenerationOptions {
    * given up, and `rows` is the most sequences that may be open. Default false.
    */
   readonly bitEqual?: boolean;
+  /**
+   * Run one or two sequences as batches of one or two rows instead of padding them to four. Up to three times faster for
+   * them, but what a sequence computes then depends on its company in the last bits: products with fewer than three rows are
+   * summed in another order. Default false.
+   */
+  readonly smallBatches?: boolean | undefined;
   /** Tokens that may be prefilled between two decode steps, in whole chunks of up to 512. Default 512. */
   readonly prefillTokens?: number | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
@@ -80,6 +87,7 @@ export class GenerationEngine {
   readonly #batch: DecodeBatch;
   readonly #prefiller: Prefiller;
   readonly #homes: HomeRows;
+  readonly #shared: SharedForward | undefined;
   readonly #sequences = new Map<number, Sequence>();
   readonly #contexts: Contexts;
   /** Sequences that only need a seat. */
@@ -93,7 +101,7 @@ export class GenerationEngine {
    * @throws AleError("engine") for options, AleError("model") for a model that the generation graphs cannot do.
    */
   constructor(config: DecoderConfig, store: ParameterStore, options: GenerationOptions) {
-    const { slots, context, threads, rows, bitEqual = false } = options;
+    const { slots, context, threads, rows, smallBatches, bitEqual = false } = options;
     if (slots < 2) throw new AleError("engine", `generation needs at least 2 slots, not ${slots}`);
     if (context < 2 || rows < 1) {
       throw new AleError("engine", `generation cannot work with context ${context} and ${rows} rows`);
@@ -109,8 +117,11 @@ export class GenerationEngine {
     this.#store = store;
     this.#weights = new SlotWeights(config, store, options.base);
     const cells = cellsFor(context);
-    this.#batch = new DecodeBatch(config, this.#weights, { slots, cells, threads });
-    this.#prefiller = new Prefiller(config, this.#weights, { context, cells, threads });
+    const quantized = options.base?.quantized;
+    this.#shared =
+      quantized === undefined ? undefined : new SharedForward(config, this.#weights, quantized, { cells, threads });
+    this.#batch = new DecodeBatch(config, this.#weights, { slots, cells, threads, smallBatches }, this.#shared);
+    this.#prefiller = new Prefiller(config, this.#weights, { context, cells, threads }, this.#shared);
     this.#homes = new HomeRows(rows, slots, () => new KvBlock(config, 1, cells));
     this.#contexts = new Contexts(this.#homes, this.#prefiller, this.stats, bitEqual);
   }
@@ -269,6 +280,7 @@ export class GenerationEngine {
     this.#homes.dispose();
     this.#prefiller.release();
     this.#batch.release();
+    this.#shared?.release();
     this.#weights.release();
   }
 

@@ -1,12 +1,14 @@
 /**
- * The two graphs of generation. *Decode* runs one block of rows by one token each and samples; *prefill* runs one row by
+ * The graphs of generation. *Decode* runs one block of rows by one token each and samples; *prefill* runs one row by
  * a chunk of known tokens and only fills its cache. Weights and caches are graph inputs, caches are also outputs over
- * the same memory, so nothing is copied.
+ * the same memory, so nothing is copied. Quantised weights are constants, which every session repacks for itself: for them
+ * one graph of any shape, *forward*, does both, and sampling is a graph of its own.
  *
  * Operators: GroupQueryAttention and QuickGelu of ONNX Runtime,
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
+import { AleError } from "../../core/errors.ts";
 import { type DecoderConfig, type ExpertConfig, hasExperts } from "../../models/config.ts";
 import type { Adapter, Adapters } from "../../models/lora.ts";
 import {
@@ -17,17 +19,26 @@ import {
   headName,
   layerNames,
   type ParameterLayout,
+  parameterLayout,
 } from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
 import { emitRoutedExperts } from "./expert-graph.ts";
+import {
+  constantNames,
+  EMBEDDING_TABLE,
+  productAttributes,
+  productShapes,
+  tableAttributes,
+  tableShapes,
+} from "./quantized-operators.ts";
 import { emitSampling, type SamplingVariant } from "./sampling-graph.ts";
 import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
 /** Shape of a graph: `rows` sequences × `tokens` new tokens each, over caches of `cells` positions. */
 interface GraphShape {
-  readonly rows: number;
-  readonly tokens: number;
+  /** Both may be left open until the graph runs. */
+  readonly extent: { readonly rows: number; readonly tokens: number } | "any";
   readonly cells: number;
 }
 
@@ -52,8 +63,12 @@ class DecoderGraph {
   readonly #config: DecoderConfig;
   readonly #places: WeightPlaces;
   readonly #shape: GraphShape;
+  /** Sequences, as a dimension of graph inputs. */
+  readonly #rows: number | string;
   readonly #weights = new Map<string, string>();
   readonly #weightNames: string[] = [];
+  /** Name of the value [1] that holds the number of sequences, where it is not known before the graph runs. */
+  #rowCount = "";
   #cos = "";
   #sin = "";
 
@@ -62,6 +77,7 @@ class DecoderGraph {
     this.#config = config;
     this.#places = places;
     this.#shape = shape;
+    this.#rows = shape.extent === "any" ? "rows" : shape.extent.rows;
   }
 
   /** A weight, or several stacked along their first axis, as a graph input. */
@@ -86,15 +102,57 @@ class DecoderGraph {
 
   /** x Wᵀ for W in [out, in], plus what the projections have of biases and adapters; several give one wide result. */
   linear(x: string, ...names: readonly string[]): string {
-    const biases = names.flatMap((name) => biasName(this.#config, name) ?? []);
-    const inputs = [x, this.#weight(...names), ...(biases.length > 0 ? [this.#weight(...biases)] : [])];
-    const y = this.graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } } });
-    const { adapters, layout } = this.#places;
+    const y = this.#product(x, names);
+    const { adapters } = this.#places;
+    if (!names.some((name) => adapters?.byWeight.has(name))) return y;
+    const { byName } = parameterLayout(this.#config);
     const parts = names.map((name) => ({
       adapter: adapters?.byWeight.get(name),
-      rows: layout.byName.get(name)?.shape[0] as number,
+      rows: byName.get(name)?.shape[0] as number,
     }));
-    return parts.some(({ adapter }) => adapter !== undefined) ? this.#adapted(x, y, parts) : y;
+    return this.#adapted(x, y, parts);
+  }
+
+  /** x Wᵀ plus bias, as the value named `output` if one is given. */
+  #product(x: string, names: readonly string[], output?: string): string {
+    const { graph } = this;
+    const biases = names.flatMap((name) => biasName(this.#config, name) ?? []);
+    const bias = biases.length > 0 ? [this.#weight(...biases)] : [];
+    const outputs = output === undefined ? {} : { outputs: [output] };
+    const key = names.join("+");
+    const quantized = this.#places.quantized?.matrices.get(key);
+    if (quantized === undefined) {
+      const inputs = [x, this.#weight(...names), ...bias];
+      return graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } }, ...outputs });
+    }
+    const { codes, scales } = constantNames(key);
+    const { codesShape, scalesShape } = productShapes(quantized);
+    const inputs = [
+      x,
+      graph.externalConstant("uint8", codesShape, codes),
+      graph.externalConstant("float32", scalesShape, scales),
+      ...(bias.length > 0 ? ["", "", ...bias] : []),
+    ];
+    return graph.node("MatMulNBits", inputs, {
+      domain: MICROSOFT,
+      attributes: productAttributes(quantized),
+      ...outputs,
+    });
+  }
+
+  /** Rows `tokens` of the embedding table. */
+  #embed(tokens: string): string {
+    const { graph } = this;
+    const quantized = this.#places.quantized?.matrices.get(EMBEDDING);
+    if (quantized === undefined) return graph.node("Gather", [this.#weight(EMBEDDING), tokens]);
+    const { codesShape, scalesShape } = tableShapes(quantized);
+    const codes = graph.input(EMBEDDING_TABLE.codes, "uint8", codesShape);
+    const scales = graph.input(EMBEDDING_TABLE.scales, "float32", scalesShape);
+    this.#weightNames.push(codes, scales);
+    return graph.node("GatherBlockQuantized", [codes, tokens, scales], {
+      domain: MICROSOFT,
+      attributes: tableAttributes(quantized),
+    });
   }
 
   /** y + scale · (x Aᵀ) Bᵀ, part by part where projections are stacked; all A are one product. */
@@ -146,16 +204,28 @@ class DecoderGraph {
 
   /** Declares what every graph reads: `tokens` [rows · tokens], `lengths` [rows] (see `attend`), `total` []. */
   begin(): string {
-    const { rows, tokens, cells } = this.#shape;
+    const { extent, cells } = this.#shape;
     const { graph } = this;
-    graph.input("tokens", "int32", [rows * tokens]);
-    graph.input("lengths", "int32", [rows]);
+    graph.input("tokens", "int32", [extent === "any" ? "tokens" : extent.rows * extent.tokens]);
+    graph.input("lengths", "int32", [this.#rows]);
     graph.input("total", "int32", []);
+    if (extent === "any") this.#rowCount = graph.node("Shape", ["lengths"]);
     const tables = ropeTables(this.#config, cells);
     const half = this.#config.headDim / 2;
     this.#cos = graph.constant("float32", [cells, half], Float32Array.from(tables.cos));
     this.#sin = graph.constant("float32", [cells, half], Float32Array.from(tables.sin));
-    return graph.node("Gather", [this.#weight(EMBEDDING), "tokens"]);
+    return this.#embed("tokens");
+  }
+
+  /** [rows · tokens, width] → [rows, tokens, width]. */
+  #bySequence(x: string, width: number): string {
+    const { extent } = this.#shape;
+    const { graph } = this;
+    const shape =
+      extent === "any"
+        ? graph.node("Concat", [this.#rowCount, graph.int64s([-1, width])], { attributes: { axis: { int: 0 } } })
+        : graph.int64s([extent.rows, extent.tokens, width]);
+    return graph.node("Reshape", [x, shape]);
   }
 
   /**
@@ -164,11 +234,10 @@ class DecoderGraph {
    */
   #attend(normed: string, layer: number): string {
     const { heads, kvHeads, headDim } = this.#config;
-    const { rows, tokens, cells } = this.#shape;
     const { graph } = this;
     const cache = cacheNames(layer);
     const [query, key, value] = this.#projectHeads(normed, layer);
-    const cacheShape = [rows, kvHeads, cells, headDim];
+    const cacheShape = [this.#rows, kvHeads, this.#shape.cells, headDim];
     graph.input(cache.pastKeys, "float32", cacheShape);
     graph.input(cache.pastValues, "float32", cacheShape);
     const output = `attended_${layer}`;
@@ -184,7 +253,7 @@ class DecoderGraph {
     );
     graph.output(cache.keys, "float32", cacheShape);
     graph.output(cache.values, "float32", cacheShape);
-    return graph.node("Reshape", [output, graph.int64s([rows * tokens, heads * headDim])]);
+    return graph.node("Reshape", [output, graph.int64s([-1, heads * headDim])]);
   }
 
   /**
@@ -193,32 +262,32 @@ class DecoderGraph {
    */
   #projectHeads(normed: string, layer: number): readonly [query: string, key: string, value: string] {
     const { heads, kvHeads, headDim, queryKeyNorm } = this.#config;
-    const { rows, tokens } = this.#shape;
     const { graph } = this;
     const names = layerNames(layer);
     const packed = this.linear(normed, names.query, names.key, names.value);
-    const threeD = (x: string, width: number) => graph.node("Reshape", [x, graph.int64s([rows, tokens, width])]);
-    if (!queryKeyNorm) return [threeD(packed, (heads + 2 * kvHeads) * headDim), "", ""];
+    if (!queryKeyNorm) return [this.#bySequence(packed, (heads + 2 * kvHeads) * headDim), "", ""];
     const widths = [heads * headDim, kvHeads * headDim, kvHeads * headDim];
     const parts = graph.nodes("Split", [packed, graph.int64s(widths)], 3, { attributes: { axis: { int: 1 } } });
     const [query, key, value] = parts as readonly [string, string, string];
     const normalize = (x: string, norm: string, count: number) => {
-      const split = graph.node("Reshape", [x, graph.int64s([rows * tokens * count, headDim])]);
-      return threeD(this.#norm(split, norm), count * headDim);
+      const split = graph.node("Reshape", [x, graph.int64s([-1, headDim])]);
+      return this.#bySequence(this.#norm(split, norm), count * headDim);
     };
     return [
       normalize(query, names.queryNorm, heads),
       normalize(key, names.keyNorm, kvHeads),
-      threeD(value, kvHeads * headDim),
+      this.#bySequence(value, kvHeads * headDim),
     ];
   }
 
   #feedForward(normed: string, layer: number): string {
     if (!hasExperts(this.#config, layer)) return this.#gatedMlp(normed, layerNames(layer));
-    const { rows, tokens } = this.#shape;
+    const { extent } = this.#shape;
+    if (extent === "any") throw new AleError("internal", "a graph with experts has a fixed shape");
     const logits = this.linear(normed, layerNames(layer).router);
     const experts = this.#config.experts as ExpertConfig;
-    const inputs = { x: normed, logits, tokens: rows * tokens, experts, inPairs: tokens === 1 };
+    const tokens = extent.rows * extent.tokens;
+    const inputs = { x: normed, logits, tokens, experts, inPairs: extent.tokens === 1 };
     return emitRoutedExperts(this.graph, inputs, (slice, expert) => this.#gatedMlp(slice, expertNames(layer, expert)));
   }
 
@@ -232,10 +301,12 @@ class DecoderGraph {
     return this.linear(this.graph.node("Mul", [activated, up]), names.down);
   }
 
-  layer(x: string, layer: number): string {
+  /** With `wanted`, a list of positions, everything after the layer's cache is computed for these only. */
+  layer(x: string, layer: number, wanted?: string): string {
     const names = layerNames(layer);
-    const attended = this.linear(this.#attend(this.#norm(x, names.attentionNorm), layer), names.output);
-    const middle = this.graph.node("Add", [x, attended]);
+    const pick = (all: string) => (wanted === undefined ? all : this.graph.node("Gather", [all, wanted]));
+    const attended = this.linear(pick(this.#attend(this.#norm(x, names.attentionNorm), layer)), names.output);
+    const middle = this.graph.node("Add", [pick(x), attended]);
     return this.graph.node("Add", [middle, this.#feedForward(this.#norm(middle, names.mlpNorm), layer)]);
   }
 
@@ -244,13 +315,9 @@ class DecoderGraph {
     this.#attend(this.#norm(x, layerNames(layer).attentionNorm), layer);
   }
 
-  /** Logits [rows · tokens, vocabulary], as the value named `output`. */
+  /** Logits of the positions in `x`, as the value named `output`. */
   logits(x: string, output: string): string {
-    const normed = this.#norm(x, FINAL_NORM);
-    return this.graph.node("Gemm", [normed, this.#weight(headName(this.#config))], {
-      attributes: { transB: { int: 1 } },
-      outputs: [output],
-    });
+    return this.#product(this.#norm(x, FINAL_NORM), [headName(this.#config)], output);
   }
 
   finish(): GenerationGraph {
@@ -269,7 +336,7 @@ export function decodeGraph(
   shape: { readonly rows: number; readonly cells: number; readonly variant: SamplingVariant },
 ): GenerationGraph {
   const { rows, cells, variant } = shape;
-  const decoder = new DecoderGraph("decode", config, places, { rows, tokens: 1, cells });
+  const decoder = new DecoderGraph("decode", config, places, { extent: { rows, tokens: 1 }, cells });
   const { graph } = decoder;
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
@@ -290,9 +357,34 @@ export function prefillGraph(
   tokens: number,
   cells: number,
 ): GenerationGraph {
-  const decoder = new DecoderGraph(`prefill_${tokens}`, config, places, { rows: 1, tokens, cells });
+  const decoder = new DecoderGraph(`prefill_${tokens}`, config, places, { extent: { rows: 1, tokens }, cells });
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers - 1; layer++) x = decoder.layer(x, layer);
   decoder.layerCacheOnly(x, config.layers - 1);
   return decoder.finish();
+}
+
+/**
+ * Decode step and prefill chunk in one, of any number of sequences with any number of new tokens each: `tokens`
+ * [sequences · new tokens], `lengths` and `total` as above, `wanted` [n] int32 the positions among `tokens` whose `logits`
+ * [n, vocabulary] are computed, which may be none.
+ */
+export function forwardGraph(config: DecoderConfig, places: WeightPlaces, cells: number): GenerationGraph {
+  const decoder = new DecoderGraph("forward", config, places, { extent: "any", cells });
+  const { graph } = decoder;
+  graph.input("wanted", "int32", ["wanted"]);
+  let x = decoder.begin();
+  const last = config.layers - 1;
+  for (let layer = 0; layer <= last; layer++) x = decoder.layer(x, layer, layer === last ? "wanted" : undefined);
+  decoder.logits(x, "logits");
+  graph.output("logits", "float32", ["wanted", config.vocabularySize]);
+  return decoder.finish();
+}
+
+/** Sampling alone, from `logits` [rows, vocabulary]. */
+export function samplingGraph(config: DecoderConfig, rows: number, variant: SamplingVariant): Uint8Array {
+  const graph = new OnnxBuilder("sampling");
+  const logits = graph.input("logits", "float32", [rows, config.vocabularySize]);
+  emitSampling(graph, logits, rows, config.vocabularySize, variant);
+  return graph.encode();
 }

@@ -7,6 +7,7 @@ import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { int32Value, type Value } from "../../runtime/value.ts";
 import { prefillGraph } from "./graphs.ts";
 import type { KvBlock } from "./kv-block.ts";
+import type { SharedForward } from "./shared-forward.ts";
 import type { SlotWeights } from "./weight-values.ts";
 
 const SMALLEST_CHUNK = 8;
@@ -37,27 +38,34 @@ export function cellsFor(context: number): number {
   return context + widestGap;
 }
 
-/** A compiled chunk size with its inputs; calls are prepared per block and slot when first used. */
+/** A compiled graph that takes chunks. */
+interface ChunkGraph {
+  readonly session: Session;
+  readonly weightNames: readonly string[];
+  /** It takes chunks of any size, computes logits where they are wanted, and belongs to somebody else. */
+  readonly shared: boolean;
+}
+
+/** A chunk size with its inputs; calls are prepared per block and slot when first used. */
 class Chunk {
   readonly size: number;
   readonly tokens: Int32Array;
   readonly lengths: Int32Array;
   readonly total: Int32Array;
-  readonly #session: Session;
+  readonly #graph: ChunkGraph;
   readonly #weights: SlotWeights;
-  readonly #weightNames: readonly string[];
   readonly #values: Readonly<Record<string, Value>>;
   readonly #calls = new WeakMap<KvBlock, (PreparedCall | undefined)[]>();
 
-  constructor(size: number, session: Session, weights: SlotWeights, weightNames: readonly string[]) {
+  constructor(size: number, graph: ChunkGraph, weights: SlotWeights) {
     this.size = size;
     this.tokens = allocateInt32(size);
     this.lengths = allocateInt32(1);
     this.total = allocateInt32(1);
-    this.#session = session;
+    this.#graph = graph;
     this.#weights = weights;
-    this.#weightNames = weightNames;
     this.#values = {
+      ...(graph.shared ? { wanted: int32Value(allocateInt32(0), [0]) } : {}),
       tokens: int32Value(this.tokens, [size]),
       lengths: int32Value(this.lengths, [1]),
       total: int32Value(this.total, []),
@@ -73,15 +81,15 @@ class Chunk {
     let call = calls[slot];
     if (call === undefined) {
       const cache = block.view(0, 1);
-      const weights = this.#weights.of(slot, this.#weightNames);
-      call = this.#session.prepare({ ...this.#values, ...weights, ...cache.feeds }, cache.fetches);
+      const weights = this.#weights.of(slot, this.#graph.weightNames);
+      call = this.#graph.session.prepare({ ...this.#values, ...weights, ...cache.feeds }, cache.fetches);
       calls[slot] = call;
     }
     call();
   }
 
   release(): void {
-    this.#session.release();
+    if (!this.#graph.shared) this.#graph.session.release();
     for (const value of Object.values(this.#values)) value.release();
   }
 }
@@ -93,14 +101,18 @@ export class Prefiller {
   readonly #cells: number;
   readonly #sizes: readonly number[];
   readonly #chunks = new Map<number, Chunk>();
+  readonly #shared: SharedForward | undefined;
 
+  /** @param shared the graph that takes chunks of all sizes, if there is one. */
   constructor(
     config: DecoderConfig,
     weights: SlotWeights,
     shape: { readonly context: number; readonly cells: number; readonly threads: number },
+    shared?: SharedForward,
   ) {
     this.#config = config;
     this.#weights = weights;
+    this.#shared = shared;
     this.#threads = shape.threads;
     this.#cells = shape.cells;
     this.#sizes = chunkSizes(shape.context);
@@ -129,10 +141,15 @@ export class Prefiller {
   #chunk(size: number): Chunk {
     const known = this.#chunks.get(size);
     if (known !== undefined) return known;
-    const { model, weightNames } = prefillGraph(this.#config, this.#weights, size, this.#cells);
-    const threads = this.#weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
-    const chunk = new Chunk(size, new Session(model, { threads }), this.#weights, weightNames);
+    const chunk = new Chunk(size, this.#graph(size), this.#weights);
     this.#chunks.set(size, chunk);
     return chunk;
+  }
+
+  #graph(size: number): ChunkGraph {
+    if (this.#shared !== undefined) return { ...this.#shared, shared: true };
+    const { model, weightNames } = prefillGraph(this.#config, this.#weights, size, this.#cells);
+    const threads = this.#weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
+    return { session: new Session(model, { threads }), weightNames, shared: false };
   }
 }

@@ -1,7 +1,6 @@
 /** Inputs and outputs of sampling, one row per seat of the decode batch. */
 
 import { allocateBytes, allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
-import type { Values } from "../../runtime/session.ts";
 import { float32Value, int32Value, Value } from "../../runtime/value.ts";
 import { logprobAt, type SamplingPlan, sampleTruncated } from "./sampling.ts";
 import { candidateCount, reportedCount, type SamplingVariant } from "./sampling-graph.ts";
@@ -15,6 +14,12 @@ interface Seen {
   readonly sequence: SampledSequence;
   readonly start: number;
   count: number;
+}
+
+/** Inputs and outputs of the part of a graph that samples. */
+export interface SamplingValues {
+  readonly feeds: Readonly<Record<string, Value>>;
+  readonly fetches: Readonly<Record<string, Value>>;
 }
 
 export class SamplingRows {
@@ -86,7 +91,7 @@ export class SamplingRows {
   }
 
   /** Inputs and outputs of a graph of `size` rows, by name. */
-  values(size: number, variant: SamplingVariant): { readonly feeds: Values; readonly fetches: Values } {
+  values(size: number, variant: SamplingVariant): SamplingValues {
     const perRow = [size, 1];
     const int32 = (array: Int32Array) => int32Value(array.subarray(0, size), perRow);
     const float32 = (array: Float32Array) => float32Value(array.subarray(0, size), perRow);

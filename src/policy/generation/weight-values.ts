@@ -14,7 +14,9 @@ import {
   layerNames,
   type ParameterLayout,
 } from "../../models/parameters.ts";
+import type { QuantizedBase } from "../../models/quantized-base.ts";
 import { float32Value, type Value } from "../../runtime/value.ts";
+import { embeddingTable } from "./quantized-operators.ts";
 
 /** A run of the flat parameter array, named and shaped as a graph input. */
 export interface StackedWeight {
@@ -51,6 +53,8 @@ export interface WeightPlaces {
   /** The model's own parameters. */
   readonly layout: ParameterLayout;
   readonly adapters: Adapters | undefined;
+  /** The matrices that are not read from the layout. */
+  readonly quantized: QuantizedBase | undefined;
 }
 
 /** Every group of the model's own weights that the graphs of `graphs.ts` take as an input. */
@@ -87,6 +91,7 @@ export type WeightValues = Readonly<Record<string, Value>>;
 export class SlotWeights implements WeightPlaces {
   readonly layout: ParameterLayout;
   readonly adapters: Adapters | undefined;
+  readonly quantized: QuantizedBase | undefined;
   readonly #frozen: WeightValues;
   readonly #bySlot: readonly WeightValues[];
 
@@ -94,8 +99,15 @@ export class SlotWeights implements WeightPlaces {
   constructor(config: DecoderConfig, store: ParameterStore, base?: AdaptedBase) {
     this.layout = base?.parameters.layout ?? store.layout;
     this.adapters = base?.adapters;
-    const own = weightGroups(config).flatMap((names) => stackedWeights(this.layout, names));
-    this.#frozen = base === undefined ? {} : valuesOf(own, base.parameters.flat);
+    this.quantized = base?.quantized;
+    const table = this.quantized?.matrices.get(EMBEDDING);
+    const own = weightGroups(config)
+      .filter((names) => this.quantized?.matrices.has(names.join("+")) !== true)
+      .flatMap((names) => stackedWeights(this.layout, names));
+    this.#frozen = {
+      ...(base === undefined ? {} : valuesOf(own, base.parameters.flat)),
+      ...(table === undefined ? {} : embeddingTable(table)),
+    };
     const published = base === undefined ? own : adapterGroups(config, base.adapters);
     this.#bySlot = SLOTS.map((slot) => valuesOf(published, store.parameters(slot)));
   }

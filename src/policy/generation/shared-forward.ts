@@ -1,0 +1,37 @@
+/**
+ * The compiled graph that all decode steps and prefill chunks of a quantised model share, whatever their shape. MatMulNBits
+ * repacks its weights for the processor and keeps the result to itself: with a session per shape there would be as many
+ * copies of the model, and ONNX Runtime's container for sharing such copies does not take these.
+ */
+
+import type { DecoderConfig } from "../../models/config.ts";
+import type { QuantizedBase } from "../../models/quantized-base.ts";
+import { Session } from "../../runtime/session.ts";
+import type { Value } from "../../runtime/value.ts";
+import { forwardGraph } from "./graphs.ts";
+import { quantizedConstants } from "./quantized-operators.ts";
+import type { SlotWeights } from "./weight-values.ts";
+
+export class SharedForward {
+  readonly session: Session;
+  readonly weightNames: readonly string[];
+  readonly #constants: Readonly<Record<string, Value>>;
+
+  /** Repacking takes about a second for half a billion weights. */
+  constructor(config: DecoderConfig, weights: SlotWeights, base: QuantizedBase, shape: ForwardShape) {
+    const { model, weightNames } = forwardGraph(config, weights, shape.cells);
+    this.#constants = quantizedConstants(base);
+    this.session = new Session(model, { threads: shape.threads, initializers: this.#constants });
+    this.weightNames = weightNames;
+  }
+
+  release(): void {
+    this.session.release();
+    for (const value of Object.values(this.#constants)) value.release();
+  }
+}
+
+interface ForwardShape {
+  readonly cells: number;
+  readonly threads: number;
+}
