@@ -16,6 +16,11 @@ interface GenerateFlags {
   readonly greedy?: boolean;
   readonly maxTokens: number;
   readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+  readonly topLogprobs?: number;
   readonly stop?: string[];
   readonly stopIds?: number[];
   readonly ignoreEnd?: boolean;
@@ -40,7 +45,16 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
     .option("--system <text>", "the system message before it; needs --chat")
     .option("--greedy", "most likely token instead of sampling")
     .option("--max-tokens <n>", "longest answer in tokens", wholeNumber("--max-tokens", 1, 1_000_000), 128)
-    .option("--temperature <t>", "sampling temperature (default: the model's own, else 1)", temperature)
+    .option(
+      "--temperature <t>",
+      "sampling temperature (this and the next four: default as generation_config.json says)",
+      temperature,
+    )
+    .option("--top-k <k>", "only the k most likely tokens; 0 for all", wholeNumber("--top-k", 0, 10_000_000))
+    .option("--top-p <p>", "only the most likely tokens that together reach p", realNumber("--top-p", 0.000001, 1))
+    .option("--min-p <p>", "only tokens at least p times as likely as the most likely", realNumber("--min-p", 0, 1))
+    .option("--repetition-penalty <r>", "divide the logits of tokens that were there before", penalty)
+    .option("--top-logprobs <n>", "with --json, the n most likely tokens at each position", topLogprobs)
     .option("--stop <text...>", "end the answer before this text; may be given several times")
     .option("--stop-ids <list>", "end the answer with one of these tokens, besides the model's end tokens", stopIdList)
     .option("--ignore-end", "go on behind the model's end tokens")
@@ -68,7 +82,12 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
         sampling: {
           greedy: flags.greedy ?? false,
           maxTokens: flags.maxTokens,
-          ...(flags.temperature === undefined ? {} : { temperature: flags.temperature }),
+          temperature: flags.temperature,
+          topK: flags.topK,
+          topP: flags.topP,
+          minP: flags.minP,
+          repetitionPenalty: flags.repetitionPenalty,
+          topLogprobs: flags.topLogprobs,
         },
         stopStrings: flags.stop ?? [],
         stopIds: flags.stopIds ?? [],
@@ -107,6 +126,8 @@ function inputOf({ prompt, ids, chat, system }: GenerateFlags): GenerateInput {
 const idList = idListOf("--ids");
 const stopIdList = idListOf("--stop-ids");
 const temperature = realNumber("--temperature", 0.01, 10);
+const penalty = realNumber("--repetition-penalty", 0.01, 100);
+const topLogprobs = wholeNumber("--top-logprobs", 1, 20);
 
 /** A reader of token ids, separated by commas or spaces. */
 function idListOf(option: string): (text: string) => number[] {

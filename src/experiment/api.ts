@@ -97,13 +97,25 @@ export type GenerateInput =
   /** Said to the model as a user, through its chat template. */
   | { readonly kind: "chat"; readonly text: string; readonly system?: string };
 
+/** As `SamplingOptions`; what is left out is as the model's authors sample. */
+export interface SamplingWishes {
+  readonly greedy: boolean;
+  readonly maxTokens: number;
+  readonly temperature?: number | undefined;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly minP?: number | undefined;
+  readonly repetitionPenalty?: number | undefined;
+  readonly topLogprobs?: number | undefined;
+}
+
 export interface GenerateOptions {
   /** Policy folder, or the name of an embedded one. */
   readonly model: string;
   /** PEFT folder to put on it. */
   readonly adapter?: string | undefined;
   readonly input: GenerateInput;
-  readonly sampling: { readonly greedy: boolean; readonly maxTokens: number; readonly temperature?: number };
+  readonly sampling: SamplingWishes;
   readonly stopStrings: readonly string[];
   readonly stopIds: readonly number[];
   /** Go on behind the model's end tokens. */
@@ -124,6 +136,8 @@ export interface GenerateResult {
   /** An end token or a stop string, the limit of tokens, or the end of the context. */
   readonly stop: "stop" | "length" | "context";
   readonly stopString?: string;
+  /** For each id, the most likely tokens of its distribution, the likeliest first. */
+  readonly topLogprobs?: readonly (readonly { readonly id: number; readonly logprob: number }[])[];
   readonly promptIds: readonly number[];
   readonly seed: number;
 }

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
-import type { Generation, SamplingOptions, TokenListener } from "../core/ports.ts";
+import type { Generation, SamplingOptions, TokenListener, TopLogprobs } from "../core/ports.ts";
 import { EngineClient } from "../device/engine-client.ts";
 import { configFromHuggingFace } from "../models/config.ts";
 import { openPolicyFolder, type PolicyFolder } from "../models/policy-folder.ts";
@@ -85,6 +85,7 @@ async function answer(
     logprobs: [...generation.logprobs],
     stop: generation.stop,
     ...(written?.stopString === undefined ? {} : { stopString: written.stopString }),
+    ...(generation.topLogprobs === undefined ? {} : { topLogprobs: listTop(generation.topLogprobs) }),
     promptIds: [...prompt],
     seed,
   };
@@ -125,14 +126,31 @@ function checkPrompt(prompt: Int32Array, vocabularySize: number, contextLength: 
   }
 }
 
-/** What is not asked for is as the model's authors sample; ids are taken as they are, so no token ends their continuation. */
-function samplingOf(options: GenerateOptions, text: ModelText | undefined): SamplingOptions {
-  const { input, sampling, stopIds, ignoreEnd } = options;
+/**
+ * What is not asked for is as the model's authors sample a text. Ids are continued as they are: no token ends their
+ * continuation, and nothing but the command line changes the distribution.
+ */
+function samplingOf({ input, sampling, stopIds, ignoreEnd }: GenerateOptions, text?: ModelText): SamplingOptions {
+  const authors = input.kind === "ids" ? undefined : text?.sampling;
   const endIds = input.kind === "ids" || ignoreEnd ? [] : (text?.endIds ?? []);
   return {
-    temperature: sampling.temperature ?? text?.sampling.temperature ?? 1,
     greedy: sampling.greedy,
     maxTokens: sampling.maxTokens,
     stopIds: [...endIds, ...stopIds],
+    temperature: sampling.temperature ?? authors?.temperature ?? 1,
+    topK: sampling.topK ?? authors?.topK ?? 0,
+    topP: sampling.topP ?? authors?.topP ?? 1,
+    minP: sampling.minP ?? authors?.minP ?? 0,
+    repetitionPenalty: sampling.repetitionPenalty ?? authors?.repetitionPenalty ?? 1,
+    topLogprobs: sampling.topLogprobs ?? 0,
   };
+}
+
+function listTop({ count, ids, logprobs }: TopLogprobs): { id: number; logprob: number }[][] {
+  return Array.from({ length: ids.length / count }, (_, t) =>
+    Array.from({ length: count }, (_, i) => ({
+      id: ids[t * count + i] as number,
+      logprob: logprobs[t * count + i] as number,
+    })).filter(({ logprob }) => logprob > Number.NEGATIVE_INFINITY),
+  );
 }

@@ -28,6 +28,7 @@ interface Answer {
   readonly logprobs: number[];
   readonly stop: string;
   readonly stopString?: string;
+  readonly topLogprobs?: { id: number; logprob: number }[][];
   readonly promptIds: number[];
 }
 
@@ -89,6 +90,23 @@ describe("a prompt", () => {
   });
 });
 
+test("sampling as asked for, else as the model's authors do", async () => {
+  const one = ["--max-tokens", "6", "--seed", "5"];
+  const greedy = await answer("--prompt", "Hi", "--greedy", "--ignore-end", ...one);
+  const narrow = await answer("--prompt", "Hi", "--top-k", "1", "--ignore-end", ...one);
+  expect(narrow.ids).toEqual(greedy.ids);
+  expect(Math.max(...narrow.logprobs.map(Math.abs))).toBeLessThan(1e-6);
+  const shown = await answer("--prompt", "Hi", "--top-logprobs", "20", "--ignore-end", ...one);
+  // generation_config.json: temperature 0.7, top_k 20, top_p 0.8
+  for (const [t, top] of (shown.topLogprobs ?? []).entries()) {
+    const total = top.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0);
+    expect(total).toBeCloseTo(1, 4);
+    expect(top.find(({ id }) => id === shown.ids[t])?.logprob).toBeCloseTo(shown.logprobs[t] as number, 4);
+  }
+  const raw = await answer("--ids", greedy.promptIds.join(","), "--top-logprobs", "20", ...one);
+  expect(raw.topLogprobs?.[0]?.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0)).toBeLessThan(0.99);
+});
+
 test("without a tokenizer ids still work, and a text is refused with the way out", async () => {
   const bare = join(place, "bare");
   cpSync(model, bare, { recursive: true });
@@ -109,7 +127,7 @@ test.each([
   [["--ids", "1", "--chat"], "--chat writes a text, and --ids gives tokens"],
   [["--prompt", "x", "--ids", "1"], "cannot be used with"],
   [["--prompt", "x", "--system", "y"], "--system is only said in a conversation"],
-])("%p is refused: %s", async (args, message) => {
+])("refused: %#", async (args, message) => {
   const { code, err } = await generate("--model", model, ...args);
   expect([code, err]).toEqual([2, expect.stringContaining(message)]);
 });
