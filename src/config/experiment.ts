@@ -102,7 +102,17 @@ const TrainerSchema = z
       .number()
       .min(0)
       .default(1e-4)
-      .describe("Largest |logprob(training) − logprob(generation)| of the same weights before the run stops"),
+      .describe("Largest |logprob(training) − logprob(generation)| of the same weights before the run stops; 0 = any"),
+    parityMeanLimit: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe("Largest mean of the same, for reduced precision, where single tokens may be far off; 0 = any"),
+    parityKlLimit: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe("Largest estimate of KL(generation ‖ training) of the same weights; 0 = any"),
   })
   .describe("The training loop");
 

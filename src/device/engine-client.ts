@@ -9,6 +9,7 @@ import { AleError, deadline, type ErrorCode } from "../core/errors.ts";
 import { firstTokens, listen } from "../core/generation.ts";
 import type { Generation, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 import type {
   EngineCall,
@@ -140,9 +141,8 @@ export class EngineClient {
   }
 
   /** max |Δ log p| between generation graphs and training graph on these sequences. */
-  async probeParity(sequences: readonly Int32Array[]): Promise<number> {
-    const reply = await this.#retry(() => this.#call("probeParity", { sequences }, UPDATE_DEADLINE_MS));
-    return reply.maxDifference;
+  probeParity(sequences: readonly Int32Array[]): Promise<ParityReport> {
+    return this.#retry(() => this.#call("probeParity", { sequences }, UPDATE_DEADLINE_MS));
   }
 
   /** What the engine did since it was last asked, or since it was started again. */

@@ -5,7 +5,7 @@ import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
 import { kvBytes } from "../policy/generation/kv-block.ts";
-import { probeParity } from "../policy/generation/parity.ts";
+import { type ParityReport, probeParity } from "../policy/generation/parity.ts";
 import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { Learner } from "../trainer/learner.ts";
@@ -101,7 +101,7 @@ export class EngineCore {
     this.#weights.save(folder, slot, version);
   }
 
-  probeParity(sequences: readonly Int32Array[]): number {
+  probeParity(sequences: readonly Int32Array[]): ParityReport {
     return probeParity(this.generation, this.#learner, sequences, this.#published().slot);
   }
 

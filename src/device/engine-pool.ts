@@ -11,6 +11,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { Policy, PolicySession } from "../core/ports.ts";
+import { mergeReports, type ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 import { EngineClient, EngineLost } from "./engine-client.ts";
 import { Placement } from "./placement.ts";
@@ -124,14 +125,14 @@ export class EnginePool implements Policy {
     await this.#first.save(folder);
   }
 
-  /** max |Δ log p| between generation graphs and training graph; each engine probes some of the sequences. */
-  async probeParity(sequences: readonly Int32Array[]): Promise<number> {
+  /** Generation graphs against training graph; each engine probes some of the sequences. */
+  async probeParity(sequences: readonly Int32Array[]): Promise<ParityReport> {
     const { size } = this;
-    const probes = this.#engines.map((engine, rank) => {
+    const probes = this.#engines.flatMap((engine, rank) => {
       const share = sequences.filter((_, i) => i % size === rank);
-      return share.length === 0 ? 0 : engine.probeParity(share);
+      return share.length === 0 ? [] : [engine.probeParity(share)];
     });
-    return Math.max(...(await Promise.all(probes)));
+    return mergeReports(await Promise.all(probes));
   }
 
   /** What each engine did since the last call. */

@@ -169,7 +169,7 @@ export class EngineLoop {
           reply<"save">({});
           break;
         case "probeParity":
-          reply<"probeParity">({ maxDifference: this.#loaded().probeParity(call.body.sequences) });
+          reply<"probeParity">(this.#loaded().probeParity(call.body.sequences));
           break;
         case "stats":
           reply<"stats">(this.#stats(this.#loaded()));

@@ -4,6 +4,7 @@ import type { Generation, SamplingOptions } from "../core/ports.ts";
 import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { ContextStats } from "../policy/generation/contexts.ts";
+import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
 /** Adapters on a frozen model. */
@@ -70,7 +71,7 @@ export interface EngineCalls {
     readonly reply: { version: number };
   };
   save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };
-  probeParity: { readonly request: ParityRequest; readonly reply: { readonly maxDifference: number } };
+  probeParity: { readonly request: ParityRequest; readonly reply: ParityReport };
   stats: { readonly request: Record<string, never>; readonly reply: EngineStats };
   stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
 }

@@ -1,9 +1,10 @@
 /** Evaluates the published weights of a run on its development and held-out instances, and probes the engine's parity. */
 
-import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
+import { parityLimits } from "../trainer/batch.ts";
+import { checkParity } from "../trainer/mismatch.ts";
 import { environmentsOf, evaluateTasks, evaluationTasks } from "./evaluation.ts";
 import { episodeContext, warmUp } from "./resources.ts";
 import type { RunParts } from "./run-parts.ts";
@@ -34,25 +35,26 @@ export class Evaluator {
   }
 
   /**
-   * Teacher-forces sequences of the last evaluation through the generation graphs in every layout (padded batch, chunked
-   * prefill, swapped rows, another finishing order) and compares with training (DESIGN D4). Returns the largest |Δ log p|.
-   * Throws `AleError("engine")` above `trainer.parityLimit`.
+   * Teacher-forces sequences of the last evaluation through the generation graphs in every layout of the work and compares
+   * with training (DESIGN D4). Returns metrics. Throws `AleError("engine")` above one of the parity limits.
    */
-  async probeParity(): Promise<number> {
+  async probeParity(): Promise<Record<string, number>> {
     const { options, engine } = this.#parts;
-    if (this.#sequences.length === 0) return 0;
-    const difference = await engine.probeParity(this.#sequences);
-    const { parityLimit } = options.experiment.trainer;
-    if (parityLimit > 0 && !(difference <= parityLimit)) {
-      throw new AleError(
-        "engine",
-        `the parity probe found max |Δ log p| = ${difference.toExponential(2)} > ${parityLimit}`,
-        {
-          hint: "this is a fault of the engine, not of the run; report it, or raise trainer.parityLimit to go on",
-        },
-      );
+    if (this.#sequences.length === 0) return {};
+    const report = await engine.probeParity(this.#sequences);
+    for (const [layout, summary] of Object.entries(report.layouts)) {
+      checkParity(summary, parityLimits(options.experiment), `parity probe, ${layout}`);
     }
-    return difference;
+    const layouts = Object.entries(report.layouts).map(([name, { max }]) => [
+      `rollout_corr/probe/${name}/abs_diff_max`,
+      max,
+    ]);
+    return {
+      "rollout_corr/probe_abs_diff_max": report.max,
+      "rollout_corr/probe_abs_diff_mean": report.mean,
+      "rollout_corr/probe_kl": report.kl,
+      ...Object.fromEntries(layouts),
+    };
   }
 
   async #evaluateOn(

@@ -77,7 +77,7 @@ class ReinforcementRun {
     this.#evaluations = await this.#evaluator.evaluate(step);
     return {
       ...evaluationMetrics(this.#evaluations),
-      "rollout_corr/probe_abs_diff_max": await this.#evaluator.probeParity(),
+      ...(await this.#evaluator.probeParity()),
       "timing_s/testing": (performance.now() - started) / 1000,
     };
   }

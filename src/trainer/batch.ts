@@ -2,7 +2,8 @@
 
 import { episodeAdvantages } from "../algorithms/index.ts";
 import type { Experiment } from "../config/experiment.ts";
-import type { Group, Trajectory } from "../core/types.ts";
+import type { Group, TokenRecord, Trajectory } from "../core/types.ts";
+import type { ParityLimits } from "./mismatch.ts";
 import { learningRate } from "./schedule.ts";
 import type { OptimizerSettings, PolicyJob } from "./update.ts";
 
@@ -53,9 +54,27 @@ export function buildBatch(experiment: Experiment, groups: readonly Group[], ste
     temperature: experiment.rollout.temperature,
     minibatches: experiment.trainer.minibatches,
     epochs: experiment.trainer.epochs,
-    parityLimit: experiment.trainer.parityLimit,
+    ...untruncated(
+      experiment,
+      used.map(({ trajectory }) => trajectory.tokens),
+    ),
+    versions: used.map(({ trajectory }) => trajectory.tokens.versions),
+    kvOldest: used.map(({ trajectory }) => trajectory.tokens.kvOldest),
+    parityLimits: parityLimits(experiment),
     orderKey: `${experiment.seed}/minibatches/${step}`,
     optimizer: optimizerAt(experiment, step),
   };
   return { job, zeroSpreadGroups };
+}
+
+export function parityLimits({ trainer }: Experiment): ParityLimits {
+  return { max: trainer.parityLimit, mean: trainer.parityMeanLimit, kl: trainer.parityKlLimit };
+}
+
+/** Log-probabilities at the rollout's temperature without truncation or penalty, where the records hold them. */
+function untruncated({ rollout }: Experiment, tokens: readonly TokenRecord[]): Pick<PolicyJob, "untruncated"> {
+  const { temperature, topK, topP, minP, repetitionPenalty } = rollout;
+  const whole = topK === 0 && topP === 1 && minP === 0 && repetitionPenalty === 1;
+  if (whole) return { untruncated: tokens.map(({ logprobs }) => logprobs) };
+  return temperature === 1 ? { untruncated: tokens.map(({ logprobsT1 }) => logprobsT1) } : {};
 }

@@ -5,6 +5,7 @@
 
 import { mean, standardDeviation, ZERO_SPREAD } from "../algorithms/statistics.ts";
 import type { Group, Trajectory } from "../core/types.ts";
+import { mismatchMetrics } from "./mismatch.ts";
 import type { UpdateResult } from "./update.ts";
 
 /** Seconds of a training step, by phase. */
@@ -49,7 +50,7 @@ export function updateMetrics(update: UpdateResult | undefined, lr: number): Rec
     "actor/ppo_kl": update.approxKl,
     "actor/lr": lr,
     "actor/updates": update.updates,
-    "rollout_corr/logprob_abs_diff_max": update.parity,
+    ...mismatchMetrics(update.mismatch),
   };
 }
 

@@ -12,6 +12,7 @@ import type { AlgorithmConfig } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
 
 /** Settings of one AdamW step. */
 export interface OptimizerSettings {
@@ -62,8 +63,15 @@ export interface PolicyJob {
   readonly temperature: number;
   readonly minibatches: number;
   readonly epochs: number;
-  /** Largest |Δ log p| between training and generation under the same weights; 0 turns the check off. */
-  readonly parityLimit: number;
+  /**
+   * Log-probabilities at `temperature` before truncation and penalty, which training can be compared with; omitted where they
+   * are not known (a truncated sampler at another temperature than 1).
+   */
+  readonly untruncated?: readonly Float32Array[];
+  /** Weight version that sampled each token, and the oldest one of the cache it attended to. */
+  readonly versions: readonly Int32Array[];
+  readonly kvOldest: readonly Int32Array[];
+  readonly parityLimits: ParityLimits;
   /** Key of the minibatch order. */
   readonly orderKey: string;
   readonly optimizer: OptimizerSettings;
@@ -87,8 +95,8 @@ export interface UpdateResult {
   readonly entropy: number;
   readonly clipFraction: number;
   readonly approxKl: number;
-  /** max |log p(training) − log p(generation)| of the same weights; 0 for supervised jobs. */
-  readonly parity: number;
+  /** Training's log-probabilities beside generation's, before anything is learned; all 0 for supervised jobs. */
+  readonly mismatch: Mismatch;
   readonly updates: number;
   readonly tokens: number;
   readonly ms: number;
@@ -117,7 +125,7 @@ async function supervisedUpdate(
   const { loss, entropy } = await learner.backward(job.sequences, job.weights, published, 1);
   const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
   const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
-  return { slot, loss, gradNorm, entropy, clipFraction: 0, approxKl: 0, parity: 0, updates: 1, tokens };
+  return { slot, loss, gradNorm, entropy, clipFraction: 0, approxKl: 0, mismatch: NO_MISMATCH, updates: 1, tokens };
 }
 
 async function policyUpdate(
@@ -127,7 +135,11 @@ async function policyUpdate(
   job: PolicyJob,
 ): Promise<Omit<UpdateResult, "ms">> {
   const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
-  let parity = 0;
+  const meter = new MismatchMeter(store.published?.version ?? -1, {
+    ...job,
+    masks: job.untruncated === undefined ? [] : job.masks,
+    generation: job.untruncated ?? [],
+  });
   let slot: Slot = published;
   // What the weights that sampled say now, before any of them changes.
   const proximal = needsProximal(job.algorithm)
@@ -143,8 +155,8 @@ async function policyUpdate(
           : members.map((i) => known[i] as Float32Array),
       );
       if (slot === published) {
-        parity = Math.max(parity, batch.maxDifference);
-        checkParity(parity, job.parityLimit);
+        for (const [k, i] of members.entries()) meter.add(i, batch.current[k] as Float32Array);
+        checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
       const { entropy } = await learner.backward(batch.sequences, batch.weights, slot, job.temperature);
       const next = store.targetFor(slot);
@@ -167,7 +179,7 @@ async function policyUpdate(
     entropy: sum.entropy / updates,
     clipFraction: sum.clipped / tokens,
     approxKl: sum.approxKl / tokens,
-    parity,
+    mismatch: meter.summary(),
     updates: sum.updates,
     tokens: sum.tokens,
   };
@@ -188,7 +200,6 @@ async function minibatchWeights(
   let loss = 0;
   let clipped = 0;
   let approxKl = 0;
-  let maxDifference = 0;
   const weights = members.map((i, k) => {
     const place = at(places, k);
     const logprobs_T = at(current, k);
@@ -202,10 +213,9 @@ async function minibatchWeights(
     loss += output.loss;
     clipped += output.clipped;
     approxKl += output.approxKl;
-    maxDifference = Math.max(maxDifference, largestDifference(logprobs_T, behaviour_T, place.mask_T));
     return output.weights_T;
   });
-  return { sequences, weights, loss, clipped, approxKl, maxDifference, tokens: denominators.tokens };
+  return { sequences, weights, loss, clipped, approxKl, current, tokens: denominators.tokens };
 }
 
 async function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {
@@ -218,32 +228,10 @@ async function optimize(learner: PolicyLearner, settings: OptimizerSettings, fro
   return result;
 }
 
-function checkParity(parity: number, limit: number): void {
-  if (limit > 0 && !(parity <= limit)) {
-    throw new AleError(
-      "engine",
-      `generation and training disagree: max |Δ log p| = ${parity.toExponential(2)} > ${limit} for the same weights`,
-      { hint: "this is a fault of the engine, not of the run; report it, or raise trainer.parityLimit to go on" },
-    );
-  }
-}
-
 /** Cuts `items` into at most `parts` runs of nearly equal length. */
 function split<T>(items: readonly T[], parts: number): T[][] {
   const count = Math.min(parts, items.length);
   return Array.from({ length: count }, (_, i) =>
     items.slice(Math.floor((i * items.length) / count), Math.floor(((i + 1) * items.length) / count)),
   );
-}
-
-function largestDifference(a: Float32Array, b: Float32Array, mask: Uint8Array): number {
-  let largest = 0;
-  for (let t = 0; t < mask.length; t++) {
-    if (mask[t] === 1) {
-      const difference = Math.abs((a[t] as number) - (b[t] as number));
-      // NaN must not hide behind a comparison
-      if (!(difference <= largest)) largest = difference;
-    }
-  }
-  return largest;
 }

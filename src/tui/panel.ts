@@ -219,6 +219,8 @@ function factLines(state: PanelState, paint: Painter): string[] {
   if (speed !== "") lines.push(fact("speed", speed));
   const learning = learningText(state.metrics);
   if (learning !== "") lines.push(fact("learning", learning));
+  const cache = cacheText(state.metrics);
+  if (cache !== "") lines.push(fact("cache", paint("yellow", cache)));
   const parity = parityText(state, paint);
   if (parity !== "") lines.push(fact("parity", parity));
   if (state.changed.length > 0) lines.push(fact("changed", sanitizeLine(state.changed.join("  "), 400)));
@@ -260,6 +262,15 @@ function learningText(metrics: Readonly<Record<string, number>>): string {
   add("gradient norm", "actor/grad_norm", (value) => value.toFixed(2));
   add("clipped", "actor/pg_clipfrac", formatPercent);
   return parts.join(" · ");
+}
+
+/** Contexts that had to be computed again in the last step; empty when there were none. */
+function cacheText(metrics: Readonly<Record<string, number>>): string {
+  const again = metrics["perf/kv/reprefill_tokens"] ?? 0;
+  if (again === 0) return "";
+  const evicted = metrics["perf/kv/evicted_tokens"] ?? 0;
+  const cost = (metrics["timing_s/kv/reprefill"] ?? 0).toFixed(2);
+  return `${formatCount(again)} tokens prefilled again, ${cost} s · ${formatCount(evicted)} evicted`;
 }
 
 function parityText(state: PanelState, paint: Painter): string {

@@ -61,7 +61,10 @@ function policyJob(learner: Learner): PolicyJob {
     turnIds: SEQUENCES.map(({ length }) => Int32Array.from({ length }, (_, t) => (t > 2 ? 0 : -1))),
     rewards: SEQUENCES.map((_, i) => (i + 1) % 2),
     algorithm: experiment.algorithm,
-    ...{ temperature: 1, minibatches: 2, epochs: 2, parityLimit: 1e-4, orderKey: "order" },
+    versions: SEQUENCES.map(({ length }) => new Int32Array(length)),
+    kvOldest: SEQUENCES.map(({ length }) => new Int32Array(length)),
+    parityLimits: { max: 1e-4, mean: 0, kl: 0 },
+    ...{ temperature: 1, minibatches: 2, epochs: 2, orderKey: "order" },
     optimizer: { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 0.5 },
   };
 }
@@ -76,8 +79,8 @@ function relativeError(got: Float32Array, expected: Float32Array): number {
   return norm(got.map((x, i) => x - (expected[i] as number))) / norm(expected);
 }
 
-function metrics({ ms: _, ...result }: UpdateResult): Record<string, number> {
-  return { ...result };
+function metrics({ ms: _, mismatch, ...result }: UpdateResult): Record<string, number> {
+  return { ...result, parity: mismatch.parity.max };
 }
 
 async function updateAll(name: string, size: number) {

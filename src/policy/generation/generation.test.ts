@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import type { Generation } from "../../core/ports.ts";
-import { probeParity } from "./parity.ts";
+import { LAYOUTS, probeParity } from "./parity.ts";
 import { referenceLogits } from "./reference-forward.ts";
 import {
   answerOf,
@@ -163,16 +163,19 @@ describe("parity probe", () => {
     engine.submit({ sequenceId: 1, context: ids("prompt bystander", 13), sampling: sampling() });
     engine.step();
     const before = engine.stats.copiedPrefixes;
-    expect(probeParity(engine, learner, sequences, 0)).toBeLessThan(2e-5);
+    const report = probeParity(engine, learner, sequences, 0);
+    expect(report.max).toBeLessThan(2e-5);
+    expect(Object.keys(report.layouts)).toEqual([...LAYOUTS]);
+    for (const { tokens, max } of Object.values(report.layouts)) expect(tokens > 10 && max < 2e-5).toBe(true);
     expect(engine.stats.copiedPrefixes - before).toBeGreaterThan(3);
     expect(answerOf(engine, 1)).toEqual(expected);
   });
 
   test("it notices other weights and shifted positions", () => {
     const engine = makeEngine();
-    expect(probeParity(engine, { logprobs: (b, _, t) => learner.logprobs(b, 1, t) }, sequences, 0)).toBeGreaterThan(
-      0.1,
-    );
+    const { mean, kl } = probeParity(engine, { logprobs: (b, _, t) => learner.logprobs(b, 1, t) }, sequences, 0);
+    expect(mean).toBeGreaterThan(0.1);
+    expect(kl).toBeGreaterThan(0.1);
     const shifted = {
       logprobs: (b: readonly Int32Array[], s: 0 | 1 | 2, t: number) => learner.logprobs(b, s, t).map((l) => l.slice(1)),
     };
