@@ -34,7 +34,7 @@ const ALIGNMENT = 16;
 
 export const EMBEDDING = "model.embed_tokens.weight";
 export const FINAL_NORM = "model.norm.weight";
-const HEAD = "lm_head.weight";
+export const HEAD = "lm_head.weight";
 
 /** Name of the matrix that turns hidden states into logits. */
 export function headName(config: DecoderConfig): string {

@@ -1,12 +1,15 @@
 /**
- * A policy on disk or inside the executable: `config.json`, `model.safetensors`, `tokenizer.json` in one folder. A path that
- * exists on disk wins; otherwise `models/<name>` or `<name>` is looked up among the embedded ones.
+ * A policy on disk or inside the executable: `config.json`, `model.safetensors`, `tokenizer.json` in one folder, or one GGUF
+ * file, alone or in a folder, that stands for all of them. A path that exists on disk wins; otherwise `models/<name>` or
+ * `<name>` is looked up among the embedded ones.
  */
 
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join, normalize } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
 import { type ByteSource, fileSource, memorySource } from "./byte-source.ts";
+import { openGgufContents } from "./gguf-folder.ts";
+import type { StoredTensors } from "./stored-tensor.ts";
 
 /** Embedded files by path, e.g. `models/shell-start/config.json`; set by the compiled executable. */
 let embedded: ReadonlyMap<string, () => Uint8Array> = new Map();
@@ -24,21 +27,13 @@ export interface PolicyFolder {
   readJson(name: string): Record<string, unknown>;
   /** A file to be read piece by piece; throws as `read` does. */
   open(name: string): ByteSource;
+  /** The weights where they are in a GGUF file. */
+  readonly gguf?: StoredTensors;
 }
 
 /** Finds a policy folder. Throws `AleError("model")` listing what there is. */
 export function openPolicyFolder(path: string): PolicyFolder {
-  if (existsSync(path)) {
-    if (!statSync(path).isDirectory()) {
-      throw new AleError("model", `${path} is a file; a policy is a folder with config.json and model.safetensors`);
-    }
-    return folder(
-      path,
-      (name) => existsSync(join(path, name)),
-      (name) => readFileSync(join(path, name)),
-      (name) => fileSource(join(path, name)),
-    );
-  }
+  if (existsSync(path)) return openOnDisk(path);
   const prefix = [normalize(path), `models/${path}`].find((candidate) => embedded.has(`${candidate}/config.json`));
   if (prefix !== undefined) {
     return folder(
@@ -51,6 +46,40 @@ export function openPolicyFolder(path: string): PolicyFolder {
   throw new AleError("model", `there is no policy folder ${path}`, {
     hint: known.length > 0 ? `embedded policies: ${known.join(", ")}` : "give the path of a folder with config.json",
   });
+}
+
+function openOnDisk(path: string): PolicyFolder {
+  const isFolder = statSync(path).isDirectory();
+  if (!isFolder && !path.endsWith(".gguf")) {
+    throw new AleError("model", `${path} is neither a folder nor a GGUF file`, {
+      hint: "a policy is a folder with config.json and model.safetensors, or a .gguf file",
+    });
+  }
+  const file = isFolder ? onlyGguf(path) : path;
+  const contents = file === undefined ? undefined : openGgufContents(file);
+  // files of the folder win over what the GGUF file says
+  const isThere = (name: string) => isFolder && existsSync(join(path, name));
+  const made = (name: string) => contents?.files.get(name)?.();
+  const opened = folder(
+    path,
+    (name) => isThere(name) || (contents?.files.has(name) ?? false),
+    (name) => (isThere(name) ? undefined : made(name)) ?? readFileSync(join(path, name)),
+    (name) =>
+      isThere(name) ? fileSource(join(path, name)) : memorySource(`${path}/${name}`, made(name) as Uint8Array),
+  );
+  return contents === undefined ? opened : { ...opened, gguf: contents.weights };
+}
+
+/** The GGUF file of a folder that has no config of its own. */
+function onlyGguf(path: string): string | undefined {
+  if (existsSync(join(path, "config.json"))) return undefined;
+  const names = readdirSync(path).filter((name) => name.endsWith(".gguf"));
+  if (names.length > 1) {
+    throw new AleError("model", `${path} holds several GGUF files: ${names.sort().join(", ")}`, {
+      hint: "give the path of the file itself",
+    });
+  }
+  return names[0] === undefined ? undefined : join(path, names[0]);
 }
 
 function folder(

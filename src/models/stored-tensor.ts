@@ -12,7 +12,7 @@ export interface StoredTensor {
   readonly shape: readonly number[];
   /** @throws AleError("model") when its type is not supported or its bytes do not fit its shape. */
   check(): void;
-  /** Writes elements begin … begin + target.length − 1 (row-major) into `target`. Begin is a multiple of `PIECE`. */
+  /** Writes elements begin … begin + target.length − 1 (row-major) into `target`; whole rows, or whole pieces of `PIECE`. */
   readElements(begin: number, target: Float32Array): void;
 }
 

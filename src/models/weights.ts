@@ -12,11 +12,11 @@ import { copyTensor, type StoredTensors } from "./stored-tensor.ts";
 const REDUNDANT = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
 
 /**
- * The weights of a policy folder, in one file or in shards.
+ * The weights of a policy folder, in one file, in shards or in a GGUF file.
  * @throws AleError("model") naming the file when there are none or they are damaged.
  */
 export function readFolderWeights(folder: PolicyFolder): StoredTensors {
-  return openShards(folder);
+  return folder.gguf ?? openShards(folder);
 }
 
 /**
