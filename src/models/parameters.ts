@@ -162,11 +162,14 @@ export function parameterView<A extends Float32Array | Float64Array>(
   return flat.subarray(entry.offset, entry.offset + entry.size) as A;
 }
 
+const GARBAGE_NUMBERS = 1 << 19;
+
 /**
  * Fills `flat` with initial weights: norms 1, biases 0, embeddings N(0, 0.02²), projections N(0, 1/fan_in), those that write to the
  * residual stream scaled down by √(2 · layers). A tensor's values depend on the seed and its name only.
  */
 export function initializeParameters(config: DecoderConfig, layout: ParameterLayout, flat: Float32Array, seed: number) {
+  let drawn = 0;
   for (const entry of layout.entries) {
     const view = parameterView(layout, flat, entry.name);
     if (entry.kind === "norm" || entry.kind === "bias") {
@@ -177,6 +180,10 @@ export function initializeParameters(config: DecoderConfig, layout: ParameterLay
     let deviation = entry.kind === "embedding" ? 0.02 : fanIn ** -0.5;
     if (entry.kind === "residual-projection") deviation /= Math.sqrt(2 * config.layers);
     const rng = new Rng(`init ${seed} ${entry.name}`);
-    for (let i = 0; i < view.length; i++) view[i] = deviation * rng.normal();
+    for (let i = 0; i < view.length; i++) {
+      view[i] = deviation * rng.normal();
+      // Each number leaves small objects behind; left to itself the collector lets a gigabyte of them pile up.
+      if (++drawn % GARBAGE_NUMBERS === 0) Bun.gc(true);
+    }
   }
 }
