@@ -162,7 +162,7 @@ export function parameterView<A extends Float32Array | Float64Array>(
   return flat.subarray(entry.offset, entry.offset + entry.size) as A;
 }
 
-const GARBAGE_NUMBERS = 1 << 19;
+const GARBAGE_NUMBERS = 1 << 17;
 
 /**
  * Fills `flat` with initial weights: norms 1, biases 0, embeddings N(0, 0.02²), projections N(0, 1/fan_in), those that write to the
