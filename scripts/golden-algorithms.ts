@@ -95,7 +95,11 @@ function checkAdamW(golden: unknown): string {
   state.parameters.set(tensors.flat());
   let begin = 0;
   const ranges = tensors.map((tensor, i) => {
-    const range = { begin, end: begin + tensor.length, decay: (inputs.weight_decay[i] as number) > 0 };
+    const range = {
+      begin,
+      end: begin + tensor.length,
+      group: (inputs.weight_decay[i] as number) > 0 ? ("decayed" as const) : ("spared" as const),
+    };
     begin = range.end;
     return range;
   });

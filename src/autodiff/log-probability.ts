@@ -1,6 +1,6 @@
 /** From hidden states to log-probabilities of given tokens, and the entropy of the distribution. */
 
-import { type Graph, reshape, type Tensor } from "./graph.ts";
+import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 import { gemm } from "./matmul.ts";
 
 export interface TokenDistribution {
@@ -8,6 +8,8 @@ export interface TokenDistribution {
   readonly logprobs: Tensor;
   /** −Σ p log p per row in nats, [N, 1]. */
   readonly entropy: Tensor;
+  /** log p(candidate), [N, K]. */
+  readonly candidateLogprobs: Tensor | undefined;
 }
 
 export interface TokenDistributionInputs {
@@ -17,6 +19,8 @@ export interface TokenDistributionInputs {
   readonly table: Tensor;
   /** Tokens whose probability is asked for, [N] of type `graph.integer`. */
   readonly labels: Tensor;
+  /** More tokens whose probability is asked for, [N, K]; those of a row differ from each other. */
+  readonly candidates?: Tensor | undefined;
   /** 1 / temperature, a scalar. */
   readonly inverseTemperature: Tensor;
 }
@@ -24,12 +28,12 @@ export interface TokenDistributionInputs {
 /**
  * log p and entropy under softmax(hidden · tableᵀ / temperature).
  *
- * Backward, for logits z, p = softmax(z), and gradients a of log p(label) and b of the entropy H:
- * dz = a · (onehot − p) − b · p · (log p + H). With a alone, the row factor is applied to the [N, d] side of both products
- * instead of the [N, V] matrix.
+ * Backward, for logits z, p = softmax(z), and gradients a of log p(label), c_k of log p(candidate k) and b of the entropy H:
+ * dz = a · onehot + Σ_k c_k · onehot_k − p · (a + Σ_k c_k + b · (log p + H)). With a alone, the row factor is applied to
+ * the [N, d] side of both products instead of the [N, V] matrix.
  */
 export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs): TokenDistribution {
-  const { hidden, table, labels, inverseTemperature } = inputs;
+  const { hidden, table, labels, candidates, inverseTemperature } = inputs;
   const [rows, width] = hidden.shape as [number, number];
   const vocabulary = table.shape[0] as number;
   const full = [rows, vocabulary];
@@ -42,26 +46,42 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   const logprobs = graph.apply("GatherElements", [logSoftmax, indices], column, { attributes: { axis: { int: 1 } } });
   const probabilities = graph.apply("Exp", [logSoftmax], full);
   const entropy = graph.apply("Neg", [rowDot(graph, probabilities, logSoftmax)], column);
+  const candidateLogprobs =
+    candidates &&
+    graph.apply("GatherElements", [logSoftmax, candidates], candidates.shape, { attributes: { axis: { int: 1 } } });
 
-  graph.record([logprobs, entropy], ([towardsLogprobs, towardsEntropy]) => {
+  const outputs = [logprobs, entropy, ...(candidateLogprobs === undefined ? [] : [candidateLogprobs])];
+  graph.record(outputs, ([towardsLogprobs, towardsEntropy, towardsCandidates]) => {
     const minusOnes = graph.constant(column, new Float64Array(rows).fill(-1));
-    const residual = graph.apply("ScatterElements", [probabilities, indices, minusOnes], full, {
-      attributes: { axis: { int: 1 }, reduction: { string: "add" } },
-    });
-    if (towardsEntropy === undefined) {
-      const rowFactor = graph.apply("Neg", [towardsLogprobs as Tensor], column);
-      pullThroughHead(residual, rowFactor);
+    if (towardsLogprobs !== undefined && towardsEntropy === undefined && towardsCandidates === undefined) {
+      const residual = addAt(probabilities, indices, minusOnes);
+      pullThroughHead(residual, graph.apply("Neg", [towardsLogprobs], column));
       return;
     }
-    const surprise = graph.apply("Add", [logSoftmax, entropy], full);
-    const weighted = graph.apply("Mul", [graph.apply("Mul", [probabilities, surprise], full), towardsEntropy], full);
-    const towardsLogits =
-      towardsLogprobs === undefined
-        ? weighted
-        : graph.apply("Add", [weighted, graph.apply("Mul", [residual, towardsLogprobs], full)], full);
-    pullThroughHead(towardsLogits, graph.constant(column, new Float64Array(rows).fill(-1)));
+    const perRow = [towardsLogprobs, towardsCandidates && rowSum(graph, towardsCandidates)].reduce(
+      (soFar, towards) => (towards === undefined ? soFar : plus(graph, soFar, towards)),
+      undefined,
+    );
+    const perEntry =
+      towardsEntropy && graph.apply("Mul", [graph.apply("Add", [logSoftmax, entropy], full), towardsEntropy], full);
+    const factor =
+      perRow === undefined || perEntry === undefined
+        ? (perRow ?? perEntry)
+        : graph.apply("Add", [perEntry, perRow], full);
+    let matrix = graph.apply("Mul", [probabilities, factor as Tensor], full);
+    const minus = (towards: Tensor) => graph.apply("Neg", [towards], towards.shape);
+    if (towardsLogprobs !== undefined) matrix = addAt(matrix, indices, minus(towardsLogprobs));
+    if (towardsCandidates !== undefined) matrix = addAt(matrix, candidates as Tensor, minus(towardsCandidates));
+    pullThroughHead(matrix, minusOnes);
   });
-  return { logprobs, entropy };
+  return { logprobs, entropy, candidateLogprobs };
+
+  /** `matrix` with `updates` added in the columns `at` of each row. */
+  function addAt(matrix: Tensor, at: Tensor, updates: Tensor): Tensor {
+    return graph.apply("ScatterElements", [matrix, at, updates], full, {
+      attributes: { axis: { int: 1 }, reduction: { string: "add" } },
+    });
+  }
 
   /** Accumulates the gradients for dz = rowFactor · matrix. */
   function pullThroughHead(matrix: Tensor, rowFactor: Tensor): void {
@@ -93,8 +113,12 @@ function logSoftmaxOf(graph: Graph, logits: Tensor): Tensor {
 
 /** Σ_j a_ij · b_ij per row. */
 function rowDot(graph: Graph, a: Tensor, b: Tensor): Tensor {
-  const product = graph.apply("Mul", [a, b], a.shape);
-  return graph.apply("ReduceSum", [product, graph.integers([1])], [a.shape[0] as number, 1], {
+  return rowSum(graph, graph.apply("Mul", [a, b], a.shape));
+}
+
+/** Σ_j a_ij per row. */
+function rowSum(graph: Graph, a: Tensor): Tensor {
+  return graph.apply("ReduceSum", [a, graph.integers([1])], [a.shape[0] as number, 1], {
     attributes: { keepdims: { int: 1 } },
   });
 }

@@ -36,7 +36,9 @@ export class EngineCore {
       ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
     });
     this.#trainer =
-      this.#exchange === undefined ? this.#learner : new SharedLearner(this.#learner, store, this.#exchange, threads);
+      this.#exchange === undefined
+        ? this.#learner
+        : new SharedLearner(this.#learner, store, this.#exchange, { threads });
     this.generation = new GenerationEngine(config, store, {
       threads,
       slots,

@@ -9,11 +9,18 @@
 
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import type { Learner } from "../trainer/learner.ts";
-import { GradientSum } from "../trainer/optimizer.ts";
+import type { BackwardTerms, ForwardResult, ForwardTerms } from "../trainer/loss-terms.ts";
+import { GradientSum, type NoDecay } from "../trainer/optimizer.ts";
 import { StoreOptimizer } from "../trainer/store-optimizer.ts";
 import type { OptimizerSettings, PolicyLearner } from "../trainer/update.ts";
 import type { Exchange } from "./exchange.ts";
 import { cutByTokens, ownStretch } from "./shares.ts";
+
+export interface SharedLearnerOptions {
+  readonly threads: number;
+  /** As in `LearnerOptions`. */
+  readonly noDecay?: readonly NoDecay[] | undefined;
+}
 
 export class SharedLearner implements PolicyLearner {
   readonly #learner: Learner;
@@ -23,7 +30,8 @@ export class SharedLearner implements PolicyLearner {
   readonly #optimizer: StoreOptimizer;
 
   /** @param learner collects its gradients in `exchange.gradients(rank)`. */
-  constructor(learner: Learner, store: ParameterStore, exchange: Exchange, threads: number) {
+  constructor(learner: Learner, store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
+    const { threads, noDecay } = options;
     this.#learner = learner;
     this.#store = store;
     this.#exchange = exchange;
@@ -35,15 +43,47 @@ export class SharedLearner implements PolicyLearner {
       const parts = [rank, ...others].map((from) => exchange.gradients(from).subarray(stretch.begin, stretch.end));
       this.#sum = new GradientSum(parts, threads);
     }
-    this.#optimizer = new StoreOptimizer(store, exchange.gradients(rank), { threads, exemptNorms: false, stretch });
+    this.#optimizer = new StoreOptimizer(store, exchange.gradients(rank), { threads, noDecay, stretch });
   }
 
-  async logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): Promise<Float32Array[]> {
+  async forward(
+    sequences: readonly Int32Array[],
+    slot: Slot,
+    temperature: number,
+    { values, candidates }: ForwardTerms = {},
+  ): Promise<ForwardResult> {
     const shares = this.#cut(sequences);
-    const mine = this.#learner.logprobs(this.#pick(shares, sequences), slot, temperature);
-    const lengths = shares.map((share) => share.reduce((sum, i) => sum + (sequences[i] as Int32Array).length, 0));
-    const all = await this.#exchange.gather("log-probabilities", concatenate(mine), lengths);
-    const results = sequences.map((sequence) => new Float32Array(sequence.length));
+    const picked = candidates && { ...candidates, ids: this.#pick(shares, candidates.ids) };
+    const terms = { ...(values && { values }), ...(picked && { candidates: picked }) };
+    const mine = this.#learner.forward(this.#pick(shares, sequences), slot, temperature, terms);
+    return {
+      logprobs: await this.#gatherRows("log-probabilities", shares, sequences, mine.logprobs, 1),
+      values: values ? await this.#gatherRows("values", shares, sequences, mine.values, 1) : [],
+      candidateLogprobs:
+        candidates === undefined
+          ? []
+          : await this.#gatherRows("candidates", shares, sequences, mine.candidateLogprobs, candidates.count),
+    };
+  }
+
+  referenceLogprobs(sequences: readonly Int32Array[], temperature: number): Promise<Float32Array[]> {
+    const shares = this.#cut(sequences);
+    const mine = this.#learner.referenceLogprobs(this.#pick(shares, sequences), temperature);
+    return this.#gatherRows("reference", shares, sequences, mine, 1);
+  }
+
+  /** Rows of `width` numbers per token, from the engines that computed them, in the order of the sequences. */
+  async #gatherRows(
+    what: string,
+    shares: readonly number[][],
+    sequences: readonly Int32Array[],
+    mine: readonly Float32Array[],
+    width: number,
+  ): Promise<Float32Array[]> {
+    const sizeOf = (i: number) => (sequences[i] as Int32Array).length * width;
+    const lengths = shares.map((share) => share.reduce((sum, i) => sum + sizeOf(i), 0));
+    const all = await this.#exchange.gather(what, concatenate(mine), lengths);
+    const results = sequences.map((_, i) => new Float32Array(sizeOf(i)));
     for (const [rank, share] of shares.entries()) {
       let offset = 0;
       for (const i of share) {
@@ -60,9 +100,15 @@ export class SharedLearner implements PolicyLearner {
     weights: readonly Float32Array[],
     slot: Slot,
     temperature: number,
+    { entropyWeights, values, candidates }: BackwardTerms = {},
   ): Promise<{ readonly loss: number; readonly entropy: number }> {
     const shares = this.#cut(sequences);
-    const own = this.#learner.backward(this.#pick(shares, sequences), this.#pick(shares, weights), slot, temperature);
+    const pick = <T>(items: readonly T[]) => this.#pick(shares, items);
+    const own = this.#learner.backward(pick(sequences), pick(weights), slot, temperature, {
+      entropyWeights: entropyWeights && pick(entropyWeights),
+      values: values && { ...values, weights: pick(values.weights) },
+      candidates: candidates && { ...candidates, ids: pick(candidates.ids), weights: pick(candidates.weights) },
+    });
     const all = await this.#gatherNumbers("gradients", [own.loss, own.entropy * own.tokens, own.tokens]);
     const [loss = 0, entropy = 0, tokens = 0] = [0, 1, 2].map((k) =>
       all.reduce((sum, values) => sum + (values[k] as number), 0),

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig } from "./config.ts";
+import { VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
 import { DecoderReference } from "./decoder-reference.ts";
 import { rootMeanSquare } from "./gradient-check.ts";
 import { parameterView } from "./parameters.ts";
@@ -48,15 +49,21 @@ const MODELS: Readonly<Record<string, DecoderConfig>> = {
 };
 
 describe.each(Object.entries(MODELS))("whole model, %s", (_, config) => {
-  test("gradients of weighted log-probabilities and entropies against central differences", () => {
-    const reference = new DecoderReference(config, LENGTH);
+  test("gradients of all terms of a loss against central differences", () => {
+    const reference = new DecoderReference(config, LENGTH, { values: "trunk", candidates: 3 });
     fill(reference);
     const rng = new Rng("data");
     // token 3 comes up often, so that rows of the embedding's gradient are sums
     const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 18)));
     const weights = Float64Array.from(sequence, () => (rng.next() < 0.3 ? 0 : rng.normal()));
     const bonus = Float64Array.from(sequence, () => 0.3 * rng.normal());
-    const loss = () => reference.run(sequence, weights, 0.8, bonus);
+    const terms = {
+      entropyWeights: bonus,
+      valueWeights: bonus.map((weight) => weight + 0.1),
+      candidates: Int32Array.from({ length: 3 * sequence.length }, (_, i) => (7 * i) % CONFIG.vocabularySize),
+      candidateWeights: Float64Array.from({ length: 3 * sequence.length }, () => rng.normal()),
+    };
+    const loss = () => reference.run(sequence, weights, 0.8, terms);
     loss();
     const gradients = reference.gradients.slice();
     let worst = 0;
@@ -80,4 +87,22 @@ describe.each(Object.entries(MODELS))("whole model, %s", (_, config) => {
     expect(worst).toBeGreaterThan(0);
     expect(worst).toBeLessThan(1e-8);
   });
+});
+
+test("gradients of values stop at the value head when asked to", () => {
+  const reference = new DecoderReference(CONFIG, LENGTH, { values: "head" });
+  fill(reference);
+  const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => t);
+  const ones = new Float64Array(sequence.length).fill(1);
+  reference.run(
+    sequence,
+    ones.map(() => 0),
+    1,
+    { valueWeights: ones },
+  );
+  const trained = reference.layout.entries.filter(({ name }) =>
+    parameterView(reference.layout, reference.gradients, name).some((gradient) => gradient !== 0),
+  );
+  expect(trained.map(({ name }) => name)).toEqual([VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS]);
+  reference.release();
 });

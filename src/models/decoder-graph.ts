@@ -3,27 +3,27 @@
 import type { AttentionShape } from "../autodiff/attention.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
-import { tokenDistribution } from "../autodiff/log-probability.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
+import { ENTROPY, emitHead, type LossTerms, lossSeeds, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
 import { type DecoderContext, decoderLayer } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
-import { EMBEDDING, FINAL_NORM, headName, type ParameterLayout, parameterLayout } from "./parameters.ts";
+import {
+  EMBEDDING,
+  FINAL_NORM,
+  headName,
+  type LayoutTensor,
+  layOut,
+  type ParameterLayout,
+  parameterLayout,
+} from "./parameters.ts";
 import { ropeTables } from "./rope.ts";
 
-/** Names of the graph's inputs and outputs beside the parameters, N = rows · length. */
+/** Names of the graph's inputs and outputs beside the parameters and those of the head, N = rows · length. */
 export const IDS = "ids"; // int64 [N], int32 on GPUs
-export const LABELS = "labels"; // as `IDS`
-export const INVERSE_TEMPERATURE = "inverse_temperature"; // scalar
-export const LOGPROBS = "logprobs"; // [N, 1]
-export const ENTROPY = "entropy"; // [N, 1]
 export const LOGITS = "logits"; // [N, V]
-/** Loss is −Σ weight · logprob. */
-export const WEIGHTS = "weights"; // [N, 1]
-/** Minus a bonus of Σ weight · entropy. */
-export const ENTROPY_WEIGHTS = "entropy_weights"; // [N, 1]
 /** Gradient of the embedded tokens; the caller adds row i to row `ids[i]` of the embedding's gradient. Not on GPUs. */
 export const EMBEDDED_GRADIENT = "gradient:embedded"; // [N, d]
 /** Gradient of parameter `name` before this run (input) and after it (output); both may be the same memory. */
@@ -36,17 +36,31 @@ export interface DecoderGraphOptions {
   readonly rows: number;
   readonly length: number;
   /**
-   * `logits`: forward to logits. `logprobs`: forward to logprobs. `gradients`: logprobs, entropy and gradients of
-   * −Σ weight · logprob. `entropy-gradients`: the same with the entropy bonus.
+   * `logits`: forward to logits. `logprobs`: forward to log-probabilities and what else `terms` name. `gradients`: these,
+   * the entropy, and the gradients of the loss.
    */
-  readonly mode: "logits" | "logprobs" | "gradients" | "entropy-gradients";
+  readonly mode: "logits" | "logprobs" | "gradients";
+  /** Default: log-probabilities of the labels alone. */
+  readonly terms?: LossTerms | undefined;
   /** With adapters, only they are trained: the model's own parameters get no gradients. */
   readonly adapters?: Adapters | undefined;
 }
 
-/** The parameters that a graph with or without adapters gives gradients of. */
-export function trainableLayout(config: DecoderConfig, adapters: Adapters | undefined): ParameterLayout {
-  return adapters?.layout ?? parameterLayout(config);
+/**
+ * What is trained: adapters or all parameters, and behind them, at the same places as without it, the value head if there
+ * is one.
+ */
+export function trainableLayout(
+  config: DecoderConfig,
+  options: { readonly adapters?: Adapters | undefined; readonly valueHead: boolean },
+): ParameterLayout {
+  const layout = options.adapters?.layout ?? parameterLayout(config);
+  if (!options.valueHead) return layout;
+  return layOut([
+    ...layout.entries.map(({ name, kind, shape }): LayoutTensor => [name, kind, shape]),
+    [VALUE_HEAD_WEIGHT, "value-head", [1, config.hiddenSize]],
+    [VALUE_HEAD_BIAS, "value-head", [1]],
+  ]);
 }
 
 /** Whether the gradient of the embedded tokens is an output of graphs with gradients. */
@@ -64,12 +78,13 @@ function addsEmbedded(profile: Profile): boolean {
 
 /** Emits the graph; parameters are inputs under their own names. Returns the model's bytes. */
 export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Uint8Array {
-  const { rows, length, mode, adapters } = options;
+  const { rows, length, mode, adapters, terms = {} } = options;
   const graph = new Graph(options.profile);
-  const withGradients = mode === "gradients" || mode === "entropy-gradients";
+  const withGradients = mode === "gradients";
   const parameters = new Map<string, Tensor>();
-  const trainable = trainableLayout(config, adapters);
-  for (const { name, shape } of [...parameterLayout(config).entries, ...(adapters?.layout.entries ?? [])]) {
+  const trainable = trainableLayout(config, { adapters, valueHead: terms.values !== undefined });
+  const frozen = adapters === undefined ? [] : parameterLayout(config).entries;
+  for (const { name, shape } of [...frozen, ...trainable.entries]) {
     parameters.set(name, graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) }));
   }
   const parameter = (name: string) => parameters.get(name) as Tensor;
@@ -79,22 +94,16 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   const embedded = embedding(graph, inside ? table : { ...table, differentiable: false }, ids);
   const start = withGradients && trainsEmbedding(adapters) && !inside ? graph.leaf(embedded) : embedded;
   const hidden = decoderLayers(graph, config, { rows, length, start, parameter, adapters });
-  const head = parameter(headName(config));
+  const projection = parameter(headName(config));
   if (mode === "logits") {
-    graph.output(LOGITS, linear(graph, hidden, head));
+    graph.output(LOGITS, linear(graph, hidden, projection));
     return graph.encode();
   }
-  const labels = graph.input(LABELS, [rows * length], { type: graph.integer });
-  const inverseTemperature = graph.input(INVERSE_TEMPERATURE, []);
-  const distribution = tokenDistribution(graph, { hidden, table: head, labels, inverseTemperature });
-  graph.output(LOGPROBS, distribution.logprobs);
+  const head = emitHead(graph, { hidden, table: projection, parameter, terms });
   if (!withGradients) return graph.encode();
 
-  graph.output(ENTROPY, distribution.entropy);
-  const column = [rows * length, 1];
-  const negated = (name: string) => graph.apply("Neg", [graph.input(name, column)], column);
-  const seeds: [Tensor, Tensor][] = [[distribution.logprobs, negated(WEIGHTS)]];
-  if (mode === "entropy-gradients") seeds.push([distribution.entropy, negated(ENTROPY_WEIGHTS)]);
+  graph.output(ENTROPY, head.entropy);
+  const seeds = lossSeeds(graph, head, terms);
   // An untied embedding gets its gradient from the embedded tokens alone, which the caller adds up.
   const dense = [...parameters.values()].filter(
     ({ name, differentiable }) => differentiable && (inside || config.tiedEmbeddings || name !== EMBEDDING),

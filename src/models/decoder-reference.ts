@@ -8,18 +8,35 @@ import {
   accumulatedName,
   decoderGraph,
   EMBEDDED_GRADIENT,
-  ENTROPY,
-  ENTROPY_WEIGHTS,
   gradientName,
   IDS,
+  trainableLayout,
+} from "./decoder-graph.ts";
+import {
+  CANDIDATE_LOGPROBS,
+  CANDIDATE_WEIGHTS,
+  CANDIDATES,
+  ENTROPY,
+  ENTROPY_WEIGHTS,
   INVERSE_TEMPERATURE,
   LABELS,
   LOGPROBS,
+  type LossTerms,
+  VALUE_WEIGHTS,
+  VALUES,
   WEIGHTS,
-} from "./decoder-graph.ts";
-import { EMBEDDING, type ParameterLayout, parameterLayout, parameterView } from "./parameters.ts";
+} from "./decoder-head.ts";
+import { EMBEDDING, type ParameterLayout, parameterView } from "./parameters.ts";
 
-/** One sequence at a time: loss −Σ weight · logprob − Σ entropyWeight · entropy, and its gradients. */
+/** What a run takes besides the weights of the log-probabilities: one element per token, K where there are K candidates. */
+export interface ReferenceTerms {
+  readonly entropyWeights?: ArrayLike<number>;
+  readonly valueWeights?: ArrayLike<number>;
+  readonly candidates?: ArrayLike<number>;
+  readonly candidateWeights?: ArrayLike<number>;
+}
+
+/** One sequence at a time: loss −Σ weight · term over log-probabilities and the other terms, and its gradients. */
 export class DecoderReference {
   readonly layout: ParameterLayout;
   /** Flat parameters, to be filled by the caller. */
@@ -33,17 +50,24 @@ export class DecoderReference {
   readonly #ids: BigInt64Array;
   readonly #labels: BigInt64Array;
   readonly #weights: Float64Array;
+  readonly values: Float64Array;
+  readonly candidateLogprobs: Float64Array;
+  readonly #terms: LossTerms;
   readonly #entropyWeights: Float64Array;
+  readonly #valueWeights: Float64Array;
+  readonly #candidates: BigInt64Array;
+  readonly #candidateWeights: Float64Array;
   readonly #inverseTemperature = allocateFloat64(1);
   readonly #embeddedGradient: Float64Array;
   readonly #session: Session;
   readonly #call: () => void;
 
   /** @param length predictions per sequence: its tokens less one. */
-  constructor(config: DecoderConfig, length: number) {
+  constructor(config: DecoderConfig, length: number, terms: LossTerms = {}) {
     this.#config = config;
     this.#length = length;
-    this.layout = parameterLayout(config);
+    this.#terms = { ...terms, entropy: true };
+    this.layout = trainableLayout(config, { valueHead: terms.values !== undefined });
     this.parameters = allocateFloat64(this.layout.length);
     this.gradients = allocateFloat64(this.layout.length);
     this.logprobs = allocateFloat64(length);
@@ -52,37 +76,48 @@ export class DecoderReference {
     this.#labels = allocateInt64(length);
     this.#weights = allocateFloat64(length);
     this.#entropyWeights = allocateFloat64(length);
+    const candidates = length * (terms.candidates ?? 0);
+    this.values = allocateFloat64(length);
+    this.candidateLogprobs = allocateFloat64(candidates);
+    this.#valueWeights = allocateFloat64(length);
+    this.#candidates = allocateInt64(candidates);
+    this.#candidateWeights = allocateFloat64(candidates);
     this.#embeddedGradient = allocateFloat64(length * config.hiddenSize);
-    const model = decoderGraph(config, { profile: "ref64", rows: 1, length, mode: "entropy-gradients" });
+    const model = decoderGraph(config, { profile: "ref64", rows: 1, length, mode: "gradients", terms: this.#terms });
     this.#session = new Session(model, { threads: 1, optimization: "basic" });
     this.#call = this.#prepare();
   }
 
   /**
-   * @param sequence up to length + 1 tokens; what is missing is padding. @param weights, entropyWeights one per token;
+   * @param sequence up to length + 1 tokens; what is missing is padding. @param weights, terms one per token;
    * element 0 is ignored.
    * @returns the loss; gradients, logprobs and entropy are in the fields.
    */
-  run(
-    sequence: ArrayLike<number>,
-    weights: ArrayLike<number>,
-    temperature = 1,
-    entropyWeights: ArrayLike<number> = new Float64Array(sequence.length),
-  ): number {
+  run(sequence: ArrayLike<number>, weights: ArrayLike<number>, temperature = 1, terms: ReferenceTerms = {}): number {
     this.gradients.fill(0);
     this.#inverseTemperature[0] = 1 / temperature;
     for (let t = 0; t < this.#length; t++) {
       this.#ids[t] = BigInt(sequence[t] ?? 0);
       this.#labels[t] = BigInt(sequence[t + 1] ?? 0);
       this.#weights[t] = weights[t + 1] ?? 0;
-      this.#entropyWeights[t] = entropyWeights[t + 1] ?? 0;
+      this.#entropyWeights[t] = terms.entropyWeights?.[t + 1] ?? 0;
+      this.#valueWeights[t] = terms.valueWeights?.[t + 1] ?? 0;
+    }
+    const width = this.#terms.candidates ?? 0;
+    for (let i = 0; i < this.#candidates.length; i++) {
+      this.#candidates[i] = BigInt(terms.candidates?.[i + width] ?? 0);
+      this.#candidateWeights[i] = terms.candidateWeights?.[i + width] ?? 0;
     }
     this.#call();
     this.#scatter();
     let loss = 0;
-    for (let t = 0; t < this.#length; t++) {
-      loss -= (this.#weights[t] as number) * (this.logprobs[t] as number);
-      loss -= (this.#entropyWeights[t] as number) * (this.entropy[t] as number);
+    for (const [weights, term] of [
+      [this.#weights, this.logprobs],
+      [this.#entropyWeights, this.entropy],
+      [this.#valueWeights, this.values],
+      [this.#candidateWeights, this.candidateLogprobs],
+    ] as const) {
+      for (const [i, weight] of weights.entries()) loss -= weight * (term[i] as number);
     }
     return loss;
   }
@@ -117,6 +152,16 @@ export class DecoderReference {
       [ENTROPY]: column(this.entropy),
       [EMBEDDED_GRADIENT]: float64Value(this.#embeddedGradient, [length, this.#config.hiddenSize]),
     };
+    if (this.#terms.values !== undefined) {
+      feeds[VALUE_WEIGHTS] = column(this.#valueWeights);
+      fetches[VALUES] = column(this.values);
+    }
+    if (this.#terms.candidates !== undefined) {
+      const shape = [length, this.#terms.candidates];
+      feeds[CANDIDATES] = int64Value(this.#candidates, shape);
+      feeds[CANDIDATE_WEIGHTS] = float64Value(this.#candidateWeights, shape);
+      fetches[CANDIDATE_LOGPROBS] = float64Value(this.candidateLogprobs, shape);
+    }
     for (const { name, shape } of this.layout.entries) {
       feeds[name] = float64Value(parameterView(this.layout, this.parameters, name), shape);
       if (name === EMBEDDING && !this.#config.tiedEmbeddings) continue;

@@ -7,22 +7,11 @@
 import type { AttentionShape } from "../autodiff/attention.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Tensor } from "../autodiff/graph.ts";
-import { tokenDistribution } from "../autodiff/log-probability.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
-import {
-  accumulatedName,
-  ENTROPY,
-  ENTROPY_WEIGHTS,
-  gradientName,
-  IDS,
-  INVERSE_TEMPERATURE,
-  LABELS,
-  LOGPROBS,
-  trainableLayout,
-  WEIGHTS,
-} from "./decoder-graph.ts";
+import { accumulatedName, gradientName, IDS, trainableLayout } from "./decoder-graph.ts";
+import { ENTROPY, emitHead, type LossTerms, lossSeeds } from "./decoder-head.ts";
 import { decoderLayer } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
 import { EMBEDDING, FINAL_NORM, headName, type ParameterEntry, parameterLayout } from "./parameters.ts";
@@ -90,40 +79,36 @@ export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Uin
   return graph.encode();
 }
 
-/** What the head reads besides the states: the final norm and the output projection. */
-export function headEntries({ config }: LayeredModel): readonly ParameterEntry[] {
+/** What the head reads besides the states: the final norm, the output projection, and the value head for values. */
+export function headEntries({ config, adapters }: LayeredModel, terms: LossTerms): readonly ParameterEntry[] {
   const names = new Set([FINAL_NORM, headName(config)]);
-  return parameterLayout(config).entries.filter(({ name }) => names.has(name));
+  const own = parameterLayout(config).entries.filter(({ name }) => names.has(name));
+  if (terms.values === undefined) return own;
+  const { entries } = trainableLayout(config, { adapters, valueHead: true });
+  return [...own, ...entries.filter(({ kind }) => kind === "value-head")];
+}
+
+export interface HeadGraphOptions {
+  readonly tokens: number;
+  readonly gradients: boolean;
+  readonly terms: LossTerms;
 }
 
 /**
- * Final norm, output projection and log-probabilities of `tokens` tokens: HIDDEN → LOGPROBS, and with gradients ENTROPY,
- * HIDDEN_GRADIENT and the gradients of the head's trainable tensors added to what was there.
+ * Final norm, output projection and what `terms` ask for, of `tokens` tokens: HIDDEN → the outputs of `emitHead`, and with
+ * gradients ENTROPY, HIDDEN_GRADIENT and the gradients of the head's trainable tensors added to what was there.
  */
-export function headGraph(
-  model: LayeredModel,
-  tokens: number,
-  mode: "logprobs" | "gradients" | "entropy-gradients",
-): Uint8Array {
+export function headGraph(model: LayeredModel, { tokens, gradients, terms }: HeadGraphOptions): Uint8Array {
   const { config } = model;
   const graph = new Graph("cpu");
-  const withGradients = mode !== "logprobs";
-  const parameters = declareParameters(graph, model, headEntries(model), withGradients);
+  const parameters = declareParameters(graph, model, headEntries(model, terms), gradients);
   const parameter = (name: string) => parameters.get(name) as Tensor;
-  const start = graph.input(HIDDEN, [tokens, config.hiddenSize], { differentiable: withGradients });
-  const { logprobs, entropy } = tokenDistribution(graph, {
-    hidden: rmsNorm(graph, start, parameter(FINAL_NORM), config.normEps),
-    table: parameter(headName(config)),
-    labels: graph.input(LABELS, [tokens], { type: graph.integer }),
-    inverseTemperature: graph.input(INVERSE_TEMPERATURE, []),
-  });
-  graph.output(LOGPROBS, logprobs);
-  if (!withGradients) return graph.encode();
-  graph.output(ENTROPY, entropy);
-  const column = [tokens, 1];
-  const negated = (name: string) => graph.apply("Neg", [graph.input(name, column)], column);
-  const seeds: [Tensor, Tensor][] = [[logprobs, negated(WEIGHTS)]];
-  if (mode === "entropy-gradients") seeds.push([entropy, negated(ENTROPY_WEIGHTS)]);
+  const start = graph.input(HIDDEN, [tokens, config.hiddenSize], { differentiable: gradients });
+  const hidden = rmsNorm(graph, start, parameter(FINAL_NORM), config.normEps);
+  const head = emitHead(graph, { hidden, table: parameter(headName(config)), parameter, terms });
+  if (!gradients) return graph.encode();
+  graph.output(ENTROPY, head.entropy);
+  const seeds = lossSeeds(graph, head, terms);
   const trained = startGradients(graph, parameters.values());
   graph.backward(seeds);
   for (const tensor of trained) graph.output(gradientName(tensor.name), graph.gradient(tensor));
@@ -137,7 +122,7 @@ function declareParameters(
   entries: readonly ParameterEntry[],
   withGradients: boolean,
 ): ReadonlyMap<string, Tensor> {
-  const trainable = trainableLayout(config, adapters);
+  const trainable = trainableLayout(config, { adapters, valueHead: true });
   const declare = ({ name, shape }: ParameterEntry) =>
     graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) });
   return new Map(entries.map((entry) => [entry.name, declare(entry)]));

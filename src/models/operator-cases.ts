@@ -140,4 +140,30 @@ export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
       inverseTemperature: { shape: [], values: [1.25], constant: true },
     },
   ),
+  "tokenDistribution: log-probability, entropy and candidates, one of them the label": operator(
+    (graph, inputs) => {
+      const { logprobs, entropy, candidateLogprobs } = tokenDistribution(graph, inputs);
+      return [logprobs, entropy, ...(candidateLogprobs === undefined ? [] : [candidateLogprobs])];
+    },
+    {
+      hidden: normal("h", 4, 5),
+      table: normal("t", 7, 5),
+      labels: integers([4], [0, 6, 3, 3]),
+      candidates: integers([4, 3], [0, 1, 2, 5, 4, 3, 3, 6, 1, 2, 4, 0]),
+      inverseTemperature: { shape: [], values: [0.75], constant: true },
+    },
+  ),
+  "tokenDistribution: candidates alone": operator(
+    (graph, inputs) => {
+      const { candidateLogprobs } = tokenDistribution(graph, inputs);
+      return candidateLogprobs === undefined ? [] : [candidateLogprobs];
+    },
+    {
+      hidden: normal("h", 4, 5),
+      table: normal("t", 7, 5),
+      labels: integers([4], [0, 6, 3, 3]),
+      candidates: integers([4, 2], [0, 1, 5, 4, 3, 6, 2, 4]),
+      inverseTemperature: { shape: [], values: [1.25], constant: true },
+    },
+  ),
 };

@@ -5,7 +5,14 @@ import { hashKey, Rng } from "../core/rng.ts";
 import { type DecoderConfig, type ExpertConfig, hasExperts } from "./config.ts";
 
 /** What a tensor is for; decides its initial spread and whether weight decay may be switched off for it. */
-export type ParameterKind = "embedding" | "norm" | "projection" | "residual-projection" | "bias" | "adapter";
+export type ParameterKind =
+  | "embedding"
+  | "norm"
+  | "projection"
+  | "residual-projection"
+  | "bias"
+  | "adapter"
+  | "value-head";
 
 export interface ParameterEntry {
   readonly name: string;
@@ -79,7 +86,7 @@ export function biasName(config: DecoderConfig, name: string): string | null {
 /** Lays out the parameters of a decoder, in the order in which the forward pass uses them. */
 export function parameterLayout(config: DecoderConfig): ParameterLayout {
   const { hiddenSize: d, vocabularySize: v } = config;
-  const tensors: Tensor[] = [[EMBEDDING, "embedding", [v, d]]];
+  const tensors: LayoutTensor[] = [[EMBEDDING, "embedding", [v, d]]];
   for (let layer = 0; layer < config.layers; layer++) {
     tensors.push(...attentionTensors(config, layer), ...feedForwardTensors(config, layer));
   }
@@ -88,10 +95,11 @@ export function parameterLayout(config: DecoderConfig): ParameterLayout {
   return layOut(tensors);
 }
 
-type Tensor = readonly [name: string, kind: ParameterKind, shape: readonly number[]];
+/** A tensor that is to be given a place. */
+export type LayoutTensor = readonly [name: string, kind: ParameterKind, shape: readonly number[]];
 
 /** Weights that are used as one matrix follow each other, and so do their biases. */
-function attentionTensors(config: DecoderConfig, layer: number): readonly Tensor[] {
+function attentionTensors(config: DecoderConfig, layer: number): readonly LayoutTensor[] {
   const { hiddenSize: d, headDim } = config;
   const names = layerNames(layer);
   const queryWidth = config.heads * headDim;
@@ -101,7 +109,7 @@ function attentionTensors(config: DecoderConfig, layer: number): readonly Tensor
     [names.key, kvWidth],
     [names.value, kvWidth],
   ] as const;
-  const tensors: Tensor[] = [[names.attentionNorm, "norm", [d]]];
+  const tensors: LayoutTensor[] = [[names.attentionNorm, "norm", [d]]];
   for (const [name, width] of projections) tensors.push([name, "projection", [width, d]]);
   for (const [name, width] of projections) {
     const bias = biasName(config, name);
@@ -112,18 +120,18 @@ function attentionTensors(config: DecoderConfig, layer: number): readonly Tensor
   return tensors;
 }
 
-function feedForwardTensors(config: DecoderConfig, layer: number): readonly Tensor[] {
+function feedForwardTensors(config: DecoderConfig, layer: number): readonly LayoutTensor[] {
   const { hiddenSize: d, intermediateSize } = config;
   const names = layerNames(layer);
-  const mlp = ({ gate, up, down }: Readonly<Record<"gate" | "up" | "down", string>>, ff: number): Tensor[] => [
+  const mlp = ({ gate, up, down }: Readonly<Record<"gate" | "up" | "down", string>>, ff: number): LayoutTensor[] => [
     [gate, "projection", [ff, d]],
     [up, "projection", [ff, d]],
     [down, "residual-projection", [d, ff]],
   ];
-  const norm: Tensor = [names.mlpNorm, "norm", [d]];
+  const norm: LayoutTensor = [names.mlpNorm, "norm", [d]];
   if (!hasExperts(config, layer)) return [norm, ...mlp(names, intermediateSize)];
   const experts = config.experts as ExpertConfig;
-  const tensors: Tensor[] = [norm, [names.router, "projection", [experts.count, d]]];
+  const tensors: LayoutTensor[] = [norm, [names.router, "projection", [experts.count, d]]];
   for (let expert = 0; expert < experts.count; expert++) {
     tensors.push(...mlp(expertNames(layer, expert), experts.intermediateSize));
   }
@@ -131,7 +139,7 @@ function feedForwardTensors(config: DecoderConfig, layer: number): readonly Tens
 }
 
 /** Places tensors one after the other, each on a 64-byte boundary. */
-export function layOut(tensors: readonly Tensor[]): ParameterLayout {
+export function layOut(tensors: readonly LayoutTensor[]): ParameterLayout {
   const entries: ParameterEntry[] = [];
   let offset = 0;
   let parameterCount = 0;

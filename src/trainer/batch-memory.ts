@@ -1,91 +1,183 @@
 /** Tokens, labels and weights of one rectangle, and what is computed for each of its tokens. */
 
 import { AleError } from "../core/errors.ts";
-import type { DecoderConfig } from "../models/config.ts";
-import { allocateFloat32, allocateInt64 } from "../runtime/memory.ts";
-import type { Rectangle, RunnerMode } from "./executor.ts";
+import {
+  CANDIDATE_LOGPROBS,
+  CANDIDATE_WEIGHTS,
+  CANDIDATES,
+  ENTROPY,
+  ENTROPY_WEIGHTS,
+  INVERSE_TEMPERATURE,
+  LABELS,
+  LOGPROBS,
+  VALUE_WEIGHTS,
+  VALUES,
+  WEIGHTS,
+} from "../models/decoder-head.ts";
+import { allocateFloat32, allocateInt32, allocateInt64 } from "../runtime/memory.ts";
+import { float32Value, int32Value, int64Value, type Value } from "../runtime/value.ts";
+import type { Rectangle, RunnerMode, WeightColumns } from "./executor.ts";
+
+type Ids = BigInt64Array | Int32Array;
+type Columns = Readonly<Record<string, Float32Array>>;
+
+export interface BatchMemoryOptions {
+  readonly vocabularySize: number;
+  /** Type of token ids in the graph; default `int64`. */
+  readonly integers?: "int64" | "int32";
+}
+
+/** What each term of the loss is called: its weights and itself. */
+const TERMS = [
+  [WEIGHTS, LOGPROBS],
+  [ENTROPY_WEIGHTS, ENTROPY],
+  [VALUE_WEIGHTS, VALUES],
+  [CANDIDATE_WEIGHTS, CANDIDATE_LOGPROBS],
+] as const;
 
 /** Arrays over the N = rows · length tokens of a rectangle; row r, position t predicts token t + 1 of row r's sequence. */
 export class BatchMemory {
-  readonly ids: BigInt64Array;
-  readonly labels: BigInt64Array;
-  readonly weights: Float32Array;
-  readonly entropyWeights: Float32Array;
-  readonly inverseTemperature = allocateFloat32(1);
-  readonly logprobs: Float32Array;
-  readonly entropy: Float32Array;
-  readonly #config: DecoderConfig;
-  readonly #mode: RunnerMode;
+  /** Tokens of the rectangle. */
+  readonly tokens: number;
+  readonly ids: Ids;
+  readonly #labels: Ids;
+  readonly #candidates: Ids;
+  /** What goes in and comes out per token, under the graph's names. */
+  readonly #inputs: Columns;
+  readonly #outputs: Columns;
+  readonly #inverseTemperature = allocateFloat32(1);
+  readonly #vocabularySize: number;
   readonly #length: number;
   #lengths: readonly number[] = [];
 
-  constructor(config: DecoderConfig, mode: RunnerMode, { rows, length }: Rectangle) {
-    this.#config = config;
-    this.#mode = mode;
-    this.#length = length;
-    const tokens = rows * length;
-    this.ids = allocateInt64(tokens);
-    this.labels = allocateInt64(tokens);
-    this.weights = allocateFloat32(tokens);
-    this.entropyWeights = allocateFloat32(tokens);
-    this.logprobs = allocateFloat32(tokens);
-    this.entropy = allocateFloat32(tokens);
+  constructor({ vocabularySize, integers = "int64" }: BatchMemoryOptions, mode: RunnerMode, shape: Rectangle) {
+    const { gradients, terms } = mode;
+    const { candidates = 0 } = terms;
+    const tokens = shape.rows * shape.length;
+    this.#vocabularySize = vocabularySize;
+    this.#length = shape.length;
+    this.tokens = tokens;
+    const allocateIds = integers === "int64" ? allocateInt64 : allocateInt32;
+    this.ids = allocateIds(tokens);
+    this.#labels = allocateIds(tokens);
+    this.#candidates = allocateIds(tokens * candidates);
+    const columns = (wanted: readonly (readonly [name: string, isWanted: boolean, width: number])[]): Columns =>
+      Object.fromEntries(
+        wanted.flatMap(([name, isWanted, width]) => (isWanted ? [[name, allocateFloat32(tokens * width)]] : [])),
+      );
+    const hasValues = terms.values !== undefined;
+    this.#inputs = columns([
+      [WEIGHTS, gradients, 1],
+      [ENTROPY_WEIGHTS, gradients && terms.entropy === true, 1],
+      [VALUE_WEIGHTS, gradients && hasValues, 1],
+      [CANDIDATE_WEIGHTS, gradients && candidates > 0, candidates],
+    ]);
+    this.#outputs = columns([
+      [LOGPROBS, true, 1],
+      [ENTROPY, gradients, 1],
+      [VALUES, hasValues, 1],
+      [CANDIDATE_LOGPROBS, candidates > 0, candidates],
+    ]);
+  }
+
+  set temperature(value: number) {
+    this.#inverseTemperature[0] = 1 / value;
+  }
+
+  get logprobs(): Float32Array {
+    return this.#outputs[LOGPROBS] as Float32Array;
   }
 
   /** See `BatchRunner.load`. */
-  load(
-    sequences: readonly Int32Array[],
-    weights?: readonly Float32Array[],
-    entropyWeights?: readonly Float32Array[],
-  ): void {
-    this.ids.fill(0n);
-    this.labels.fill(0n);
+  load(sequences: readonly Int32Array[], weights: WeightColumns = {}, candidates: readonly Int32Array[] = []): void {
+    for (const ids of [this.ids, this.#labels, this.#candidates]) fill(ids, 0, ids.length, () => 0);
     this.#lengths = sequences.map((sequence) => sequence.length - 1);
     for (const [row, sequence] of sequences.entries()) {
       const start = row * this.#length;
-      for (let t = 1; t < sequence.length; t++) {
-        this.ids[start + t - 1] = this.#checkedId(sequence[t - 1] as number);
-        this.labels[start + t - 1] = this.#checkedId(sequence[t] as number);
-      }
+      const count = sequence.length - 1;
+      fill(this.ids, start, count, (t) => this.#checkedId(sequence[t] as number));
+      fill(this.#labels, start, count, (t) => this.#checkedId(sequence[t + 1] as number));
     }
-    if (weights !== undefined) this.#layWeights(this.weights, weights);
-    if (entropyWeights !== undefined) this.#layWeights(this.entropyWeights, entropyWeights);
+    const width = this.#candidates.length / this.tokens;
+    for (const [row, ids] of candidates.entries()) {
+      const start = row * this.#length * width;
+      fill(this.#candidates, start, ids.length - width, (i) => this.#checkedId(ids[i + width] as number));
+    }
+    for (const [name, rows] of Object.entries(weights)) this.#layWeights(this.#inputs[name] as Float32Array, rows);
   }
 
-  /** See `BatchRunner.copyLogprobs`. */
-  copyLogprobs(row: number, target: Float32Array): void {
-    const start = row * this.#length;
-    target.set(this.logprobs.subarray(start, start + target.length - 1), 1);
+  /** See `BatchRunner.copyOutput`. */
+  copyOutput(name: string, row: number, target: Float32Array): void {
+    const output = this.#outputs[name] as Float32Array;
+    const width = output.length / this.tokens;
+    const start = row * this.#length * width;
+    target.set(output.subarray(start, start + target.length - width), width);
   }
 
   /** See `BatchRunner.addSums`. */
   addSums(sums: { loss: number; entropy: number; tokens: number }): void {
     for (const [row, count] of this.#lengths.entries()) {
-      const start = row * this.#length;
-      for (let token = start; token < start + count; token++) {
-        const weight = this.weights[token] as number;
-        const entropy = this.entropy[token] as number;
-        if (this.#mode === "entropy-gradients") sums.loss -= (this.entropyWeights[token] as number) * entropy;
-        if (weight === 0) continue;
-        sums.loss -= weight * (this.logprobs[token] as number);
-        sums.entropy += entropy;
+      const begin = row * this.#length;
+      for (const [weightName, name] of TERMS) {
+        const weights = this.#inputs[weightName];
+        if (weights === undefined) continue;
+        const term = this.#outputs[name] as Float32Array;
+        const width = weights.length / this.tokens;
+        for (let i = begin * width; i < (begin + count) * width; i++) {
+          if (weights[i] !== 0) sums.loss -= (weights[i] as number) * (term[i] as number);
+        }
+      }
+      for (let token = begin; token < begin + count; token++) {
+        if (this.#inputs[WEIGHTS]?.[token] === 0) continue;
+        sums.entropy += this.#outputs[ENTROPY]?.[token] as number;
         sums.tokens++;
       }
     }
   }
 
-  #checkedId(id: number): bigint {
-    const { vocabularySize } = this.#config;
-    if (id < 0 || id >= vocabularySize) {
-      throw new AleError("engine", `token ${id} is outside the vocabulary of ${vocabularySize}`, {
+  /** What the head reads and writes for the tokens from `begin` to `end` (exclusive), to be bound to its graph. */
+  head(
+    begin = 0,
+    end = this.tokens,
+  ): { readonly feeds: Record<string, Value>; readonly fetches: Record<string, Value> } {
+    const count = end - begin;
+    const column = (data: Float32Array) => {
+      const width = data.length / this.tokens;
+      return float32Value(data.subarray(begin * width, end * width), [count, width]);
+    };
+    const columns = (all: Columns) =>
+      Object.fromEntries(Object.entries(all).map(([name, data]) => [name, column(data)]));
+    const feeds: Record<string, Value> = {
+      ...columns(this.#inputs),
+      [LABELS]: idValue(this.#labels.subarray(begin, end), [count]),
+      [INVERSE_TEMPERATURE]: float32Value(this.#inverseTemperature, []),
+    };
+    const width = this.#candidates.length / this.tokens;
+    if (width > 0) feeds[CANDIDATES] = idValue(this.#candidates.subarray(begin * width, end * width), [count, width]);
+    return { feeds, fetches: columns(this.#outputs) };
+  }
+
+  #checkedId(id: number): number {
+    if (id < 0 || id >= this.#vocabularySize) {
+      throw new AleError("engine", `token ${id} is outside the vocabulary of ${this.#vocabularySize}`, {
         hint: "the tokenizer and the model must belong together",
       });
     }
-    return BigInt(id);
+    return id;
   }
 
   #layWeights(target: Float32Array, weights: readonly Float32Array[]): void {
+    const width = target.length / this.tokens;
     target.fill(0);
-    for (const [row, values] of weights.entries()) target.set(values.subarray(1), row * this.#length);
+    for (const [row, values] of weights.entries()) target.set(values.subarray(width), row * this.#length * width);
   }
+}
+
+export function idValue(ids: Ids, shape: readonly number[]): Value {
+  return ids instanceof BigInt64Array ? int64Value(ids, shape) : int32Value(ids, shape);
+}
+
+function fill(target: Ids, start: number, count: number, id: (index: number) => number): void {
+  if (target instanceof BigInt64Array) for (let i = 0; i < count; i++) target[start + i] = BigInt(id(i));
+  else for (let i = 0; i < count; i++) target[start + i] = id(i);
 }

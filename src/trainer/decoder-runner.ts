@@ -1,62 +1,57 @@
 /** The whole decoder as one graph per rectangle, compiled when first needed; the fastest way while activations fit. */
 
 import { AleError } from "../core/errors.ts";
-import type { DecoderConfig } from "../models/config.ts";
 import {
   accumulatedName,
   decoderGraph,
   EMBEDDED_GRADIENT,
-  ENTROPY,
-  ENTROPY_WEIGHTS,
   gradientName,
   IDS,
-  INVERSE_TEMPERATURE,
-  LABELS,
-  LOGPROBS,
+  trainableLayout,
   trainsEmbedding,
-  WEIGHTS,
 } from "../models/decoder-graph.ts";
-import type { AdaptedBase } from "../models/frozen-parameters.ts";
-import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import { parameterValues, tensorValues } from "../models/parameter-values.ts";
-import { EMBEDDING } from "../models/parameters.ts";
+import { VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
+import type { Slot } from "../models/parameter-store.ts";
+import { tensorValues } from "../models/parameter-values.ts";
+import { EMBEDDING, type ParameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type BackgroundCall, type PreparedCall, Session, type Values } from "../runtime/session.ts";
-import { float32Value, int64Value, type Value } from "../runtime/value.ts";
-import { BatchMemory } from "./batch-memory.ts";
+import { float32Value, type Value } from "../runtime/value.ts";
+import { BatchMemory, idValue } from "./batch-memory.ts";
 import { EmbeddingGradient, type Lane } from "./embedding-gradient.ts";
-import type { BatchRunner, Executor, Rectangle, RunnerMode } from "./executor.ts";
+import {
+  type BatchRunner,
+  type Executor,
+  modeKey,
+  type Rectangle,
+  type RunnerMode,
+  type RunnerModel,
+} from "./executor.ts";
 
 /** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
 export class DecoderRunners implements Executor {
   readonly lanes: number;
-  readonly #config: DecoderConfig;
-  readonly #store: ParameterStore;
-  readonly #base: AdaptedBase | undefined;
+  readonly #model: RunnerModel;
   readonly #lanes: readonly Lane[];
   readonly #sessions = new Map<string, Session>();
   readonly #embeddingGradient = new EmbeddingGradient();
   readonly #runners = new Map<string, DecoderRunner>();
 
-  /** @param gradients flat accumulators, one per lane. @param base what the store's adapters belong to, if it holds any. */
-  constructor(config: DecoderConfig, store: ParameterStore, gradients: readonly Float32Array[], base?: AdaptedBase) {
-    this.#config = config;
-    this.#store = store;
-    this.#base = base;
+  /** @param gradients flat accumulators in `layout`, one per lane. */
+  constructor(model: RunnerModel, layout: ParameterLayout, gradients: readonly Float32Array[]) {
+    this.#model = model;
     this.lanes = gradients.length;
-    this.#lanes = gradients.map((flat) => tensorValues(store.layout, flat));
+    this.#lanes = gradients.map((flat) => tensorValues(layout, flat));
   }
 
   get(mode: RunnerMode, { rows, length }: Rectangle, lane: number): DecoderRunner {
-    const key = `${mode} ${rows}x${length}`;
+    const key = `${modeKey(mode)} ${rows}x${length}`;
     const found = this.#runners.get(`${key} ${lane}`);
     if (found !== undefined) return found;
     const runner = new DecoderRunner({
-      config: this.#config,
-      store: this.#store,
-      base: this.#base,
+      model: this.#model,
       lane: this.#lanes[lane] as Lane,
-      session: this.#session(key, { mode, rows, length }),
+      session: this.#session(key, mode, { rows, length }),
       embeddingGradient: this.#embeddingGradient,
       mode,
       rows,
@@ -83,26 +78,21 @@ export class DecoderRunners implements Executor {
     this.#runners.clear();
   }
 
-  #session(key: string, shape: Rectangle & { readonly mode: RunnerMode }): Session {
+  #session(key: string, { gradients, terms }: RunnerMode, shape: Rectangle): Session {
     const found = this.#sessions.get(key);
     if (found !== undefined) return found;
+    const { config, adapters } = this.#model;
+    const mode = gradients ? "gradients" : "logprobs";
+    const model = decoderGraph(config, { profile: "cpu", mode, terms, adapters, ...shape });
     // The graph is emitted in its final form: optimising it takes as long as compiling and makes no run faster.
-    const session = new Session(
-      decoderGraph(this.#config, { profile: "cpu", adapters: this.#base?.adapters, ...shape }),
-      {
-        threads: this.#lanes.length,
-        optimization: "none",
-      },
-    );
+    const session = new Session(model, { threads: this.#lanes.length, optimization: "none" });
     this.#sessions.set(key, session);
     return session;
   }
 }
 
 interface RunnerOptions extends Rectangle {
-  readonly config: DecoderConfig;
-  readonly store: ParameterStore;
-  readonly base: AdaptedBase | undefined;
+  readonly model: RunnerModel;
   readonly lane: Lane;
   readonly session: Session;
   readonly embeddingGradient: EmbeddingGradient;
@@ -122,24 +112,25 @@ export class DecoderRunner implements BatchRunner {
   #scatter: PreparedCall | undefined;
   readonly #backgroundCalls = new Map<Slot, BackgroundCall>();
   readonly load: BatchMemory["load"];
-  readonly copyLogprobs: BatchMemory["copyLogprobs"];
+  readonly copyOutput: BatchMemory["copyOutput"];
   readonly addSums: BatchMemory["addSums"];
 
   constructor(options: RunnerOptions) {
     this.#options = options;
-    const { config, rows, length, mode, base } = options;
+    const { model, rows, length, mode } = options;
+    const { config, adapters } = model;
     const memory = new BatchMemory(config, mode, { rows, length });
     this.#memory = memory;
     this.load = memory.load.bind(memory);
-    this.copyLogprobs = memory.copyLogprobs.bind(memory);
+    this.copyOutput = memory.copyOutput.bind(memory);
     this.addSums = memory.addSums.bind(memory);
-    this.#trainsEmbedding = mode !== "logprobs" && trainsEmbedding(base?.adapters);
+    this.#trainsEmbedding = mode.gradients && trainsEmbedding(adapters);
     this.#embeddedGradient = allocateFloat32(this.#trainsEmbedding ? rows * length * config.hiddenSize : 0);
   }
 
   /** Runs the graph on what was loaded. */
   run(slot: Slot, temperature: number): void {
-    this.#memory.inverseTemperature[0] = 1 / temperature;
+    this.#memory.temperature = temperature;
     const call = this.#calls.get(slot) ?? this.#options.session.prepare(...this.#bindings(slot));
     this.#calls.set(slot, call);
     call();
@@ -147,7 +138,7 @@ export class DecoderRunner implements BatchRunner {
 
   /** As `run`, on another thread; returns what waits for the end. */
   start(slot: Slot, temperature: number): () => void {
-    this.#memory.inverseTemperature[0] = 1 / temperature;
+    this.#memory.temperature = temperature;
     const call = this.#backgroundCalls.get(slot) ?? this.#options.session.prepareBackground(...this.#bindings(slot));
     this.#backgroundCalls.set(slot, call);
     this.#memory.logprobs[0] = UNWRITTEN;
@@ -167,28 +158,26 @@ export class DecoderRunner implements BatchRunner {
   }
 
   #bindings(slot: Slot): [feeds: Values, fetches: Values] {
-    const { store, base, mode, rows, length, config, lane } = this.#options;
+    const { model, mode, rows, length, lane } = this.#options;
+    const { config, adapters } = model;
     const tokens = rows * length;
-    const memory = this.#memory;
+    const hasValues = mode.terms.values !== undefined;
+    const { feeds: head, fetches } = this.#memory.head();
     const feeds: Record<string, Value> = {
-      ...base?.parameters.values,
-      ...parameterValues(store, slot),
-      [IDS]: int64Value(memory.ids, [tokens]),
-      [LABELS]: int64Value(memory.labels, [tokens]),
-      [INVERSE_TEMPERATURE]: float32Value(memory.inverseTemperature, []),
+      ...model.weights(slot),
+      ...head,
+      [IDS]: idValue(this.#memory.ids, [tokens]),
     };
-    const fetches: Record<string, Value> = { [LOGPROBS]: float32Value(memory.logprobs, [tokens, 1]) };
-    if (mode !== "logprobs") {
-      feeds[WEIGHTS] = float32Value(memory.weights, [tokens, 1]);
-      if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = float32Value(memory.entropyWeights, [tokens, 1]);
-      fetches[ENTROPY] = float32Value(memory.entropy, [tokens, 1]);
-      if (this.#trainsEmbedding)
-        fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
-      for (const [name, value] of Object.entries(lane)) {
-        if (name === EMBEDDING && !config.tiedEmbeddings) continue;
-        feeds[accumulatedName(name)] = value;
-        fetches[gradientName(name)] = value;
-      }
+    if (!hasValues) for (const name of [VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS]) delete feeds[name];
+    if (!mode.gradients) return [feeds, fetches];
+    if (this.#trainsEmbedding) {
+      fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
+    }
+    for (const { name } of trainableLayout(config, { adapters, valueHead: hasValues }).entries) {
+      if (name === EMBEDDING && !config.tiedEmbeddings) continue;
+      const gradient = lane[name] as Value;
+      feeds[accumulatedName(name)] = gradient;
+      fetches[gradientName(name)] = gradient;
     }
     return [feeds, fetches];
   }

@@ -6,37 +6,40 @@
 import type { Profile } from "../autodiff/graph.ts";
 import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import {
-  accumulatedName,
-  decoderGraph,
-  ENTROPY,
-  ENTROPY_WEIGHTS,
-  gradientName,
-  IDS,
-  INVERSE_TEMPERATURE,
-  LABELS,
-  LOGPROBS,
-  WEIGHTS,
-} from "../models/decoder-graph.ts";
+import { accumulatedName, decoderGraph, gradientName, IDS, trainableLayout } from "../models/decoder-graph.ts";
+import { LOGPROBS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
 import { type DeviceParameters, type DeviceTensors, download } from "../models/device-parameters.ts";
 import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import type { Adapters } from "../models/lora.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import { allocateFloat32, allocateInt32 } from "../runtime/memory.ts";
+import { parameterLayout } from "../models/parameters.ts";
+import { allocateFloat32 } from "../runtime/memory.ts";
 import type { DeviceValue } from "../runtime/provider.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
-import { type Bindable, float32Value, int32Value } from "../runtime/value.ts";
+import type { Bindable } from "../runtime/value.ts";
+import { BatchMemory, idValue } from "./batch-memory.ts";
 import { DeviceAdamW, DeviceGradients, DeviceNorm } from "./device-optimizer.ts";
-import type { RunnerMode } from "./executor.ts";
-import type { BackwardResult } from "./learner.ts";
+import { modeKey, type RunnerMode } from "./executor.ts";
+import {
+  type BackwardResult,
+  type BackwardTerms,
+  type ForwardResult,
+  type ForwardTerms,
+  forwardOutputs,
+  forwardResult,
+  forwardTerms,
+  lossTerms,
+  weightColumns,
+} from "./loss-terms.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
-import { clipScale } from "./optimizer.ts";
+import { clipScale, type NoDecay, optimizerGroup } from "./optimizer.ts";
 import type { StepSettings } from "./store-optimizer.ts";
 
 export interface DeviceLearnerOptions {
   /** Tokens per forward and backward pass. Default 2048. */
   readonly maxTokensPerMicroBatch?: number;
-  /** Leave norm weights out of weight decay. Default false. */
-  readonly exemptNorms?: boolean;
+  /** What weight decay leaves alone besides the value head. Default nothing. */
+  readonly noDecay?: readonly NoDecay[] | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
 }
@@ -60,14 +63,14 @@ export class DeviceLearner {
     options: DeviceLearnerOptions = {},
   ) {
     const { provider, layout } = parameters;
-    const { exemptNorms = false } = options;
+    const { noDecay = [] } = options;
     this.#config = config;
     this.#store = store;
     this.#parameters = parameters;
     this.#base = options.base;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#gradients = new DeviceGradients(provider, layout);
-    this.#adamW = new DeviceAdamW(parameters, this.#gradients, ({ kind }) => !(exemptNorms && kind === "norm"));
+    this.#adamW = new DeviceAdamW(parameters, this.#gradients, ({ kind }) => optimizerGroup(kind, noDecay));
     this.#norm = new DeviceNorm(provider, this.#gradients);
   }
 
@@ -80,14 +83,36 @@ export class DeviceLearner {
 
   /** As `Learner.logprobs`. */
   logprobs(sequences: readonly Int32Array[], slot: Slot, temperature = 1): Float32Array[] {
-    const results = sequences.map((sequence) => new Float32Array(sequence.length));
+    return this.forward(sequences, slot, temperature).logprobs;
+  }
+
+  /** As `Learner.forward`. */
+  forward(sequences: readonly Int32Array[], slot: Slot, temperature = 1, asked: ForwardTerms = {}): ForwardResult {
+    return this.#forward(this.#base?.adapters, sequences, slot, temperature, asked);
+  }
+
+  /** As `Learner.referenceLogprobs`; the reference is the base without its adapters. */
+  referenceLogprobs(sequences: readonly Int32Array[], temperature = 1): Float32Array[] {
+    if (this.#base === undefined) throw new AleError("internal", "this learner has no reference to compare with");
+    return this.#forward(undefined, sequences, 0, temperature, {}).logprobs;
+  }
+
+  #forward(
+    adapters: Adapters | undefined,
+    sequences: readonly Int32Array[],
+    slot: Slot,
+    temperature: number,
+    asked: ForwardTerms,
+  ): ForwardResult {
+    const outputs = forwardOutputs(asked, sequences);
+    const mode = { gradients: false, terms: forwardTerms(asked) };
     for (const batch of this.#plan(sequences)) {
-      const runner = this.#runner("logprobs", batch);
-      runner.load(pick(batch, sequences));
+      const runner = this.#runner(mode, batch, adapters);
+      runner.load(pick(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
       runner.run(slot, temperature);
-      copyLogprobs(runner, batch, results);
+      for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
     }
-    return results;
+    return forwardResult(outputs);
   }
 
   /** As `Learner.backward`. */
@@ -96,17 +121,22 @@ export class DeviceLearner {
     weights: readonly Float32Array[],
     slot: Slot,
     temperature = 1,
-    entropyWeights?: readonly Float32Array[],
+    terms: BackwardTerms = {},
   ): BackwardResult {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
     const sums = { loss: 0, entropy: 0, tokens: 0 };
-    const mode = entropyWeights === undefined ? "gradients" : "entropy-gradients";
+    if (terms.values === undefined && this.#parameters.layout.byName.has(VALUE_HEAD_WEIGHT)) {
+      throw new AleError("internal", "a store with a value head is trained with values");
+    }
+    const columns = Object.entries(weightColumns(weights, terms));
+    const mode = { gradients: true, terms: lossTerms(terms) };
     for (const batch of this.#plan(sequences)) {
-      const runner = this.#runner(mode, batch);
-      runner.load(pick(batch, sequences), pick(batch, weights), entropyWeights && pick(batch, entropyWeights));
+      const runner = this.#runner(mode, batch, this.#base?.adapters);
+      const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)]));
+      runner.load(pick(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
       runner.run(slot, temperature);
       this.#gradients.swap();
-      copyLogprobs(runner, batch, logprobs);
+      copyOutputs(runner, batch, LOGPROBS, logprobs);
       runner.addSums(sums);
     }
     const { loss, entropy, tokens } = sums;
@@ -140,15 +170,15 @@ export class DeviceLearner {
     this.#gradients.release();
   }
 
-  #runner(mode: RunnerMode, { rows, length }: MicroBatch): DeviceRunner {
-    const key = `${mode} ${rows}x${length}`;
+  #runner(mode: RunnerMode, { rows, length }: MicroBatch, adapters: Adapters | undefined): DeviceRunner {
+    const key = `${modeKey(mode)} adapters:${adapters !== undefined} ${rows}x${length}`;
     const found = this.#runners.get(key);
     if (found !== undefined) return found;
     const runner = new DeviceRunner({
       config: this.#config,
       parameters: this.#parameters,
       gradients: this.#gradients,
-      base: this.#base,
+      adapters,
       mode,
       rows,
       length,
@@ -173,15 +203,15 @@ function pick<T>(batch: MicroBatch, items: readonly T[]): T[] {
   return batch.members.map((index) => items[index] as T);
 }
 
-function copyLogprobs(runner: DeviceRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
-  for (const [row, index] of batch.members.entries()) runner.copyLogprobs(row, results[index] as Float32Array);
+function copyOutputs(runner: DeviceRunner, batch: MicroBatch, name: string, results: readonly Float32Array[]): void {
+  for (const [row, index] of batch.members.entries()) runner.copyOutput(name, row, results[index] as Float32Array);
 }
 
 interface DeviceRunnerOptions {
   readonly config: DecoderConfig;
   readonly parameters: DeviceParameters;
   readonly gradients: DeviceGradients;
-  readonly base: AdaptedBase | undefined;
+  readonly adapters: Adapters | undefined;
   readonly mode: RunnerMode;
   readonly rows: number;
   readonly length: number;
@@ -191,54 +221,32 @@ interface DeviceRunnerOptions {
 class DeviceRunner {
   readonly #options: DeviceRunnerOptions;
   readonly #session: Session;
-  readonly #ids: Int32Array;
-  readonly #labels: Int32Array;
-  readonly #weights: Float32Array;
-  readonly #entropyWeights: Float32Array;
-  readonly #inverseTemperature = allocateFloat32(1);
-  readonly #logprobs: Float32Array;
-  readonly #entropy: Float32Array;
+  readonly #memory: BatchMemory;
   readonly #calls = new Map<string, PreparedCall>();
-  #lengths: readonly number[] = [];
+  readonly load: BatchMemory["load"];
+  readonly copyOutput: BatchMemory["copyOutput"];
+  readonly addSums: BatchMemory["addSums"];
 
   constructor(options: DeviceRunnerOptions) {
-    const { config, parameters, base, mode, rows, length } = options;
+    const { config, parameters, adapters, mode, rows, length } = options;
     const { provider } = parameters;
     this.#options = options;
     const profile: Profile = provider.device.kind;
-    const model = decoderGraph(config, { profile, adapters: base?.adapters, mode, rows, length });
+    const graphMode = mode.gradients ? "gradients" : "logprobs";
+    const model = decoderGraph(config, { profile, adapters, mode: graphMode, terms: mode.terms, rows, length });
     this.#session = new Session(model, { threads: 1, provider });
-    const tokens = rows * length;
-    this.#ids = allocateInt32(tokens);
-    this.#labels = allocateInt32(tokens);
-    this.#weights = allocateFloat32(tokens);
-    this.#entropyWeights = allocateFloat32(tokens);
-    this.#logprobs = allocateFloat32(tokens);
-    this.#entropy = allocateFloat32(tokens);
-  }
-
-  /** Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding. */
-  load(
-    sequences: readonly Int32Array[],
-    weights: readonly Float32Array[] = [],
-    entropyWeights: readonly Float32Array[] = [],
-  ): void {
-    const { length } = this.#options;
-    for (const array of [this.#ids, this.#labels, this.#weights, this.#entropyWeights]) array.fill(0);
-    this.#lengths = sequences.map((sequence) => sequence.length - 1);
-    for (const [row, sequence] of sequences.entries()) {
-      for (const id of sequence) this.#checkId(id);
-      this.#ids.set(sequence.subarray(0, -1), row * length);
-      this.#labels.set(sequence.subarray(1), row * length);
-    }
-    for (const [row, values] of weights.entries()) this.#weights.set(values.subarray(1), row * length);
-    for (const [row, values] of entropyWeights.entries()) this.#entropyWeights.set(values.subarray(1), row * length);
+    const { vocabularySize } = config;
+    const memory = new BatchMemory({ vocabularySize, integers: "int32" }, mode, { rows, length });
+    this.#memory = memory;
+    this.load = memory.load.bind(memory);
+    this.copyOutput = memory.copyOutput.bind(memory);
+    this.addSums = memory.addSums.bind(memory);
   }
 
   /** Runs the graph and waits for it: log-probabilities come back to the host. */
   run(slot: Slot, temperature: number): void {
     const { parameters, gradients } = this.#options;
-    this.#inverseTemperature[0] = 1 / temperature;
+    this.#memory.temperature = temperature;
     // Also brings the slot up to date on the device.
     const weights = parameters.values(slot);
     const key = `${slot} ${gradients.turn}`;
@@ -247,60 +255,26 @@ class DeviceRunner {
     call();
   }
 
-  /** Writes log p of the sequence in `row` to `target`, from element 1 on. */
-  copyLogprobs(row: number, target: Float32Array): void {
-    const start = row * this.#options.length;
-    target.set(this.#logprobs.subarray(start, start + target.length - 1), 1);
-  }
-
-  /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */
-  addSums(sums: { loss: number; entropy: number; tokens: number }): void {
-    const { length, mode } = this.#options;
-    for (const [row, count] of this.#lengths.entries()) {
-      for (let token = row * length; token < row * length + count; token++) {
-        const weight = this.#weights[token] as number;
-        const entropy = this.#entropy[token] as number;
-        if (mode === "entropy-gradients") sums.loss -= (this.#entropyWeights[token] as number) * entropy;
-        if (weight === 0) continue;
-        sums.loss -= weight * (this.#logprobs[token] as number);
-        sums.entropy += entropy;
-        sums.tokens++;
-      }
-    }
-  }
-
   release(): void {
     this.#session.release();
   }
 
-  #checkId(id: number): void {
-    const { vocabularySize } = this.#options.config;
-    if (id < 0 || id >= vocabularySize) {
-      throw new AleError("engine", `token ${id} is outside the vocabulary of ${vocabularySize}`, {
-        hint: "the tokenizer and the model must belong together",
-      });
-    }
-  }
-
   #prepare(parameters: DeviceTensors): PreparedCall {
-    const { gradients, mode, rows, length } = this.#options;
-    const tokens = rows * length;
-    const column = (data: Float32Array) => float32Value(data, [tokens, 1]);
+    const { config, adapters, gradients, mode } = this.#options;
+    const { ids, tokens } = this.#memory;
+    const head = this.#memory.head();
+    const trained = trainableLayout(config, { adapters, valueHead: mode.terms.values !== undefined }).entries;
+    const read = [...parameterLayout(config).entries, ...trained].map(({ name }) => [name, parameters[name]] as const);
     const feeds: Record<string, Bindable> = {
-      ...parameters,
-      [IDS]: int32Value(this.#ids, [tokens]),
-      [LABELS]: int32Value(this.#labels, [tokens]),
-      [INVERSE_TEMPERATURE]: float32Value(this.#inverseTemperature, []),
+      ...(Object.fromEntries(read) as Record<string, Bindable>),
+      ...head.feeds,
+      [IDS]: idValue(ids, [tokens]),
     };
-    const fetches: Record<string, Bindable> = { [LOGPROBS]: column(this.#logprobs) };
-    if (mode !== "logprobs") {
-      feeds[WEIGHTS] = column(this.#weights);
-      if (mode === "entropy-gradients") feeds[ENTROPY_WEIGHTS] = column(this.#entropyWeights);
-      fetches[ENTROPY] = column(this.#entropy);
-      for (const { name } of gradients.layout.entries) {
-        feeds[accumulatedName(name)] = gradients.sum[name] as DeviceValue;
-        fetches[gradientName(name)] = gradients.next[name] as DeviceValue;
-      }
+    const fetches: Record<string, Bindable> = { ...head.fetches };
+    if (!mode.gradients) return this.#session.prepare(feeds, fetches);
+    for (const { name } of trained) {
+      feeds[accumulatedName(name)] = gradients.sum[name] as DeviceValue;
+      fetches[gradientName(name)] = gradients.next[name] as DeviceValue;
     }
     return this.#session.prepare(feeds, fetches);
   }

@@ -8,7 +8,14 @@ import { allocateFloat32 } from "../runtime/memory.ts";
 import { copyTensors, type DeviceValue, type Provider } from "../runtime/provider.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
-import { ADAMW_SCALARS, type AdamWSettings, adamWGraph, adamWScalars } from "./optimizer.ts";
+import {
+  ADAMW_SCALARS,
+  type AdamWSettings,
+  adamWGraph,
+  adamWScalars,
+  OPTIMIZER_GROUPS,
+  type OptimizerGroup,
+} from "./optimizer.ts";
 
 /**
  * Two sets of gradients, used in turn: a GPU's graph may not write what it reads. One holds the sum so far, the other
@@ -108,25 +115,29 @@ const axesOf = (rank: number) => Array.from({ length: rank }, (_, axis) => `n${a
 export class DeviceAdamW {
   readonly #parameters: DeviceParameters;
   readonly #gradients: DeviceGradients;
-  readonly #decays: (entry: ParameterEntry) => boolean;
+  readonly #groupOf: (entry: ParameterEntry) => OptimizerGroup;
   readonly #graphs: PerRank;
-  /** The scalars on host and device; `keepAll` stands in for `keep` where there is no weight decay. */
-  readonly #host: Readonly<Record<string, Value>>;
-  readonly #device: Readonly<Record<string, DeviceValue>>;
-  readonly #numbers: Readonly<Record<string, Float32Array>>;
+  /** The scalars of each group on host and device. */
+  readonly #host: Readonly<Record<OptimizerGroup, Readonly<Record<string, Value>>>>;
+  readonly #device: Readonly<Record<OptimizerGroup, Readonly<Record<string, DeviceValue>>>>;
   readonly #calls = new Map<string, readonly PreparedCall[]>();
 
-  /** @param decays whether weight decay applies to a tensor. */
-  constructor(parameters: DeviceParameters, gradients: DeviceGradients, decays: (entry: ParameterEntry) => boolean) {
+  constructor(
+    parameters: DeviceParameters,
+    gradients: DeviceGradients,
+    groupOf: (entry: ParameterEntry) => OptimizerGroup,
+  ) {
     const { provider } = parameters;
     this.#parameters = parameters;
     this.#gradients = gradients;
-    this.#decays = decays;
+    this.#groupOf = groupOf;
     this.#graphs = new PerRank(provider, adamWGraph);
-    const names = [...ADAMW_SCALARS, "keepAll"];
-    this.#numbers = Object.fromEntries(names.map((name) => [name, allocateFloat32(1).fill(1)]));
-    this.#host = Object.fromEntries(names.map((name) => [name, float32Value(this.#numbers[name] as Float32Array, [])]));
-    this.#device = Object.fromEntries(names.map((name) => [name, provider.allocate("float32", [])]));
+    const scalars = <T>(make: () => T) => {
+      const group = () => Object.fromEntries(ADAMW_SCALARS.map((name) => [name, make()]));
+      return { decayed: group(), spared: group(), "value-head": group() };
+    };
+    this.#host = scalars(() => float32Value(allocateFloat32(1), []));
+    this.#device = scalars(() => provider.allocate("float32", []));
   }
 
   /**
@@ -134,15 +145,16 @@ export class DeviceAdamW {
    * @param step number of this update, from 1. @param gradientScale factor on every gradient (clipping).
    */
   update(from: Slot, to: Slot, settings: AdamWSettings, step: number, gradientScale: number): void {
-    for (const [name, value] of Object.entries(adamWScalars(settings, step, gradientScale))) {
-      (this.#numbers[name] as Float32Array)[0] = value;
+    for (const group of OPTIMIZER_GROUPS) {
+      for (const [name, value] of Object.entries(adamWScalars(settings, group, step, gradientScale))) {
+        (this.#host[group][name] as Value).data[0] = value;
+      }
+      copyTensors(Object.values(this.#host[group]), Object.values(this.#device[group]));
     }
-    copyTensors(Object.values(this.#host), Object.values(this.#device));
     const source = this.#parameters.source(from);
     const target = this.#parameters.target(to);
     const key = `${from} ${to} ${this.#gradients.turn}`;
     const known = this.#calls.get(key);
-    const { keepAll, ...scalars } = this.#device;
     const calls =
       known ??
       this.#parameters.layout.entries.map((entry) => {
@@ -154,8 +166,7 @@ export class DeviceAdamW {
             m: of(source.firstMoment),
             v: of(source.secondMoment),
             g: of(this.#gradients.sum),
-            ...scalars,
-            ...(this.#decays(entry) ? {} : { keep: keepAll as DeviceValue }),
+            ...this.#device[this.#groupOf(entry)],
           },
           { p2: of(target.parameters), m2: of(target.firstMoment), v2: of(target.secondMoment) },
         );
@@ -166,7 +177,9 @@ export class DeviceAdamW {
 
   release(): void {
     this.#graphs.release();
-    for (const value of [...Object.values(this.#host), ...Object.values(this.#device)]) value.release();
+    for (const scalars of [...Object.values(this.#host), ...Object.values(this.#device)]) {
+      for (const value of Object.values(scalars)) value.release();
+    }
   }
 }
 

@@ -3,7 +3,8 @@
 import { EMBEDDING } from "../models/parameters.ts";
 import { OnnxBuilder } from "../onnx/builder.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
-import { float32Value, int64Value, type Value } from "../runtime/value.ts";
+import { float32Value, type Value } from "../runtime/value.ts";
+import { type BatchMemory, idValue } from "./batch-memory.ts";
 
 /** Gradient accumulators of one lane, by parameter name. */
 export type Lane = Readonly<Record<string, Value>>;
@@ -15,12 +16,12 @@ export class EmbeddingGradient {
    * A call that adds `rows` [ids.length, width] to the rows `ids` of the embedding's gradient in `lane`, in order. Padding
    * takes part with gradients that are exactly 0.
    */
-  prepare(lane: Lane, ids: BigInt64Array, rows: Float32Array): PreparedCall {
+  prepare(lane: Lane, ids: BatchMemory["ids"], rows: Float32Array): PreparedCall {
     const table = lane[EMBEDDING] as Value;
     const tokens = ids.length;
     const feeds = {
       table,
-      ids: int64Value(ids, [tokens, 1]),
+      ids: idValue(ids, [tokens, 1]),
       rows: float32Value(rows, [tokens, rows.length / tokens]),
     };
     return this.#session.prepare(feeds, { sum: table });

@@ -1,8 +1,31 @@
 /** How micro-batches are computed; there are two ways, `DecoderRunners` and `LayeredRunners`. */
 
+import type { DecoderConfig } from "../models/config.ts";
+import type { LossTerms } from "../models/decoder-head.ts";
+import type { Adapters } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import type { Value } from "../runtime/value.ts";
 
-export type RunnerMode = "logprobs" | "gradients" | "entropy-gradients";
+/** What a run computes: log-probabilities and other terms, and with gradients entropy and the gradients of a loss. */
+export interface RunnerMode {
+  readonly gradients: boolean;
+  readonly terms: LossTerms;
+}
+
+/** Equal for modes that are computed by the same graph. */
+export function modeKey({ gradients, terms }: RunnerMode): string {
+  const { entropy = false, values = "no", candidates = 0 } = terms;
+  return `${gradients ? "gradients" : "logprobs"} entropy:${entropy} values:${values} candidates:${candidates}`;
+}
+
+/** The model an executor computes. */
+export interface RunnerModel {
+  readonly config: DecoderConfig;
+  /** With adapters, only they are trained. */
+  readonly adapters: Adapters | undefined;
+  /** All parameters under the weights of a slot, by name. */
+  readonly weights: (slot: Slot) => Readonly<Record<string, Value>>;
+}
 
 export interface Rectangle {
   /** Sequences, and their length in tokens. */
@@ -10,16 +33,18 @@ export interface Rectangle {
   readonly length: number;
 }
 
+/** Weights of a loss: per sequence, under the name of the graph's input, from the sequence's first token on. */
+export type WeightColumns = Readonly<Record<string, readonly Float32Array[]>>;
+
 /** One rectangle of tokens with the memory it is computed in. Row r, position t predicts token t + 1 of row r's sequence. */
 export interface BatchRunner {
-  /** Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding. */
-  load(
-    sequences: readonly Int32Array[],
-    weights?: readonly Float32Array[],
-    entropyWeights?: readonly Float32Array[],
-  ): void;
-  /** Writes log p of the sequence in `row` to `target`, from element 1 on. */
-  copyLogprobs(row: number, target: Float32Array): void;
+  /**
+   * Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding.
+   * @param candidates K token ids per token of each sequence.
+   */
+  load(sequences: readonly Int32Array[], weights?: WeightColumns, candidates?: readonly Int32Array[]): void;
+  /** Writes the output `name` of the sequence in `row` to `target`, from the second token on. */
+  copyOutput(name: string, row: number, target: Float32Array): void;
   /** Adds the gradients of the embedded tokens, if it is trained, to the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void;
   /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */

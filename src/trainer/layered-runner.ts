@@ -6,36 +6,40 @@
 
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, gradientName, IDS, trainableLayout, trainsEmbedding } from "../models/decoder-graph.ts";
-import type { AdaptedBase } from "../models/frozen-parameters.ts";
 import {
   embeddingGraph,
   HIDDEN,
   HIDDEN_GRADIENT,
-  type LayeredModel,
   layerEntries,
   layerGraph,
   OUTPUT,
   OUTPUT_GRADIENT,
 } from "../models/layer-graphs.ts";
-import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import { parameterValues, tensorValues } from "../models/parameter-values.ts";
-import { EMBEDDING, type ParameterEntry } from "../models/parameters.ts";
+import type { Slot } from "../models/parameter-store.ts";
+import { tensorValues } from "../models/parameter-values.ts";
+import { EMBEDDING, type ParameterEntry, type ParameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
-import { float32Value, int64Value, type Value } from "../runtime/value.ts";
-import { BatchMemory } from "./batch-memory.ts";
+import { float32Value, type Value } from "../runtime/value.ts";
+import { BatchMemory, idValue } from "./batch-memory.ts";
 import { EmbeddingGradient, type Lane } from "./embedding-gradient.ts";
-import type { BatchRunner, Executor, Rectangle, RunnerMode } from "./executor.ts";
+import {
+  type BatchRunner,
+  type Executor,
+  modeKey,
+  type Rectangle,
+  type RunnerMode,
+  type RunnerModel,
+} from "./executor.ts";
 import { HeadCalls } from "./head-calls.ts";
 
 export interface LayeredOptions {
-  readonly config: DecoderConfig;
-  readonly store: ParameterStore;
-  /** What the store's adapters belong to, if it holds any. */
-  readonly base?: AdaptedBase | undefined;
+  readonly model: RunnerModel;
+  /** Where the gradients lie. */
+  readonly layout: ParameterLayout;
   /** Threads of every operator. */
   readonly threads: number;
-  /** Flat accumulator in the store's layout. */
+  /** Flat accumulator in `layout`. */
   readonly gradients: Float32Array;
   /** Bytes of logits at a time; default 64 MiB. */
   readonly logitBytes?: number | undefined;
@@ -44,7 +48,7 @@ export interface LayeredOptions {
 /** Compiled pieces and memory, shared by the runners of all rectangles. */
 export class LayeredRunners implements Executor {
   readonly lanes = 1;
-  readonly model: LayeredModel;
+  readonly model: RunnerModel;
   readonly options: LayeredOptions;
   readonly lane: Lane;
   readonly embeddingGradient = new EmbeddingGradient();
@@ -55,10 +59,11 @@ export class LayeredRunners implements Executor {
   #states = allocateFloat32(0);
 
   constructor(options: LayeredOptions) {
-    const { config, store, base, gradients } = options;
+    const { model, layout, gradients } = options;
+    const { config } = model;
     this.options = options;
-    this.model = { config, adapters: base?.adapters };
-    this.lane = tensorValues(store.layout, gradients);
+    this.model = model;
+    this.lane = tensorValues(layout, gradients);
     const shapes = new Map<string, number>();
     this.layers = Array.from({ length: config.layers }, (_, layer) => {
       const entries = layerEntries(this.model, layer);
@@ -76,7 +81,7 @@ export class LayeredRunners implements Executor {
       this.#states = allocateFloat32(size);
       this.#runners.clear();
     }
-    const key = `${mode} ${rectangle.rows}x${rectangle.length}`;
+    const key = `${modeKey(mode)} ${rectangle.rows}x${rectangle.length}`;
     const runner = this.#runners.get(key) ?? new LayeredRunner(this, mode, rectangle, this.#states);
     this.#runners.set(key, runner);
     return runner;
@@ -93,12 +98,6 @@ export class LayeredRunners implements Executor {
     const session = new Session(encode(), { threads: this.options.threads, optimization: "none" });
     this.#sessions.set(key, session);
     return session;
-  }
-
-  /** All weights under `slot`, by name. */
-  weights(slot: Slot): Readonly<Record<string, Value>> {
-    const { base, store } = this.options;
-    return { ...base?.parameters.values, ...parameterValues(store, slot) };
   }
 
   release(): void {
@@ -131,7 +130,7 @@ export class LayeredRunner implements BatchRunner {
   readonly #calls = new Map<Slot, readonly PreparedCall[]>();
   #scatter: PreparedCall | undefined;
   readonly load: BatchMemory["load"];
-  readonly copyLogprobs: BatchMemory["copyLogprobs"];
+  readonly copyOutput: BatchMemory["copyOutput"];
   readonly addSums: BatchMemory["addSums"];
 
   constructor(shared: LayeredRunners, mode: RunnerMode, rectangle: Rectangle, states: Float32Array) {
@@ -142,7 +141,7 @@ export class LayeredRunner implements BatchRunner {
     const memory = new BatchMemory(config, mode, rectangle);
     this.#memory = memory;
     this.load = memory.load.bind(memory);
-    this.copyLogprobs = memory.copyLogprobs.bind(memory);
+    this.copyOutput = memory.copyOutput.bind(memory);
     this.addSums = memory.addSums.bind(memory);
     const tokens = rectangle.rows * rectangle.length;
     const size = tokens * config.hiddenSize;
@@ -151,14 +150,14 @@ export class LayeredRunner implements BatchRunner {
   }
 
   run(slot: Slot, temperature: number): void {
-    this.#memory.inverseTemperature[0] = 1 / temperature;
+    this.#memory.temperature = temperature;
     const calls = this.#calls.get(slot) ?? this.#prepare(slot);
     this.#calls.set(slot, calls);
     for (const call of calls) call();
   }
 
   scatterEmbeddedGradient(): void {
-    if (this.#mode === "logprobs" || !trainsEmbedding(this.#shared.model.adapters)) return;
+    if (!this.#mode.gradients || !trainsEmbedding(this.#shared.model.adapters)) return;
     const { lane, embeddingGradient } = this.#shared;
     this.#scatter ??= embeddingGradient.prepare(
       lane,
@@ -170,7 +169,7 @@ export class LayeredRunner implements BatchRunner {
 
   /** Index of the states before layer `layer`. Without gradients two take turns. */
   #stateAt(layer: number): number {
-    return this.#mode === "logprobs" ? layer % 2 : layer;
+    return this.#mode.gradients ? layer : layer % 2;
   }
 
   /** Index of the gradient of the states before layer `layer`. */
@@ -184,7 +183,7 @@ export class LayeredRunner implements BatchRunner {
 
   #prepare(slot: Slot): readonly PreparedCall[] {
     const { layers } = this.#shared.model.config;
-    const weights = this.#shared.weights(slot);
+    const weights = this.#shared.model.weights(slot);
     const order = Array.from({ length: layers }, (_, layer) => layer);
     const states = this.#states[this.#stateAt(layers)] as Float32Array;
     const gradient = this.#states[this.#gradientAt(layers)] as Float32Array;
@@ -194,7 +193,7 @@ export class LayeredRunner implements BatchRunner {
       ...order.map((layer) => this.#layer(layer, "forward", weights)),
       ...head.prepare(weights),
     ];
-    if (this.#mode === "logprobs") return forward;
+    if (!this.#mode.gradients) return forward;
     return [...forward, ...order.toReversed().map((layer) => this.#layer(layer, "backward", weights))];
   }
 
@@ -202,7 +201,7 @@ export class LayeredRunner implements BatchRunner {
     const { model } = this.#shared;
     const { ids } = this.#memory;
     const session = this.#shared.session(`embedding ${ids.length}`, () => embeddingGraph(model, ids.length));
-    const feeds = { [EMBEDDING]: weights[EMBEDDING] as Value, [IDS]: int64Value(ids, [ids.length]) };
+    const feeds = { [EMBEDDING]: weights[EMBEDDING] as Value, [IDS]: idValue(ids, [ids.length]) };
     return session.prepare(feeds, { [OUTPUT]: this.#value(this.#stateAt(0)) });
   }
 
@@ -223,7 +222,7 @@ export class LayeredRunner implements BatchRunner {
     }
     feeds[OUTPUT_GRADIENT] = this.#value(this.#gradientAt(layer + 1));
     fetches[HIDDEN_GRADIENT] = this.#value(this.#gradientAt(layer));
-    const trainable = trainableLayout(model.config, model.adapters).byName;
+    const trainable = trainableLayout(model.config, { adapters: model.adapters, valueHead: false }).byName;
     for (const [i, { name }] of names.entries()) {
       if (!trainable.has(name)) continue;
       const gradient = lane[entries[i]?.name as string] as Value;

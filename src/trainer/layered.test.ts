@@ -48,7 +48,7 @@ function run(config: DecoderConfig, adapted: boolean, options: Partial<LearnerOp
   else store.parameters(0).set(Float32Array.from({ length: store.layout.length }, (_, i) => 0.1 * Math.sin(i + 1)));
   const learner = new Learner(config, store, { threads: 2, maxTokensPerMicroBatch: 64, base, ...options });
   released.push(learner);
-  const result = learner.backward(batch, weights, 0, 0.7, bonus);
+  const result = learner.backward(batch, weights, 0, 0.7, { entropyWeights: bonus });
   return { result, logprobs: learner.logprobs(batch, 0, 0.7), gradients: learner.gradients.slice() };
 }
 

@@ -74,7 +74,9 @@ describe("gradients and log-probabilities", () => {
     const gradients = new Float64Array(layout.length);
     let loss = 0;
     const logprobs = batch.map((sequence, i) => {
-      loss += model.run(sequence, weights[i] as Float32Array, temperature, entropyWeights?.[i]);
+      loss += model.run(sequence, weights[i] as Float32Array, temperature, {
+        ...(entropyWeights === undefined ? {} : { entropyWeights: entropyWeights[i] as Float32Array }),
+      });
       for (const [j, g] of model.gradients.entries()) gradients[j] = (gradients[j] as number) + g;
       return [0, ...model.logprobs.subarray(0, sequence.length - 1)];
     });
@@ -85,7 +87,7 @@ describe("gradients and log-probabilities", () => {
     const entropyWeights = which === "with" ? bonus : undefined;
     const expected = reference(0.7, entropyWeights);
     const { learner } = makeLearner({ maxTokensPerMicroBatch: 128 });
-    const result = learner.backward(batch, weights, 0, 0.7, entropyWeights);
+    const result = learner.backward(batch, weights, 0, 0.7, { entropyWeights });
     for (const [i, logprobs] of result.logprobs.entries()) {
       const difference = logprobs.map((x, t) => x - (expected.logprobs[i]?.[t] as number));
       expect(Math.max(...difference.map(Math.abs))).toBeLessThan(1e-5);

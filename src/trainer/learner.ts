@@ -5,14 +5,27 @@
 
 import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import { LOGPROBS } from "../models/decoder-head.ts";
+import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { parameterValues } from "../models/parameter-values.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { DecoderRunners } from "./decoder-runner.ts";
-import type { BatchRunner, Executor, RunnerMode } from "./executor.ts";
+import type { BatchRunner, Executor, RunnerMode, RunnerModel } from "./executor.ts";
 import { LayeredRunners } from "./layered-runner.ts";
+import {
+  type BackwardResult,
+  type BackwardTerms,
+  type ForwardResult,
+  type ForwardTerms,
+  forwardOutputs,
+  forwardResult,
+  forwardTerms,
+  lossTerms,
+  weightColumns,
+} from "./loss-terms.ts";
 import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
-import { GradientSum } from "./optimizer.ts";
+import { GradientSum, type NoDecay } from "./optimizer.ts";
 import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
 export interface LearnerOptions {
@@ -23,8 +36,8 @@ export interface LearnerOptions {
   readonly threads: number;
   /** Tokens in work at once, all threads together; sums over micro-batches equal those of one pass. Default 2048. */
   readonly maxTokensPerMicroBatch?: number;
-  /** Leave norm weights out of weight decay. Default false. */
-  readonly exemptNorms?: boolean;
+  /** What weight decay leaves alone besides the value head. Default nothing. */
+  readonly noDecay?: readonly NoDecay[] | undefined;
   /**
    * `graph`: one graph for the whole model, the fastest way while its activations fit. `layers`: layer by layer, each layer's
    * forward pass computed again on the way back; one lane, whose operators use all threads. Default `graph`.
@@ -34,19 +47,10 @@ export interface LearnerOptions {
   readonly logitBytes?: number;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
+  /** The model that `referenceLogprobs` asks; default the base of the adapters. */
+  readonly reference?: FrozenParameters | undefined;
   /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
   readonly gradients?: Float32Array;
-}
-
-export interface BackwardResult {
-  /** −Σ weight · logprob − Σ entropyWeight · entropy. */
-  readonly loss: number;
-  /** log p of every token, as `logprobs` gives them. */
-  readonly logprobs: Float32Array[];
-  /** Mean entropy in nats over the tokens whose weight is not 0. */
-  readonly entropy: number;
-  /** How many tokens those are. */
-  readonly tokens: number;
 }
 
 export class Learner {
@@ -57,22 +61,28 @@ export class Learner {
   readonly #gradients: readonly Float32Array[];
   readonly #sum: GradientSum;
   readonly #executor: Executor;
+  readonly #reference: Executor | undefined;
   readonly #optimizer: StoreOptimizer;
 
   constructor(config: DecoderConfig, store: ParameterStore, options: LearnerOptions) {
     this.#config = config;
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
-    const { threads, exemptNorms = false } = options;
+    const { threads, base, reference = base?.parameters, noDecay } = options;
     const layered = options.executor === "layers";
     this.#gradients = Array.from({ length: layered ? 1 : threads }, (_, lane) =>
       lane === 0 && options.gradients !== undefined ? options.gradients : allocateFloat32(store.layout.length),
     );
     this.#sum = new GradientSum(this.#gradients, threads);
-    this.#executor = layered
-      ? new LayeredRunners({ ...options, config, store, gradients: this.gradients })
-      : new DecoderRunners(config, store, this.#gradients, options.base);
-    this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, exemptNorms });
+    const { layout } = store;
+    const executor = (model: RunnerModel) =>
+      layered
+        ? new LayeredRunners({ ...options, model, layout, gradients: this.gradients })
+        : new DecoderRunners(model, layout, this.#gradients);
+    const weights = (slot: Slot) => ({ ...base?.parameters.values, ...parameterValues(store, slot) });
+    this.#executor = executor({ config, adapters: base?.adapters, weights });
+    this.#reference = reference && executor({ config, adapters: undefined, weights: () => reference.values });
+    this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, noDecay });
   }
 
   /** Gradients accumulated so far, flat in the store's layout. */
@@ -86,36 +96,70 @@ export class Learner {
    * @throws AleError("engine") for a sequence longer than the context.
    */
   logprobs(sequences: readonly Int32Array[], slot: number, temperature = 1): Float32Array[] {
-    const results = sequences.map((sequence) => new Float32Array(sequence.length));
-    this.#runAll("logprobs", sequences, checkedSlot(slot), temperature, {
-      load: (runner, pick) => runner.load(pick(sequences)),
-      finish: (runner, batch) => copyLogprobs(runner, batch, results),
-    });
-    return results;
+    return this.forward(sequences, slot, temperature).logprobs;
+  }
+
+  /** As `logprobs`, with what else `terms` ask for. */
+  forward(sequences: readonly Int32Array[], slot: number, temperature = 1, terms: ForwardTerms = {}): ForwardResult {
+    return this.#forward(this.#executor, sequences, checkedSlot(slot), temperature, terms);
+  }
+
+  /** As `logprobs`, under the frozen reference. @throws AleError("internal") when the learner was given none. */
+  referenceLogprobs(sequences: readonly Int32Array[], temperature = 1): Float32Array[] {
+    if (this.#reference === undefined) throw new AleError("internal", "this learner has no reference to compare with");
+    return this.#forward(this.#reference, sequences, 0, temperature, {}).logprobs;
+  }
+
+  #forward(
+    executor: Executor,
+    sequences: readonly Int32Array[],
+    slot: Slot,
+    temperature: number,
+    asked: ForwardTerms,
+  ): ForwardResult {
+    const outputs = forwardOutputs(asked, sequences);
+    const mode = { gradients: false, terms: forwardTerms(asked) };
+    this.#runAll(
+      { executor, mode, sequences, slot, temperature },
+      {
+        load: (runner, pick) => runner.load(pick(sequences), {}, asked.candidates && pick(asked.candidates.ids)),
+        finish: (runner, batch) => {
+          for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
+        },
+      },
+    );
+    return forwardResult(outputs);
   }
 
   /**
-   * Adds the gradients of −Σ_t weight_t · log p_t, minus Σ_t entropyWeight_t · entropy_t, to the accumulated ones. Weight t
-   * belongs to token t of its sequence (element 0 is ignored), as does the entropy of the distribution it was drawn from.
+   * Adds the gradients of −Σ_t weight_t · log p_t, and of the other terms, to the accumulated ones. Weight t belongs to token
+   * t of its sequence (element 0 is ignored), as do entropy and value of the context before it.
    */
   backward(
     sequences: readonly Int32Array[],
     weights: readonly Float32Array[],
     slot: number,
     temperature = 1,
-    entropyWeights?: readonly Float32Array[],
+    terms: BackwardTerms = {},
   ): BackwardResult {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
     const sums = { loss: 0, entropy: 0, tokens: 0 };
-    const mode = entropyWeights === undefined ? "gradients" : "entropy-gradients";
-    this.#runAll(mode, sequences, checkedSlot(slot), temperature, {
-      load: (runner, pick) => runner.load(pick(sequences), pick(weights), entropyWeights && pick(entropyWeights)),
-      finish: (runner, batch) => {
-        runner.scatterEmbeddedGradient();
-        copyLogprobs(runner, batch, logprobs);
-        runner.addSums(sums);
+    const columns = Object.entries(weightColumns(weights, terms));
+    const mode = { gradients: true, terms: lossTerms(terms) };
+    this.#runAll(
+      { executor: this.#executor, mode, sequences, slot: checkedSlot(slot), temperature },
+      {
+        load: (runner, pick) => {
+          const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(rows)]));
+          runner.load(pick(sequences), picked, terms.candidates && pick(terms.candidates.ids));
+        },
+        finish: (runner, batch) => {
+          runner.scatterEmbeddedGradient();
+          copyOutputs(runner, batch, LOGPROBS, logprobs);
+          runner.addSums(sums);
+        },
       },
-    });
+    );
     this.#sum.collect();
     for (const lane of this.#gradients.slice(1)) lane.fill(0);
     const { loss, entropy, tokens } = sums;
@@ -147,22 +191,23 @@ export class Learner {
   /** Frees the compiled graphs. */
   release(): void {
     this.#executor.release();
+    this.#reference?.release();
     this.#optimizer.release();
     this.#sum.release();
   }
 
   /** Runs the micro-batches, as many at a time as there are lanes; `finish` is called in the order of the plan. */
-  #runAll(mode: RunnerMode, sequences: readonly Int32Array[], slot: Slot, temperature: number, work: BatchWork): void {
+  #runAll({ executor, mode, sequences, slot, temperature }: Work, work: BatchWork): void {
     const plan = this.#plan(sequences);
-    const { lanes } = this.#executor;
+    const { lanes } = executor;
     for (let begin = 0; begin < plan.length; begin += lanes) {
       const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
-        const runner = this.#executor.get(mode, batch, lane);
+        const runner = executor.get(mode, batch, lane);
         const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
         work.load(runner, pick);
         return { batch, runner };
       });
-      this.#executor.run(
+      executor.run(
         group.map(({ runner }) => runner),
         slot,
         temperature,
@@ -185,6 +230,15 @@ export class Learner {
   }
 }
 
+/** What micro-batches are made of, and how they are computed. */
+interface Work {
+  readonly executor: Executor;
+  readonly mode: RunnerMode;
+  readonly sequences: readonly Int32Array[];
+  readonly slot: Slot;
+  readonly temperature: number;
+}
+
 /** What is done with each micro-batch before and after it runs. */
 interface BatchWork {
   load(runner: BatchRunner, pick: <T>(items: readonly T[]) => T[]): void;
@@ -196,6 +250,6 @@ function checkedSlot(slot: number): Slot {
   return slot;
 }
 
-function copyLogprobs(runner: BatchRunner, batch: MicroBatch, results: readonly Float32Array[]): void {
-  for (const [row, index] of batch.members.entries()) runner.copyLogprobs(row, results[index] as Float32Array);
+function copyOutputs(runner: BatchRunner, batch: MicroBatch, name: string, results: readonly Float32Array[]): void {
+  for (const [row, index] of batch.members.entries()) runner.copyOutput(name, row, results[index] as Float32Array);
 }

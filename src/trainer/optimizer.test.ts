@@ -26,8 +26,8 @@ describe("AdamW", () => {
     const m = new Float64Array(length);
     const v = new Float64Array(length);
     const ranges = [
-      { begin: 0, end: 133_000, decay: true },
-      { begin: 133_000, end: length, decay: false },
+      { begin: 0, end: 133_000, group: "decayed" as const },
+      { begin: 133_000, end: length, group: "spared" as const },
     ];
     const adamW = new AdamW(gradients, ranges, 2);
     let from = a;

@@ -1,5 +1,6 @@
 /** AdamW and the global gradient norm over flat arrays, as small graphs that run chunk by chunk. */
 
+import type { ParameterKind } from "../models/parameters.ts";
 import { OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
@@ -12,6 +13,8 @@ export interface AdamWSettings {
   readonly eps: number;
   /** Decoupled: decaying parameters shrink by lr · weightDecay before the update. */
   readonly weightDecay: number;
+  /** Learning rate of the value head; `lr` when omitted. */
+  readonly valueLr?: number | undefined;
 }
 
 /** Parameters with their moments, flat and of one length. */
@@ -21,11 +24,30 @@ export interface OptimizerArrays {
   readonly secondMoment: Float32Array;
 }
 
-/** A stretch of the flat arrays, in elements; `decay` says whether weight decay applies to it. */
+/** Parameters that weight decay may leave alone, as `optimizer.noDecay` names them. */
+export type NoDecay = "norms" | "biases" | "embeddings";
+
+/** `decayed` parameters shrink by weight decay, `spared` ones do not, nor does a `value-head`, which has its own rate. */
+export const OPTIMIZER_GROUPS = ["decayed", "spared", "value-head"] as const;
+export type OptimizerGroup = (typeof OPTIMIZER_GROUPS)[number];
+
+const NO_DECAY_KINDS: Readonly<Record<NoDecay, ParameterKind>> = {
+  norms: "norm",
+  biases: "bias",
+  embeddings: "embedding",
+};
+
+/** The group of parameters of a kind. */
+export function optimizerGroup(kind: ParameterKind, noDecay: readonly NoDecay[]): OptimizerGroup {
+  if (kind === "value-head") return "value-head";
+  return noDecay.some((name) => NO_DECAY_KINDS[name] === kind) ? "spared" : "decayed";
+}
+
+/** A stretch of the flat arrays, in elements. */
 export interface OptimizerRange {
   readonly begin: number;
   readonly end: number;
-  readonly decay: boolean;
+  readonly group: OptimizerGroup;
 }
 
 /** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
@@ -43,10 +65,7 @@ export class AdamW {
   readonly #gradients: Float32Array;
   readonly #ranges: readonly OptimizerRange[];
   readonly #session: Session;
-  readonly #scalars: Readonly<Record<AdamWScalar, Float32Array>>;
-  readonly #scalarValues: Readonly<Record<AdamWScalar, Value>>;
-  readonly #keepAll: Float32Array;
-  readonly #keepAllValue: Value;
+  readonly #scalars: Readonly<Record<OptimizerGroup, Readonly<Record<AdamWScalar, Value>>>>;
   readonly #threads: number;
   readonly #calls = new Map<Float32Array, Map<Float32Array, PreparedCall>>();
 
@@ -56,15 +75,12 @@ export class AdamW {
     this.#ranges = ranges;
     this.#threads = threads;
     this.#session = new Session(adamWGraph(), { threads });
-    const scalars = {} as Record<AdamWScalar, Float32Array>;
-    for (const name of ADAMW_SCALARS) scalars[name] = allocateFloat32(1);
-    this.#scalars = scalars;
-    this.#scalarValues = Object.fromEntries(
-      ADAMW_SCALARS.map((name) => [name, float32Value(scalars[name], [])]),
-    ) as Record<AdamWScalar, Value>;
-    this.#keepAll = allocateFloat32(1);
-    this.#keepAll[0] = 1;
-    this.#keepAllValue = float32Value(this.#keepAll, []);
+    const scalars = () =>
+      Object.fromEntries(ADAMW_SCALARS.map((name) => [name, float32Value(allocateFloat32(1), [])])) as Record<
+        AdamWScalar,
+        Value
+      >;
+    this.#scalars = { decayed: scalars(), spared: scalars(), "value-head": scalars() };
   }
 
   /**
@@ -72,8 +88,10 @@ export class AdamW {
    * @param step number of this update, from 1. @param gradientScale factor on every gradient (clipping).
    */
   update(from: OptimizerArrays, to: OptimizerArrays, settings: AdamWSettings, step: number, gradientScale: number) {
-    const values = adamWScalars(settings, step, gradientScale);
-    for (const name of ADAMW_SCALARS) this.#scalars[name][0] = values[name];
+    for (const group of OPTIMIZER_GROUPS) {
+      const values = adamWScalars(settings, group, step, gradientScale);
+      for (const name of ADAMW_SCALARS) this.#scalars[group][name].data[0] = values[name];
+    }
     this.#callFor(from, to)();
   }
 
@@ -100,8 +118,7 @@ export class AdamW {
           m: part(from.firstMoment),
           v: part(from.secondMoment),
           g: part(this.#gradients),
-          ...this.#scalarValues,
-          ...(range.decay ? {} : { keep: this.#keepAllValue }),
+          ...this.#scalars[range.group],
         };
         bindings.push({
           feeds,
@@ -114,14 +131,16 @@ export class AdamW {
 }
 
 /**
- * The scalars of update number `step` (from 1), in float64.
+ * The scalars of a group's update number `step` (from 1), in float64.
  * @param gradientScale factor on every gradient (clipping).
  */
 export function adamWScalars(
   settings: AdamWSettings,
+  group: OptimizerGroup,
   step: number,
   gradientScale: number,
 ): Record<AdamWScalar, number> {
+  const lr = group === "value-head" ? (settings.valueLr ?? settings.lr) : settings.lr;
   const [beta1, beta2] = settings.betas;
   const correction1 = 1 - beta1 ** step;
   const rootCorrection2 = Math.sqrt(1 - beta2 ** step);
@@ -130,9 +149,9 @@ export function adamWScalars(
     gain1: (1 - beta1) * gradientScale,
     decay2: beta2,
     gain2: (1 - beta2) * gradientScale * gradientScale,
-    stepSize: (settings.lr * rootCorrection2) / correction1,
+    stepSize: (lr * rootCorrection2) / correction1,
     eps: settings.eps * rootCorrection2,
-    keep: 1 - settings.lr * settings.weightDecay,
+    keep: group === "decayed" ? 1 - lr * settings.weightDecay : 1,
   };
 }
 

@@ -1,7 +1,15 @@
 /** AdamW with global-norm clipping on the flat arrays of a parameter store, or on one stretch of them. */
 
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import { AdamW, type AdamWSettings, clipScale, GlobalNorm, type OptimizerRange } from "./optimizer.ts";
+import {
+  AdamW,
+  type AdamWSettings,
+  clipScale,
+  GlobalNorm,
+  type NoDecay,
+  type OptimizerRange,
+  optimizerGroup,
+} from "./optimizer.ts";
 
 export interface StepSettings extends AdamWSettings {
   /** Global gradient-norm clip; 0 = off. */
@@ -16,8 +24,8 @@ export interface Stretch {
 
 export interface StoreOptimizerOptions {
   readonly threads: number;
-  /** Leave norm weights out of weight decay. */
-  readonly exemptNorms: boolean;
+  /** What weight decay leaves alone besides the value head; default nothing. */
+  readonly noDecay?: readonly NoDecay[] | undefined;
   /** What this optimizer updates; everything by default. */
   readonly stretch?: Stretch;
 }
@@ -29,9 +37,9 @@ export class StoreOptimizer {
 
   /** @param gradients flat, in the store's layout; read by every call. */
   constructor(store: ParameterStore, gradients: Float32Array, options: StoreOptimizerOptions) {
-    const { threads, exemptNorms, stretch = { begin: 0, end: store.layout.length } } = options;
+    const { threads, noDecay = [], stretch = { begin: 0, end: store.layout.length } } = options;
     this.#store = store;
-    this.#adamW = new AdamW(gradients, within(stretch, optimizerRanges(store, exemptNorms)), threads);
+    this.#adamW = new AdamW(gradients, within(stretch, optimizerRanges(store, noDecay)), threads);
     this.#norm = new GlobalNorm(gradients.subarray(stretch.begin, stretch.end), threads);
   }
 
@@ -61,24 +69,24 @@ export class StoreOptimizer {
   }
 }
 
-/** Neighbouring tensors with the same decay as one range; padding between tensors is updated too and stays 0. */
-function optimizerRanges(store: ParameterStore, exemptNorms: boolean): OptimizerRange[] {
+/** Neighbouring tensors of one group as one range; padding between tensors is updated too and stays 0. */
+function optimizerRanges(store: ParameterStore, noDecay: readonly NoDecay[]): OptimizerRange[] {
   const ranges: OptimizerRange[] = [];
   const { entries, length } = store.layout;
   for (const [i, entry] of entries.entries()) {
-    const decay = !(exemptNorms && entry.kind === "norm");
+    const group = optimizerGroup(entry.kind, noDecay);
     const end = entries[i + 1]?.offset ?? length;
     const last = ranges.at(-1);
-    if (last?.decay === decay) ranges[ranges.length - 1] = { ...last, end };
-    else ranges.push({ begin: entry.offset, end, decay });
+    if (last?.group === group) ranges[ranges.length - 1] = { ...last, end };
+    else ranges.push({ begin: entry.offset, end, group });
   }
   return ranges;
 }
 
 /** The parts of `ranges` that lie in the stretch. */
 function within(stretch: Stretch, ranges: readonly OptimizerRange[]): OptimizerRange[] {
-  return ranges.flatMap(({ begin, end, decay }) => {
-    const part = { begin: Math.max(begin, stretch.begin), end: Math.min(end, stretch.end), decay };
+  return ranges.flatMap(({ begin, end, group }) => {
+    const part = { begin: Math.max(begin, stretch.begin), end: Math.min(end, stretch.end), group };
     return part.begin < part.end ? [part] : [];
   });
 }

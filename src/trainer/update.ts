@@ -12,6 +12,7 @@ import type { AlgorithmConfig } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
 
 /** Settings of one AdamW step. */
@@ -31,14 +32,22 @@ type Eventually<T> = T | Promise<T>;
  * of the parameter store.
  */
 export interface PolicyLearner {
-  /** Teacher-forced log p(token t | tokens < t) per sequence, at `temperature`; element 0 is 0. */
-  logprobs(sequences: readonly Int32Array[], slot: Slot, temperature: number): Eventually<Float32Array[]>;
-  /** Adds the gradients of −Σ w_t log p_t under the weights of `slot` to the accumulated ones. */
+  /** Teacher-forced log p(token t | tokens < t) per sequence, at `temperature`, and what else `terms` ask for. */
+  forward(
+    sequences: readonly Int32Array[],
+    slot: Slot,
+    temperature: number,
+    terms?: ForwardTerms,
+  ): Eventually<ForwardResult>;
+  /** Log-probabilities under the frozen reference. */
+  referenceLogprobs(sequences: readonly Int32Array[], temperature: number): Eventually<Float32Array[]>;
+  /** Adds the gradients of −Σ w_t log p_t, and of the other terms, under the weights of `slot` to the accumulated ones. */
   backward(
     sequences: readonly Int32Array[],
     weights: readonly Float32Array[],
     slot: Slot,
     temperature: number,
+    terms?: BackwardTerms,
   ): Eventually<{ readonly loss: number; readonly entropy: number }>;
   /** Clips, applies AdamW from one slot to another and clears the gradients. */
   step(settings: OptimizerSettings, from: Slot, to: Slot): Eventually<{ readonly gradNorm: number }>;
@@ -143,15 +152,15 @@ async function policyUpdate(
   let slot: Slot = published;
   // What the weights that sampled say now, before any of them changes.
   const proximal = needsProximal(job.algorithm)
-    ? await learner.logprobs(job.sequences, published, job.temperature)
+    ? (await learner.forward(job.sequences, published, job.temperature)).logprobs
     : undefined;
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
     for (const members of split(order, job.minibatches)) {
       const known = slot === published ? proximal : undefined;
-      const batch = await minibatchWeights(job, members, proximal, (sequences) =>
+      const batch = await minibatchWeights(job, members, proximal, async (sequences) =>
         known === undefined
-          ? learner.logprobs(sequences, slot, job.temperature)
+          ? (await learner.forward(sequences, slot, job.temperature)).logprobs
           : members.map((i) => known[i] as Float32Array),
       );
       if (slot === published) {

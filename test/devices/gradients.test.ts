@@ -97,10 +97,10 @@ function compareModel(provider: Provider, type: ModelType): { logprobs: number; 
   const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 18)));
   const weights = Float32Array.from(sequence, () => rng.normal());
   const bonus = Float32Array.from(sequence, () => 0.3 * rng.normal());
-  reference.run(sequence, weights, 0.8, bonus);
+  reference.run(sequence, weights, 0.8, { entropyWeights: bonus });
   const parameters = new DeviceParameters(provider, store);
   const learner = new DeviceLearner(config, store, parameters);
-  const { logprobs } = learner.backward([sequence], [weights], 0, 0.8, [bonus]);
+  const { logprobs } = learner.backward([sequence], [weights], 0, 0.8, { entropyWeights: [bonus] });
   const gradients = learner.gradients;
   const result = {
     logprobs: Math.max(

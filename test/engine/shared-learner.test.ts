@@ -41,7 +41,7 @@ function makeEngines(name: string, size: number) {
     const store = ParameterStore.open(path, LAYOUT);
     const exchange = Exchange.open(join(folder, `${name}.exchange`), { rank, size, length: LAYOUT.length });
     const inner = new Learner(CONFIG, store, { threads: 1, gradients: exchange.gradients(rank) });
-    const learner = new SharedLearner(inner, store, exchange, 1);
+    const learner = new SharedLearner(inner, store, exchange, { threads: 1 });
     released.push(inner, learner);
     return { store, exchange, inner, learner };
   });
@@ -145,7 +145,8 @@ describe("an update on several engines", () => {
     second.exchange.begin(1);
     // The second engine ends after it gave its gradients, as if it were killed: the first waits for it.
     const killed: PolicyLearner = {
-      logprobs: (...args) => second.learner.logprobs(...args),
+      forward: (...args) => second.learner.forward(...args),
+      referenceLogprobs: (...args) => second.learner.referenceLogprobs(...args),
       backward: (...args) => second.learner.backward(...args),
       clearGradients: () => {},
       step: async () => {
