@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { openPolicyFolder } from "../src/models/policy-folder.ts";
 import { type ModelText, readModelText } from "../src/tokens/model-text.ts";
+import { parseTemplateJson } from "../src/tokens/template-json.ts";
 import type { GoldenCase } from "./golden.ts";
 
 const ids = z.array(z.number());
@@ -69,7 +70,7 @@ function checkChats(folder: string, { tokenizer, chat }: ModelText): string {
 }
 
 function readJson(path: string): unknown {
-  return JSON.parse(readFileSync(path, "utf8"));
+  return parseTemplateJson(readFileSync(path, "utf8"));
 }
 
 function same(what: string, got: unknown, expected: unknown): void {

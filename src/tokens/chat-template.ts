@@ -2,6 +2,8 @@
 
 import { Template } from "@huggingface/jinja";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { rewriteStrips, STRIP_FUNCTIONS } from "./jinja-strip.ts";
+import { restoreNumbers } from "./template-json.ts";
 
 /** One message as templates expect it. */
 export interface ChatMessage {
@@ -39,6 +41,7 @@ export class ChatTemplate {
     this.#tokens = tokens;
     try {
       this.#template = new Template(source);
+      rewriteStrips(this.#template.parsed);
     } catch (error) {
       throw new AleError("tokenizer", `the chat template in ${location} cannot be read: ${errorMessage(error)}`, {
         cause: error,
@@ -46,10 +49,12 @@ export class ChatTemplate {
     }
   }
 
-  /** Renders a conversation. Throws `AleError("tokenizer")` with the template's own words where it refuses one. */
+  /**
+   * Renders a conversation; input that was JSON is read by `parseTemplateJson`, so that its numbers stay as they are. Throws `AleError("tokenizer")` with the template's own words where it refuses one.
+   */
   render(input: ChatInput): string {
     try {
-      return this.#template.render({ tools: null, ...this.#tokens, ...input });
+      return restoreNumbers(this.#template.render({ ...STRIP_FUNCTIONS, tools: null, ...this.#tokens, ...input }));
     } catch (error) {
       throw new AleError("tokenizer", `the chat template in ${this.#location} refuses this: ${errorMessage(error)}`, {
         cause: error,
