@@ -44,13 +44,22 @@ function transfer(
   }
 }
 
-/** What one slot of the store holds. */
-interface DeviceSlot {
+/** What an update reads or writes of one slot. */
+export interface DeviceSlot {
   readonly parameters: DeviceTensors;
   readonly firstMoment: DeviceTensors;
   readonly secondMoment: DeviceTensors;
-  /** Which copy is current; `device`: the store's is out of date. */
-  current: "store" | "both" | "device";
+}
+
+/** A slot on the device; its moments are not needed there before the first update. */
+interface SlotState {
+  readonly parameters: DeviceTensors;
+  moments: { readonly first: DeviceTensors; readonly second: DeviceTensors } | undefined;
+  /** Whether the device's copy is as new as the store's. */
+  parametersCurrent: boolean;
+  momentsCurrent: boolean;
+  /** The store's copy is out of date. */
+  ahead: boolean;
 }
 
 export class DeviceParameters {
@@ -58,7 +67,7 @@ export class DeviceParameters {
   /** Of what changes from slot to slot: all parameters, or the adapters. */
   readonly layout: ParameterLayout;
   readonly #store: ParameterStore;
-  readonly #slots = new Map<Slot, DeviceSlot>();
+  readonly #slots = new Map<Slot, SlotState>();
   readonly #frozen: DeviceTensors;
 
   /** @param base what the store's adapters belong to; without it the store holds all parameters. */
@@ -72,68 +81,89 @@ export class DeviceParameters {
 
   /** Every parameter of the model under the weights of `slot`, by name; copied from the store where that is newer. */
   values(slot: Slot): DeviceTensors {
-    return { ...this.#frozen, ...this.#current(slot).parameters };
+    const state = this.#slot(slot);
+    if (!state.parametersCurrent) {
+      upload(this.layout, this.#store.parameters(slot), state.parameters);
+      state.parametersCurrent = true;
+    }
+    return { ...this.#frozen, ...state.parameters };
   }
 
   /** A slot's tensors to be read by an update. */
-  source(slot: Slot): Omit<DeviceSlot, "current"> {
-    return this.#current(slot);
+  source(slot: Slot): DeviceSlot {
+    this.values(slot);
+    const state = this.#slot(slot);
+    const whole = this.#withMoments(state);
+    if (!state.momentsCurrent) {
+      upload(this.layout, this.#store.firstMoment(slot), whole.firstMoment);
+      upload(this.layout, this.#store.secondMoment(slot), whole.secondMoment);
+      state.momentsCurrent = true;
+    }
+    return whole;
   }
 
   /** A slot's tensors to be written by an update; the store's copy is out of date from now on. */
-  target(slot: Slot): Omit<DeviceSlot, "current"> {
+  target(slot: Slot): DeviceSlot {
     this.#store.assertWritable(slot);
-    const target = this.#slot(slot);
-    target.current = "device";
-    return target;
+    const state = this.#slot(slot);
+    const whole = this.#withMoments(state);
+    state.parametersCurrent = true;
+    state.momentsCurrent = true;
+    state.ahead = true;
+    return whole;
   }
 
   /** Somebody wrote to the store's copy of `slot`. */
   storeChanged(slot: Slot): void {
-    const known = this.#slots.get(slot);
-    if (known !== undefined) known.current = "store";
+    const state = this.#slots.get(slot);
+    if (state === undefined) return;
+    state.parametersCurrent = false;
+    state.momentsCurrent = false;
+    state.ahead = false;
   }
 
   /** Brings the store's copy of `slot`, moments included, up to date. */
   toStore(slot: Slot): void {
-    const known = this.#slots.get(slot);
-    if (known?.current !== "device") return;
-    this.#eachArray(slot, known, (flat, tensors) => download(this.layout, tensors, flat));
-    known.current = "both";
+    const state = this.#slots.get(slot);
+    if (!state?.ahead) return;
+    const { parameters, firstMoment, secondMoment } = this.#withMoments(state);
+    download(this.layout, parameters, this.#store.parameters(slot));
+    download(this.layout, firstMoment, this.#store.firstMoment(slot));
+    download(this.layout, secondMoment, this.#store.secondMoment(slot));
+    state.ahead = false;
   }
 
   release(): void {
-    const tensors = [...this.#slots.values()].flatMap((slot) => [slot.parameters, slot.firstMoment, slot.secondMoment]);
-    for (const group of [this.#frozen, ...tensors]) for (const value of Object.values(group)) value.release();
+    const groups = [...this.#slots.values()].flatMap(({ parameters, moments }) =>
+      moments === undefined ? [parameters] : [parameters, moments.first, moments.second],
+    );
+    for (const group of [this.#frozen, ...groups]) for (const value of Object.values(group)) value.release();
     this.#slots.clear();
   }
 
-  #slot(slot: Slot): DeviceSlot {
+  #slot(slot: Slot): SlotState {
     const known = this.#slots.get(slot);
     if (known !== undefined) return known;
-    const tensors = () => allocateTensors(this.provider, this.layout);
-    const made: DeviceSlot = {
-      parameters: tensors(),
-      firstMoment: tensors(),
-      secondMoment: tensors(),
-      current: "store",
+    const made: SlotState = {
+      parameters: allocateTensors(this.provider, this.layout),
+      moments: undefined,
+      parametersCurrent: false,
+      momentsCurrent: false,
+      ahead: false,
     };
     this.#slots.set(slot, made);
     return made;
   }
 
-  #current(slot: Slot): DeviceSlot {
-    const found = this.#slot(slot);
-    if (found.current === "store") {
-      this.#eachArray(slot, found, (flat, tensors) => upload(this.layout, flat, tensors));
-      found.current = "both";
-    }
-    return found;
-  }
-
-  #eachArray(slot: Slot, on: DeviceSlot, copy: (flat: Float32Array, tensors: DeviceTensors) => void): void {
-    copy(this.#store.parameters(slot), on.parameters);
-    copy(this.#store.firstMoment(slot), on.firstMoment);
-    copy(this.#store.secondMoment(slot), on.secondMoment);
+  #withMoments(state: SlotState): DeviceSlot {
+    state.moments ??= {
+      first: allocateTensors(this.provider, this.layout),
+      second: allocateTensors(this.provider, this.layout),
+    };
+    return {
+      parameters: state.parameters,
+      firstMoment: state.moments.first,
+      secondMoment: state.moments.second,
+    };
   }
 }

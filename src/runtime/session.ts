@@ -35,7 +35,7 @@ export interface SessionOptions {
   /** Write an operator profile to files with this prefix when the session is released. */
   readonly profilePrefix?: string;
   /** The device that runs the graph, all of it; the processor when omitted. */
-  readonly provider?: ExecutionProvider;
+  readonly provider?: ExecutionProvider | undefined;
 }
 
 /** An execution provider other than the processor's; `Provider` implements it. */

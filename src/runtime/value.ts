@@ -11,6 +11,7 @@ export interface Bindable {
   readonly shape: readonly number[];
   /** The native `OrtValue*`. */
   readonly handle: number;
+  release(): void;
 }
 
 export class Value implements Bindable {

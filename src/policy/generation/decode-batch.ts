@@ -8,15 +8,16 @@
 import type { DecoderConfig } from "../../models/config.ts";
 import { SLOTS, type Slot } from "../../models/parameter-store.ts";
 import { allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
+import type { Provider } from "../../runtime/provider.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { float32Value, int32Value, type Value } from "../../runtime/value.ts";
 import { decodeGraph, samplingGraph } from "./graphs.ts";
-import { KvBlock } from "./kv-block.ts";
+import type { KvCache } from "./kv-block.ts";
+import type { GenerationPlace } from "./place.ts";
 import { SAMPLING_VARIANTS, type SamplingVariant } from "./sampling-graph.ts";
 import { SamplingRows, type SamplingValues } from "./sampling-rows.ts";
 import type { Sequence } from "./sequence.ts";
 import type { SharedForward } from "./shared-forward.ts";
-import type { SlotWeights } from "./weight-values.ts";
 
 /**
  * Batch sizes a step may have: 4, 8, 12, 16, 24, 32, 48, … and `slots`; with `small` also 1 and 2, see
@@ -35,8 +36,8 @@ export function batchSizes(slots: number, small = false): readonly number[] {
 interface Compiled {
   readonly session: Session;
   readonly calls: readonly PreparedCall[];
-  /** Values made for these calls. */
-  readonly own: readonly Value[];
+  /** What else was made for these calls. */
+  readonly own: readonly { release(): void }[];
 }
 
 /** What a step of one size and variant reads and writes. */
@@ -56,15 +57,14 @@ export interface DecodeBatchOptions {
 }
 
 export class DecodeBatch {
-  readonly cache: KvBlock;
+  readonly cache: KvCache;
   /** What the latest step sampled, per seat. */
   readonly sampling: SamplingRows;
   /** Sequences by seat. */
   readonly seats: (Sequence | undefined)[];
   readonly #config: DecoderConfig;
-  readonly #weights: SlotWeights;
+  readonly #place: GenerationPlace;
   readonly #options: DecodeBatchOptions;
-  readonly #shared: SharedForward | undefined;
   readonly #shapes = new Map<string, Compiled>();
   readonly #total: Value;
   readonly #logits: Float32Array;
@@ -73,15 +73,14 @@ export class DecodeBatch {
   #sizes: readonly number[];
   #taken = 0;
 
-  /** @param shared the graph that takes batches of all sizes, if there is one. */
-  constructor(config: DecoderConfig, weights: SlotWeights, options: DecodeBatchOptions, shared?: SharedForward) {
-    this.#shared = shared;
+  constructor(config: DecoderConfig, place: GenerationPlace, options: DecodeBatchOptions) {
     const { slots, cells, smallBatches } = options;
     this.#config = config;
-    this.#weights = weights;
+    this.#place = place;
     this.#options = options;
-    this.#sizes = batchSizes(slots, smallBatches);
-    this.cache = new KvBlock(config, slots, cells);
+    // A cache on a device cannot be used in parts.
+    this.#sizes = place.provider === undefined ? batchSizes(slots, smallBatches) : [slots];
+    this.cache = place.makeCache(slots);
     this.seats = new Array(slots).fill(undefined);
     this.#tokens = allocateInt32(slots);
     this.#lengths = allocateInt32(slots);
@@ -141,6 +140,7 @@ export class DecodeBatch {
       this.#lengths[seat] = sequence?.cached ?? 0;
       this.sampling.fill(seat, sequence, variant);
     }
+    this.#place.weights.use(slot);
     (this.#shape(size, variant).calls[slot] as PreparedCall)();
     if (variant !== "plain") {
       for (const { seat, answer } of active) {
@@ -201,7 +201,13 @@ export class DecodeBatch {
     const logits = float32Value(this.#logits.subarray(0, size * vocabularySize), [size, vocabularySize]);
     const sampling = this.sampling.values(size, variant);
     const step = { size, variant, positions, logits, sampling };
-    const compiled = this.#shared === undefined ? this.#compile(step) : this.#share(step, this.#shared);
+    const { shared, provider } = this.#place;
+    const compiled =
+      shared !== undefined
+        ? this.#share(step, shared)
+        : provider !== undefined
+          ? this.#compileForDevice(step, provider)
+          : this.#compile(step);
     const values = [positions, { logits }, sampling.feeds, sampling.fetches].flatMap((group) => Object.values(group));
     const shape = { ...compiled, own: [...compiled.own, ...values] };
     this.#shapes.set(key, shape);
@@ -211,16 +217,49 @@ export class DecodeBatch {
   /** A graph of this size for the whole step. */
   #compile({ size, variant, positions, logits, sampling }: Step): Compiled {
     const { cells, threads } = this.#options;
-    const { model, weightNames } = decodeGraph(this.#config, this.#weights, { rows: size, cells, variant });
+    const { model, weightNames } = decodeGraph(this.#config, this.#place.weights, { rows: size, cells, variant });
     const session = new Session(model, { threads });
     const cache = this.cache.view(0, size);
     const calls = SLOTS.map((slot) =>
       session.prepare(
-        { ...positions, ...sampling.feeds, total: this.#total, ...this.#weights.of(slot, weightNames), ...cache.feeds },
+        {
+          ...positions,
+          ...sampling.feeds,
+          total: this.#total,
+          ...this.#place.weights.of(slot, weightNames),
+          ...cache.feeds,
+        },
         { ...sampling.fetches, logits, ...cache.fetches },
       ),
     );
     return { session, calls, own: [] };
+  }
+
+  /**
+   * The model's graph on the device and one that samples from its logits on the processor: sampling asks for operators that
+   * GPUs lack, and the logits come back in any case.
+   */
+  #compileForDevice({ size, variant, positions, logits, sampling }: Step, provider: Provider): Compiled {
+    const { cells, threads } = this.#options;
+    const { weights } = this.#place;
+    const { model, weightNames } = decodeGraph(this.#config, weights, { rows: size, cells, variant: undefined });
+    const forward = new Session(model, { threads, provider });
+    const session = new Session(samplingGraph(this.#config, size, variant), { threads });
+    const sample = session.prepare({ logits, ...sampling.feeds }, sampling.fetches);
+    const cache = this.cache.view(0, size);
+    const calls = SLOTS.map((slot) => {
+      let step: PreparedCall | undefined;
+      return () => {
+        // Not before it is needed: the weights of a slot take memory on the device.
+        step ??= forward.prepare(
+          { ...positions, total: this.#total, ...weights.of(slot, weightNames), ...cache.feeds },
+          { logits, ...cache.fetches },
+        );
+        step();
+        sample();
+      };
+    });
+    return { session, calls, own: [forward] };
   }
 
   /** The graph for all sizes, and one of this size that samples from its logits. */
@@ -234,7 +273,7 @@ export class DecodeBatch {
     const wanted = int32Value(rows, [size]);
     const inputs = { ...positions, wanted, total: this.#total, ...cache.feeds };
     const calls = SLOTS.map((slot) => {
-      const weights = this.#weights.of(slot, shared.weightNames);
+      const weights = this.#place.weights.of(slot, shared.weightNames);
       const forward = shared.session.prepare({ ...inputs, ...weights }, { logits, ...cache.fetches });
       return () => {
         forward();

@@ -8,17 +8,16 @@
 import { AleError } from "../../core/errors.ts";
 import type { Generation } from "../../core/ports.ts";
 import type { DecoderConfig } from "../../models/config.ts";
+import type { DeviceParameters } from "../../models/device-parameters.ts";
 import type { AdaptedBase } from "../../models/frozen-parameters.ts";
 import type { ParameterStore, Publication } from "../../models/parameter-store.ts";
 import { type ContextStats, Contexts, zeroContextStats } from "./contexts.ts";
 import { DecodeBatch } from "./decode-batch.ts";
 import { HomeRows } from "./home-rows.ts";
-import { KvBlock } from "./kv-block.ts";
+import { devicePlace, type GenerationPlace, processorPlace } from "./place.ts";
 import { cellsFor, Prefiller } from "./prefiller.ts";
 import { type DeterminismReport, testDeterminism } from "./self-test.ts";
 import { type GenerationRequest, NO_ROOM, planRequest, Sequence } from "./sequence.ts";
-import { SharedForward } from "./shared-forward.ts";
-import { SlotWeights } from "./weight-values.ts";
 
 export interface GenerationOptions {
   readonly threads: number;
@@ -51,6 +50,8 @@ export interface GenerationOptions {
   readonly prefillTokens?: number | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
+  /** The store's slots on the GPU that generates; the processor does when omitted. */
+  readonly device?: DeviceParameters | undefined;
 }
 
 export interface Finished {
@@ -83,11 +84,10 @@ export class GenerationEngine {
   readonly options: GenerationOptions;
   readonly stats: GenerationStats = { decodeSteps: 0, decodeRows: 0, decodeMs: 0, ...zeroContextStats() };
   readonly #store: ParameterStore;
-  readonly #weights: SlotWeights;
+  readonly #place: GenerationPlace;
   readonly #batch: DecodeBatch;
   readonly #prefiller: Prefiller;
   readonly #homes: HomeRows;
-  readonly #shared: SharedForward | undefined;
   readonly #sequences = new Map<number, Sequence>();
   readonly #contexts: Contexts;
   /** Sequences that only need a seat. */
@@ -115,14 +115,15 @@ export class GenerationEngine {
     this.config = config;
     this.options = options;
     this.#store = store;
-    this.#weights = new SlotWeights(config, store, options.base);
     const cells = cellsFor(context);
-    const quantized = options.base?.quantized;
-    this.#shared =
-      quantized === undefined ? undefined : new SharedForward(config, this.#weights, quantized, { cells, threads });
-    this.#batch = new DecodeBatch(config, this.#weights, { slots, cells, threads, smallBatches }, this.#shared);
-    this.#prefiller = new Prefiller(config, this.#weights, { context, cells, threads }, this.#shared);
-    this.#homes = new HomeRows(rows, slots, () => new KvBlock(config, 1, cells));
+    const { base, device } = options;
+    this.#place =
+      device === undefined
+        ? processorPlace(config, store, base, { cells, threads })
+        : devicePlace(config, device, base, cells);
+    this.#batch = new DecodeBatch(config, this.#place, { slots, cells, threads, smallBatches });
+    this.#prefiller = new Prefiller(config, this.#place, { context, cells, threads });
+    this.#homes = new HomeRows(rows, slots, () => this.#place.makeCache(1));
     this.#contexts = new Contexts(this.#homes, this.#prefiller, this.stats, bitEqual);
   }
 
@@ -280,8 +281,7 @@ export class GenerationEngine {
     this.#homes.dispose();
     this.#prefiller.release();
     this.#batch.release();
-    this.#shared?.release();
-    this.#weights.release();
+    this.#place.release();
   }
 
   #open(sequenceId: number): Sequence {

@@ -23,6 +23,7 @@ import {
 } from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
+import { type CachedPositions, cachedPositions, emitCachedAttention } from "./cached-attention.ts";
 import { emitRoutedExperts } from "./expert-graph.ts";
 import {
   constantNames,
@@ -71,6 +72,8 @@ class DecoderGraph {
   #rowCount = "";
   #cos = "";
   #sin = "";
+  /** Set on devices. */
+  #positions: CachedPositions | undefined;
 
   constructor(name: string, config: DecoderConfig, places: WeightPlaces, shape: GraphShape) {
     this.graph = new OnnxBuilder(name);
@@ -102,6 +105,10 @@ class DecoderGraph {
 
   /** x Wᵀ for W in [out, in], plus what the projections have of biases and adapters; several give one wide result. */
   linear(x: string, ...names: readonly string[]): string {
+    if (this.#places.onDevice && names.length > 1) {
+      const parts = names.map((name) => this.linear(x, name));
+      return this.graph.node("Concat", parts, { attributes: { axis: { int: 1 } } });
+    }
     const y = this.#product(x, names);
     const { adapters } = this.#places;
     if (!names.some((name) => adapters?.byWeight.has(name))) return y;
@@ -214,6 +221,10 @@ class DecoderGraph {
     const half = this.#config.headDim / 2;
     this.#cos = graph.constant("float32", [cells, half], Float32Array.from(tables.cos));
     this.#sin = graph.constant("float32", [cells, half], Float32Array.from(tables.sin));
+    if (this.#places.onDevice && extent !== "any") {
+      const tables = { cos: this.#cos, sin: this.#sin, half };
+      this.#positions = cachedPositions(graph, { ...extent, cells }, "lengths", tables);
+    }
     return this.#embed("tokens");
   }
 
@@ -236,10 +247,16 @@ class DecoderGraph {
     const { heads, kvHeads, headDim } = this.#config;
     const { graph } = this;
     const cache = cacheNames(layer);
-    const [query, key, value] = this.#projectHeads(normed, layer);
     const cacheShape = [this.#rows, kvHeads, this.#shape.cells, headDim];
     graph.input(cache.pastKeys, "float32", cacheShape);
     graph.input(cache.pastValues, "float32", cacheShape);
+    graph.output(cache.keys, "float32", cacheShape);
+    graph.output(cache.values, "float32", cacheShape);
+    if (this.#positions !== undefined) {
+      const [query, key, value] = this.#splitHeads(normed, layer);
+      return emitCachedAttention(graph, this.#config, this.#positions, { query, key, value, cache });
+    }
+    const [query, key, value] = this.#projectHeads(normed, layer);
     const output = `attended_${layer}`;
     graph.nodes(
       "GroupQueryAttention",
@@ -251,9 +268,24 @@ class DecoderGraph {
         attributes: { num_heads: { int: heads }, kv_num_heads: { int: kvHeads }, do_rotary: { int: 1 } },
       },
     );
-    graph.output(cache.keys, "float32", cacheShape);
-    graph.output(cache.values, "float32", cacheShape);
     return graph.node("Reshape", [output, graph.int64s([-1, heads * headDim])]);
+  }
+
+  /** Query, key and value [rows · tokens, heads · headDim]. */
+  #splitHeads(normed: string, layer: number): readonly [query: string, key: string, value: string] {
+    const { heads, kvHeads, headDim, queryKeyNorm } = this.#config;
+    const { graph } = this;
+    const names = layerNames(layer);
+    const normalize = (x: string, norm: string, count: number) => {
+      if (!queryKeyNorm) return x;
+      const byHead = graph.node("Reshape", [x, graph.int64s([-1, headDim])]);
+      return graph.node("Reshape", [this.#norm(byHead, norm), graph.int64s([-1, count * headDim])]);
+    };
+    return [
+      normalize(this.linear(normed, names.query), names.queryNorm, heads),
+      normalize(this.linear(normed, names.key), names.keyNorm, kvHeads),
+      this.linear(normed, names.value),
+    ];
   }
 
   /**
@@ -328,12 +360,12 @@ class DecoderGraph {
 /**
  * One decode step of `rows` sequences. Inputs besides weights and caches: `tokens` [rows] int32, `lengths` [rows] int32
  * (cells in use before the step), `total` [] int32 (`cells`), and those of sampling (`emitSampling`). Outputs: `logits`
- * [rows, vocabulary] and those of sampling.
+ * [rows, vocabulary] and those of sampling, which is left out without a `variant`.
  */
 export function decodeGraph(
   config: DecoderConfig,
   places: WeightPlaces,
-  shape: { readonly rows: number; readonly cells: number; readonly variant: SamplingVariant },
+  shape: { readonly rows: number; readonly cells: number; readonly variant: SamplingVariant | undefined },
 ): GenerationGraph {
   const { rows, cells, variant } = shape;
   const decoder = new DecoderGraph("decode", config, places, { extent: { rows, tokens: 1 }, cells });
@@ -342,7 +374,7 @@ export function decodeGraph(
   for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
   const logits = decoder.logits(x, "logits");
   graph.output("logits", "float32", [rows, config.vocabularySize]);
-  emitSampling(graph, logits, rows, config.vocabularySize, variant);
+  if (variant !== undefined) emitSampling(graph, logits, rows, config.vocabularySize, variant);
   return decoder.finish();
 }
 

@@ -1,6 +1,6 @@
 /** Where caches live between answers: a bounded number of rows, of which the least recently used is given up first. */
 
-import type { KvBlock } from "./kv-block.ts";
+import type { KvCache } from "./kv-block.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** What the first `cells` cells of a row hold: keys and values of `tokens`, all computed under one weight version. */
@@ -14,7 +14,7 @@ export interface CachedPrefix {
 
 export interface HomeRow {
   /** A block of one row. */
-  readonly block: KvBlock;
+  readonly block: KvCache;
   owner: Sequence | undefined;
   /** What the last owner left, as long as there is no other. */
   retained: CachedPrefix | undefined;
@@ -42,7 +42,7 @@ const FEWEST_REUSED = 16;
 export class HomeRows {
   readonly #limit: number;
   readonly #reserve: number;
-  readonly #makeBlock: () => KvBlock;
+  readonly #makeBlock: () => KvCache;
   readonly #rows: HomeRow[] = [];
   #clock = 0;
 
@@ -50,7 +50,7 @@ export class HomeRows {
    * @param limit rows for ordinary sequences, made when they are first needed.
    * @param reserve rows for probes beyond that, which are freed when they are released.
    */
-  constructor(limit: number, reserve: number, makeBlock: () => KvBlock) {
+  constructor(limit: number, reserve: number, makeBlock: () => KvCache) {
     this.#limit = limit;
     this.#reserve = reserve;
     this.#makeBlock = makeBlock;

@@ -2,13 +2,28 @@
 
 import type { DecoderConfig } from "../../models/config.ts";
 import { allocateFloat32 } from "../../runtime/memory.ts";
+import type { Values } from "../../runtime/session.ts";
 import { float32Value, type Value } from "../../runtime/value.ts";
 import { cacheNames } from "./graphs.ts";
 
 /** Feeds and fetches of one graph that name the same memory: reading the past and appending to it. */
 export interface CacheValues {
-  readonly feeds: Readonly<Record<string, Value>>;
-  readonly fetches: Readonly<Record<string, Value>>;
+  readonly feeds: Values;
+  readonly fetches: Values;
+}
+
+/** Caches of `rows` sequences with up to `cells` positions each, in the memory of the processor or of a device. */
+export interface KvCache {
+  readonly rows: number;
+  readonly cells: number;
+  /** `count` rows from `first` on, as the cache of a graph with that many rows. */
+  view(first: number, count: number): CacheValues;
+  /** Copies cells [from, to) of a row of `source`, a cache of the same kind, into the same cells of `row`. */
+  copyCells(row: number, source: KvCache, sourceRow: number, from: number, to: number): void;
+  /** A copy of the first `count` cells of a row: keys and values of each layer in turn, [kvHeads, count, headDim]. */
+  readCells(row: number, count: number): readonly Float32Array[];
+  /** Frees the memory, or the native views of it; calls prepared with them must not run afterwards. */
+  release(): void;
 }
 
 /** Bytes of a block of `rows` rows. */
@@ -16,7 +31,8 @@ export function kvBytes({ layers, kvHeads, headDim }: DecoderConfig, rows: numbe
   return 2 * layers * rows * kvHeads * cells * headDim * Float32Array.BYTES_PER_ELEMENT;
 }
 
-export class KvBlock {
+/** A cache in the processor's memory. */
+export class KvBlock implements KvCache {
   readonly rows: number;
   readonly cells: number;
   readonly #config: DecoderConfig;
@@ -31,7 +47,6 @@ export class KvBlock {
     this.#arrays = Array.from({ length: 2 * config.layers }, () => allocateFloat32(rows * this.#rowSize));
   }
 
-  /** `count` rows from `first` on, as the cache of a graph with that many rows. */
   view(first: number, count: number): CacheValues {
     const key = `${first} ${count}`;
     const known = this.#views.get(key);
@@ -41,7 +56,6 @@ export class KvBlock {
     return values;
   }
 
-  /** Copies cells [from, to) of `source`'s row into the same cells of `row`. */
   copyCells(row: number, source: KvBlock, sourceRow: number, from: number, to: number): void {
     if (from >= to) return;
     const { headDim, kvHeads } = this.#config;
@@ -56,7 +70,6 @@ export class KvBlock {
     }
   }
 
-  /** A copy of the first `count` cells of a row: keys and values of each layer in turn, [kvHeads, count, headDim]. */
   readCells(row: number, count: number): readonly Float32Array[] {
     const { headDim, kvHeads } = this.#config;
     return this.#arrays.map((array) => {
@@ -69,7 +82,6 @@ export class KvBlock {
     });
   }
 
-  /** Frees the native views; calls prepared with them must not run afterwards. */
   release(): void {
     for (const { feeds } of this.#views.values()) for (const value of Object.values(feeds)) value.release();
     this.#views.clear();

@@ -6,9 +6,9 @@ import { allocateInt32 } from "../../runtime/memory.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { int32Value, type Value } from "../../runtime/value.ts";
 import { prefillGraph } from "./graphs.ts";
-import type { KvBlock } from "./kv-block.ts";
-import type { SharedForward } from "./shared-forward.ts";
-import type { SlotWeights } from "./weight-values.ts";
+import type { KvCache } from "./kv-block.ts";
+import type { GenerationPlace } from "./place.ts";
+import type { GraphWeights } from "./weight-values.ts";
 
 const SMALLEST_CHUNK = 8;
 const LARGEST_CHUNK = 512;
@@ -53,11 +53,11 @@ class Chunk {
   readonly lengths: Int32Array;
   readonly total: Int32Array;
   readonly #graph: ChunkGraph;
-  readonly #weights: SlotWeights;
+  readonly #weights: GraphWeights;
   readonly #values: Readonly<Record<string, Value>>;
-  readonly #calls = new WeakMap<KvBlock, (PreparedCall | undefined)[]>();
+  readonly #calls = new WeakMap<KvCache, (PreparedCall | undefined)[]>();
 
-  constructor(size: number, graph: ChunkGraph, weights: SlotWeights) {
+  constructor(size: number, graph: ChunkGraph, weights: GraphWeights) {
     this.size = size;
     this.tokens = allocateInt32(size);
     this.lengths = allocateInt32(1);
@@ -72,12 +72,13 @@ class Chunk {
     };
   }
 
-  run(block: KvBlock, slot: Slot): void {
+  run(block: KvCache, slot: Slot): void {
     let calls = this.#calls.get(block);
     if (calls === undefined) {
       calls = new Array(SLOTS.length).fill(undefined) as (PreparedCall | undefined)[];
       this.#calls.set(block, calls);
     }
+    this.#weights.use(slot);
     let call = calls[slot];
     if (call === undefined) {
       const cache = block.view(0, 1);
@@ -96,23 +97,19 @@ class Chunk {
 
 export class Prefiller {
   readonly #config: DecoderConfig;
-  readonly #weights: SlotWeights;
+  readonly #place: GenerationPlace;
   readonly #threads: number;
   readonly #cells: number;
   readonly #sizes: readonly number[];
   readonly #chunks = new Map<number, Chunk>();
-  readonly #shared: SharedForward | undefined;
 
-  /** @param shared the graph that takes chunks of all sizes, if there is one. */
   constructor(
     config: DecoderConfig,
-    weights: SlotWeights,
+    place: GenerationPlace,
     shape: { readonly context: number; readonly cells: number; readonly threads: number },
-    shared?: SharedForward,
   ) {
     this.#config = config;
-    this.#weights = weights;
-    this.#shared = shared;
+    this.#place = place;
     this.#threads = shape.threads;
     this.#cells = shape.cells;
     this.#sizes = chunkSizes(shape.context);
@@ -122,7 +119,7 @@ export class Prefiller {
    * Writes the keys and values of the next chunk of `tokens[start … end)` into a block of one row whose first `start` cells are
    * filled, and returns how many tokens it took. Cells after them may hold padding, which later tokens overwrite.
    */
-  run(block: KvBlock, slot: Slot, tokens: Int32Array, start: number, end: number): number {
+  run(block: KvCache, slot: Slot, tokens: Int32Array, start: number, end: number): number {
     const chunk = this.#chunk(nextChunk(this.#sizes, end - start));
     const taken = Math.min(chunk.size, end - start);
     chunk.tokens.fill(0, taken);
@@ -141,15 +138,16 @@ export class Prefiller {
   #chunk(size: number): Chunk {
     const known = this.#chunks.get(size);
     if (known !== undefined) return known;
-    const chunk = new Chunk(size, this.#graph(size), this.#weights);
+    const chunk = new Chunk(size, this.#graph(size), this.#place.weights);
     this.#chunks.set(size, chunk);
     return chunk;
   }
 
   #graph(size: number): ChunkGraph {
-    if (this.#shared !== undefined) return { ...this.#shared, shared: true };
-    const { model, weightNames } = prefillGraph(this.#config, this.#weights, size, this.#cells);
-    const threads = this.#weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
-    return { session: new Session(model, { threads }), weightNames, shared: false };
+    const { weights, provider, shared } = this.#place;
+    if (shared !== undefined) return { ...shared, shared: true };
+    const { model, weightNames } = prefillGraph(this.#config, weights, size, this.#cells);
+    const threads = weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
+    return { session: new Session(model, { threads, provider }), weightNames, shared: false };
   }
 }

@@ -15,6 +15,7 @@ import {
   type ParameterLayout,
 } from "../../models/parameters.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
+import type { Values } from "../../runtime/session.ts";
 import { float32Value, type Value } from "../../runtime/value.ts";
 import { embeddingTable } from "./quantized-operators.ts";
 
@@ -55,6 +56,8 @@ export interface WeightPlaces {
   readonly adapters: Adapters | undefined;
   /** The matrices that are not read from the layout. */
   readonly quantized: QuantizedBase | undefined;
+  /** They lie on a GPU: each tensor is an input of its own, and graphs keep to the operators GPUs have. */
+  readonly onDevice: boolean;
 }
 
 /** Every group of the model's own weights that the graphs of `graphs.ts` take as an input. */
@@ -85,13 +88,23 @@ function feedForwardGroups(config: DecoderConfig, layer: number): readonly (read
   return [[names.router], ...experts.flatMap(({ gate, up, down }) => [[gate, up], [down]])];
 }
 
+/** Weights as inputs of graphs. */
+export interface GraphWeights extends WeightPlaces {
+  /** Those of `slot` that a graph takes, by the graph's names for them. */
+  of(slot: Slot, names: readonly string[]): Values;
+  /** To be called before a graph runs with the weights of `slot`. */
+  use(slot: Slot): void;
+  release(): void;
+}
+
 export type WeightValues = Readonly<Record<string, Value>>;
 
 /** The weights of each slot as tensors over the store's memory, and those no slot changes over their own. */
-export class SlotWeights implements WeightPlaces {
+export class SlotWeights implements GraphWeights {
   readonly layout: ParameterLayout;
   readonly adapters: Adapters | undefined;
   readonly quantized: QuantizedBase | undefined;
+  readonly onDevice = false;
   readonly #frozen: WeightValues;
   readonly #bySlot: readonly WeightValues[];
 
@@ -112,11 +125,13 @@ export class SlotWeights implements WeightPlaces {
     this.#bySlot = SLOTS.map((slot) => valuesOf(published, store.parameters(slot)));
   }
 
-  /** The weights of `slot` that a graph takes. */
   of(slot: Slot, names: readonly string[]): WeightValues {
     const values = this.#bySlot[slot] as WeightValues;
     return Object.fromEntries(names.map((name) => [name, (values[name] ?? this.#frozen[name]) as Value]));
   }
+
+  /** The store's memory is always up to date. */
+  use(): void {}
 
   release(): void {
     for (const values of [this.#frozen, ...this.#bySlot]) for (const value of Object.values(values)) value.release();

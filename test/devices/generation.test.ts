@@ -1,0 +1,136 @@
+/** Generation on WebGPU with weights and caches on the device, compared with the processor's. */
+
+import { describe, expect, test } from "bun:test";
+import { Rng } from "../../src/core/rng.ts";
+import { ARCHITECTURES, type DecoderConfig, type ModelType } from "../../src/models/config.ts";
+import { DeviceParameters } from "../../src/models/device-parameters.ts";
+import { ParameterStore } from "../../src/models/parameter-store.ts";
+import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
+import { GenerationEngine } from "../../src/policy/generation/engine.ts";
+import { probeParity } from "../../src/policy/generation/parity.ts";
+import type { Provider } from "../../src/runtime/provider.ts";
+import { DeviceLearner } from "../../src/trainer/device-learner.ts";
+import { webgpu } from "./support.ts";
+
+const OPTIONS = { threads: 1, slots: 3, rows: 4, context: 48 };
+const SAMPLING = { temperature: 1, greedy: true, maxTokens: 6, stopIds: [] };
+
+function config(type: ModelType): DecoderConfig {
+  return {
+    ...ARCHITECTURES[type],
+    experts: null,
+    vocabularySize: 40,
+    hiddenSize: 16,
+    layers: 2,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 16,
+    intermediateSize: 24,
+    normEps: 1e-5,
+    ropeTheta: 10_000,
+    ropeScaling: null,
+    tiedEmbeddings: true,
+    contextLength: 64,
+  };
+}
+
+function storeFor(model: DecoderConfig): ParameterStore {
+  const layout = parameterLayout(model);
+  const store = ParameterStore.inMemory(layout);
+  initializeParameters(model, layout, store.parameters(0), 3);
+  store.publish(0, 1);
+  return store;
+}
+
+/** Two turns of sequences of different lengths, more of them than there are seats; ids and log-probabilities by sequence. */
+function play(engine: GenerationEngine, vocabulary: number) {
+  const rng = new Rng("turns");
+  const answers: { ids: number[]; logprobs: number[] }[] = [];
+  for (let turn = 0; turn < 2; turn++) {
+    const pending = new Set<number>();
+    for (let id = 0; id < 4; id++) {
+      if (turn === 0) engine.open(id, `sequence ${id}`);
+      const context = Int32Array.from({ length: 2 + 3 * id }, () => rng.int(0, vocabulary - 1));
+      engine.submit({ sequenceId: id, context, sampling: SAMPLING });
+      pending.add(id);
+    }
+    engine.drain(pending, ({ sequenceId, generation }) => {
+      const answer = answers[sequenceId] ?? { ids: [], logprobs: [] };
+      answers[sequenceId] = answer;
+      answer.ids.push(...generation.ids);
+      answer.logprobs.push(...generation.logprobs);
+    });
+  }
+  return answers;
+}
+
+describe.skipIf(webgpu === undefined)("webgpu", () => {
+  const provider = webgpu as Provider;
+
+  test.each(["qwen2", "qwen3"] as const)(
+    "two turns of a %s model: same tokens, same log-probabilities",
+    (type) => {
+      const model = config(type);
+      const store = storeFor(model);
+      const parameters = new DeviceParameters(provider, store);
+      const here = new GenerationEngine(model, store, OPTIONS);
+      const there = new GenerationEngine(model, store, { ...OPTIONS, device: parameters });
+      const expected = play(here, model.vocabularySize);
+      const found = play(there, model.vocabularySize);
+      expect(found.map(({ ids }) => ids)).toEqual(expected.map(({ ids }) => ids));
+      const differences = expected.flatMap(({ logprobs }, i) =>
+        logprobs.map((value, t) => Math.abs(value - (found[i]?.logprobs[t] as number))),
+      );
+      expect(differences.length).toBe(4 * 2 * SAMPLING.maxTokens);
+      expect(Math.max(...differences)).toBeLessThan(1e-5);
+      const cells = here.readCache(1).map((values, i) => {
+        const other = there.readCache(1)[i] as Float32Array;
+        return Math.max(...values.map((value, k) => Math.abs(value - (other[k] as number))));
+      });
+      expect(Math.max(...cells)).toBeLessThan(1e-5);
+      for (const item of [here, there]) item.dispose();
+      parameters.release();
+    },
+    60_000,
+  );
+
+  test("generation sees what training on the same device published, without the host", () => {
+    const model = config("llama");
+    const store = storeFor(model);
+    const parameters = new DeviceParameters(provider, store);
+    const learner = new DeviceLearner(model, store, parameters, { maxTokensPerMicroBatch: 64 });
+    const engine = new GenerationEngine(model, store, { ...OPTIONS, device: parameters });
+    const rng = new Rng("published");
+    const sequences = [13, 9].map((length) => Int32Array.from({ length }, () => rng.int(0, model.vocabularySize - 1)));
+    expect(probeParity(engine, learner, sequences, 0)).toBeLessThan(1e-5);
+    const weights = sequences.map((sequence) => new Float32Array(sequence.length).fill(1));
+    const before = learner.logprobs(sequences, 0);
+    learner.backward(sequences, weights, 0);
+    learner.step({ lr: 0.02, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 }, 0, 1);
+    store.publish(1, 2);
+    expect(probeParity(engine, learner, sequences, 1)).toBeLessThan(1e-5);
+    const sum = (rows: readonly Float32Array[]) =>
+      rows.reduce((total, row) => total + row.reduce((a, b) => a + b, 0), 0);
+    expect(sum(learner.logprobs(sequences, 1))).toBeGreaterThan(sum(before) + 0.05);
+    engine.dispose();
+    for (const item of [learner, parameters]) item.release();
+  }, 60_000);
+
+  test("a model with routed experts is refused", () => {
+    const model = config("llama");
+    const store = storeFor(model);
+    const parameters = new DeviceParameters(provider, store);
+    const experts = {
+      count: 2,
+      perToken: 1,
+      intermediateSize: 8,
+      normalizeWeights: true,
+      sparseStep: 1,
+      denseLayers: [],
+    };
+    expect(() => new GenerationEngine({ ...model, experts }, store, { ...OPTIONS, device: parameters })).toThrow(
+      "routed experts does not run on webgpu",
+    );
+    parameters.release();
+  });
+});
