@@ -60,18 +60,18 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
   });
 });
 
-const LENGTH = 9;
+const LENGTH = 8;
 
 function modelConfig(type: ModelType): DecoderConfig {
   return {
     ...ARCHITECTURES[type],
     experts: null,
-    vocabularySize: 19,
+    vocabularySize: 20,
     hiddenSize: 16,
     layers: 2,
     heads: 4,
     kvHeads: 2,
-    headDim: 6,
+    headDim: 8,
     intermediateSize: 20,
     normEps: 1e-5,
     ropeTheta: 10_000,
@@ -94,7 +94,7 @@ function compareModel(provider: Provider, type: ModelType): { logprobs: number; 
     for (let i = 0; i < view.length; i++) view[i] = (kind === "norm" ? 1 : 0) + spread * rng.normal();
   }
   reference.parameters.set(store.parameters(0));
-  const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 18)));
+  const sequence = Int32Array.from({ length: LENGTH + 1 }, (_, t) => (t % 3 === 0 ? 3 : rng.int(0, 19)));
   const weights = Float32Array.from(sequence, () => rng.normal());
   const bonus = Float32Array.from(sequence, () => 0.3 * rng.normal());
   reference.run(sequence, weights, 0.8, { entropyWeights: bonus });
