@@ -27,6 +27,8 @@ export interface AgentOptions {
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
   readonly onPhase?: (phase: "generate" | "tool") => void;
+  /** What was shown and written before, by others; the task's prompt and turn 0 when omitted. */
+  readonly start?: { readonly context: Int32Array; readonly turn: number };
 }
 
 export interface AgentResult {
@@ -95,9 +97,9 @@ class AgentLoop {
   }
 
   async run(): Promise<StopReason> {
-    const { task, format, limits } = this.#options;
-    let context = format.encodePrompt(task.instruction);
-    for (let turn = 0; ; turn++) {
+    const { task, format, limits, start } = this.#options;
+    let context = start?.context ?? format.encodePrompt(task.instruction);
+    for (let turn = start?.turn ?? 0; ; turn++) {
       if (this.#transcript.length + context.length >= limits.maxEpisodeTokens) return "length";
       const startedMs = this.#elapsed();
       const answer = format.readAnswer(await this.#generate(context, turn));

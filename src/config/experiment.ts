@@ -9,6 +9,7 @@ import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
 import { AlgorithmSchema } from "./algorithm.ts";
 import { LoraSchema } from "./lora.ts";
+import { ResamplingSchema } from "./resampling.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
 const count = (description: string, value: number, max = 1_000_000) =>
@@ -236,6 +237,7 @@ export const ExperimentSchema = z.strictObject({
   tasks: TasksSchema.prefault({}),
   rollout: RolloutSchema.prefault({}),
   algorithm: AlgorithmSchema,
+  resampling: ResamplingSchema.optional(),
   optimizer: OptimizerSchema.prefault({}),
   trainer: TrainerSchema.prefault({}),
   evaluation: EvaluationSchema.prefault({}),

@@ -122,6 +122,8 @@ export interface Trajectory {
   readonly seed: number;
   /** Index within the group. */
   readonly member: number;
+  /** Present where the episode did not begin at the task's start. */
+  readonly fork?: ForkPoint;
   readonly tokens: TokenRecord;
   readonly turns: readonly Turn[];
   readonly reward: number;
@@ -131,6 +133,15 @@ export interface Trajectory {
   readonly grading: GradingMode;
   readonly startedAt: number;
   readonly phases: PhaseTimes;
+}
+
+/** The state an episode began in: an expert's, before its chunk number `anchor` (from 1). */
+export interface ForkPoint {
+  readonly anchor: number;
+  /** Chunks the expert needed. */
+  readonly chunks: number;
+  /** Id of the episode that was the expert, or `oracle`. */
+  readonly expert: string;
 }
 
 /** Milliseconds spent per phase of an episode. */

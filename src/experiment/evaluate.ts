@@ -9,6 +9,7 @@ import { wilsonInterval } from "../core/statistics.ts";
 import type { Trajectory } from "../core/types.ts";
 import { RandomPolicy } from "../policy/scripted.ts";
 import { collectGroups } from "../rollout/collect.ts";
+import { Limiter } from "../rollout/limiter.ts";
 import { grade } from "../sandbox/grading.ts";
 import { checkSuite } from "../tasks/check.ts";
 import { loadSuite } from "../tasks/suite.ts";
@@ -105,7 +106,7 @@ async function playEpisodes(options: EvaluateOptions) {
   let done = 0;
   const key = { episodes: "eval", noise: `${options.seed}/eval/${split}` };
   const groups = await collectGroups(key, tasks, 1, context, {
-    concurrency: experiment.rollout.concurrency,
+    limiter: new Limiter(experiment.rollout.concurrency),
     onEpisode: () =>
       hub.emit({ type: "progress", stage: "evaluating", done: ++done, total: tasks.length, unit: "episodes" }),
   });

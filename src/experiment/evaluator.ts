@@ -3,6 +3,7 @@
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
+import { Limiter } from "../rollout/limiter.ts";
 import { parityLimits } from "../trainer/batch.ts";
 import { checkParity } from "../trainer/mismatch.ts";
 import { environmentsOf, evaluateTasks, evaluationTasks } from "./evaluation.ts";
@@ -87,7 +88,7 @@ export class Evaluator {
 /** Concurrency of a run's episodes, and the event each of them ends with. */
 export function collectOptions({ options }: RunParts, step: number) {
   return {
-    concurrency: options.experiment.rollout.concurrency,
+    limiter: new Limiter(options.experiment.rollout.concurrency),
     onEpisode: (trajectory: Trajectory) =>
       options.hub.emit({
         type: "episode.finished",

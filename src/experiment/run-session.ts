@@ -43,6 +43,8 @@ export interface StepResult {
   readonly keep: readonly number[];
   /** Whether this step gets a checkpoint. */
   readonly checkpoint: boolean;
+  /** What a resumed run needs besides the checkpoint; plain JSON. */
+  readonly state?: Readonly<Record<string, unknown>>;
 }
 
 export class RunSession implements AsyncDisposable {
@@ -50,6 +52,8 @@ export class RunSession implements AsyncDisposable {
   readonly store: Store;
   readonly checkpoints: Checkpoints;
   readonly resumedFrom: ResumePoint | undefined;
+  /** What the step the run goes on from left with its commit. */
+  readonly resumedState: Readonly<Record<string, unknown>>;
   /** All evaluations so far, in order. */
   readonly evaluations: EvaluationSummary[];
   readonly #options: RunOptions;
@@ -69,6 +73,7 @@ export class RunSession implements AsyncDisposable {
       resumedFrom: ResumePoint | undefined;
       evaluations: EvaluationSummary[];
       wallBefore: number;
+      state: Readonly<Record<string, unknown>>;
     },
   ) {
     this.#options = options;
@@ -76,6 +81,7 @@ export class RunSession implements AsyncDisposable {
     this.runId = start.runId;
     this.checkpoints = start.checkpoints;
     this.resumedFrom = start.resumedFrom;
+    this.resumedState = start.state;
     this.evaluations = start.evaluations;
     this.#wallBefore = start.wallBefore;
     this.committedStep = start.resumedFrom?.step ?? -1;
@@ -125,6 +131,7 @@ export class RunSession implements AsyncDisposable {
       resumedFrom: undefined,
       evaluations: [],
       wallBefore: 0,
+      state: {},
     });
   }
 
@@ -147,12 +154,14 @@ export class RunSession implements AsyncDisposable {
     await store.truncateAfter(runId, step);
     checkpoints.removeAfter(step);
     const version = (await store.readCheckpoints(runId)).find((checkpoint) => checkpoint.step === step)?.weightVersion;
+    const last = await store.lastCommitted(runId);
     const session = new RunSession(options, store, {
       runId,
       checkpoints,
       resumedFrom: step < 0 ? undefined : { step, folder: checkpoints.path(step), version: version ?? step },
       evaluations: await store.readEvaluations(runId),
-      wallBefore: (await store.lastCommitted(runId))?.wallSeconds ?? 0,
+      wallBefore: last?.wallSeconds ?? 0,
+      state: last?.state ?? {},
     });
     await session.#rewriteMetrics();
     return session;
@@ -175,6 +184,7 @@ export class RunSession implements AsyncDisposable {
       weightVersion: engine.version,
       wallSeconds: this.wallSeconds,
       evaluations,
+      ...(result.state === undefined ? {} : { state: result.state }),
       ...(path === undefined ? {} : { checkpoint: { path } }),
     });
     this.committedStep = step;

@@ -2,12 +2,14 @@
 
 import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
-import type { Group } from "../core/types.ts";
+import type { Group, Task } from "../core/types.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
-import { collectGroups } from "../rollout/collect.ts";
+import { type CollectKey, collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
+import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import { loadSuite } from "../tasks/suite.ts";
+import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, train } from "../trainer/loop.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
@@ -33,6 +35,7 @@ class ReinforcementRun {
   readonly #parts: RunParts;
   readonly #evaluator: Evaluator;
   readonly #context: EpisodeContext;
+  readonly #resampler: Resampler | undefined;
   /** Rows that become permanent with the step they belong to. */
   #evaluations: EvaluationSummary[] = [];
 
@@ -42,6 +45,9 @@ class ReinforcementRun {
     const { temperature, topK, topP, minP, repetitionPenalty } = parts.options.experiment.rollout;
     const sampling = { temperature, topK, topP, minP, repetitionPenalty, greedy: false };
     this.#context = episodeContext(parts, sampling);
+    const { resampling, seed } = parts.options.experiment;
+    const state = parts.session.resumedState.resampling as ResamplingState | undefined;
+    this.#resampler = resampling && new Resampler(resampling, String(seed), state);
   }
 
   async execute(): Promise<void> {
@@ -56,7 +62,7 @@ class ReinforcementRun {
     await train(options.experiment, session.committedStep + 1, loop, options.signal);
   }
 
-  async #collect(step: number): Promise<Group[]> {
+  async #collect(step: number): Promise<Collected> {
     const { options, suite, provider, session } = this.#parts;
     const { experiment, hub } = options;
     const { groups, groupSize } = experiment.rollout;
@@ -67,9 +73,18 @@ class ReinforcementRun {
     await session.store.writeTasks(tasks);
     const key = { episodes: `${session.runId}/train/${step}`, noise: `${experiment.seed}/train/${step}` };
     const collected = await collectGroups(key, tasks, groupSize, this.#context, collectOptions(this.#parts, step));
-    const trajectories = collected.flatMap((group) => group.trajectories);
+    const resampled = await this.#resample(step, key, tasks, collected);
+    const trajectories = [...collected, ...resampled.forks].flatMap((group) => group.trajectories);
     await session.writeEpisodes(step, "train", trajectories);
-    return collected;
+    return { groups: collected, ...resampled };
+  }
+
+  /** Tries the hard tasks of the step again from states along experts' trajectories. */
+  async #resample(step: number, key: CollectKey, tasks: readonly Task[], groups: readonly Group[]) {
+    if (this.#resampler === undefined) return { forks: [], imitations: [], metrics: {} };
+    const options = collectOptions(this.#parts, step);
+    const { groups: forks, ...rest } = await this.#resampler.resample(key, tasks, groups, this.#context, options);
+    return { forks, ...rest };
   }
 
   async #evaluate(step: number): Promise<Record<string, number>> {
@@ -95,6 +110,7 @@ class ReinforcementRun {
       metrics: { ...metrics, ...engineMetrics(await engine.stats()) },
       evaluations,
       keep: best === null ? [] : [best],
+      state: this.#resampler === undefined ? {} : { resampling: this.#resampler.state },
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),
     });
   }

@@ -3,52 +3,69 @@
 import { AleError } from "../core/errors.ts";
 import type { Group, StopReason, Task, Trajectory } from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
-import { type EpisodeContext, type EpisodePlan, runEpisode } from "./episode.ts";
-import { Limiter } from "./limiter.ts";
+import { type EpisodeContext, type EpisodePlan, type EpisodeStart, runEpisode } from "./episode.ts";
+import type { Limiter } from "./limiter.ts";
 
 /** Times an episode is started again after the engine died under it. */
 const MAX_ATTEMPTS = 4;
 
 export interface CollectOptions {
-  /** Episodes in flight at once. */
-  readonly concurrency: number;
+  /** Bounds the episodes in flight. */
+  readonly limiter: Limiter;
   readonly onEpisode?: (trajectory: Trajectory) => void;
+}
+
+/** Names a collection, e.g. `run/train/12`; ids and sampling noise follow from it. */
+export interface CollectKey {
+  readonly episodes: string;
+  readonly noise: string;
 }
 
 /**
  * Runs `groupSize` episodes of each task. Results come in canonical order (task, then member) whatever the order in which
- * episodes finished, so that what follows does not depend on timing. `key` names the collection, e.g. `run/train/12`; it
- * determines ids and sampling noise.
+ * episodes finished, so that what follows does not depend on timing.
  */
 export async function collectGroups(
-  key: { readonly episodes: string; readonly noise: string },
+  key: CollectKey,
   tasks: readonly Task[],
   groupSize: number,
   context: EpisodeContext,
   options: CollectOptions,
 ): Promise<Group[]> {
-  const limiter = new Limiter(options.concurrency);
-  const groups = tasks.map(async (task, g): Promise<Group> => {
-    const groupId = `${key.episodes}/${g}`;
-    const members = Array.from({ length: groupSize }, (_, member) => {
-      const plan: EpisodePlan = {
-        episodeId: `${groupId}/${member}`,
-        groupId,
-        member,
-        task,
-        noiseKey: `${key.noise}/${g}/${member}`,
-      };
-      return limiter.run(async () => {
-        const trajectory = await withRestarts(plan, context);
-        options.onEpisode?.(trajectory);
-        return trajectory;
-      });
-    });
-    return { groupId, taskId: task.id, trajectories: await settle(members) };
+  const groups = tasks.map((task, g) => {
+    const own = { episodes: `${key.episodes}/${g}`, noise: `${key.noise}/${g}` };
+    return collectEpisodes(own, task, groupSize, context, options);
   });
   const collected = await settle(groups);
   refuseBrokenMachine(collected.flatMap((group) => group.trajectories));
   return collected;
+}
+
+/** One group: `count` episodes of one task, all from its start or all from `options.start`. */
+export async function collectEpisodes(
+  key: CollectKey,
+  task: Task,
+  count: number,
+  context: EpisodeContext,
+  options: CollectOptions & { readonly start?: EpisodeStart },
+): Promise<Group> {
+  const { limiter, start, onEpisode } = options;
+  const members = Array.from({ length: count }, (_, member) => {
+    const plan: EpisodePlan = {
+      episodeId: `${key.episodes}/${member}`,
+      groupId: key.episodes,
+      member,
+      task,
+      noiseKey: `${key.noise}/${member}`,
+      ...(start === undefined ? {} : { start }),
+    };
+    return limiter.run(async () => {
+      const trajectory = await withRestarts(plan, context);
+      onEpisode?.(trajectory);
+      return trajectory;
+    });
+  });
+  return { groupId: key.episodes, taskId: task.id, trajectories: await settle(members) };
 }
 
 /** Stop reasons that say nothing about the policy. */

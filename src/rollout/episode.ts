@@ -7,8 +7,17 @@ import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
-import type { Policy, SamplingOptions, Sandbox, SandboxProvider } from "../core/ports.ts";
-import type { GradingMode, PhaseTimes, StopReason, Task, TokenRecord, Trajectory, Turn } from "../core/types.ts";
+import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
+import type {
+  ForkPoint,
+  GradingMode,
+  PhaseTimes,
+  StopReason,
+  Task,
+  TokenRecord,
+  Trajectory,
+  Turn,
+} from "../core/types.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
 import type { Limiter } from "./limiter.ts";
@@ -29,6 +38,14 @@ export interface EpisodeContext {
   readonly signal: AbortSignal;
 }
 
+/** Where an episode begins that does not begin at the task's start. */
+export interface EpisodeStart {
+  readonly snapshot: SandboxSnapshot;
+  /** Tokens up to where the policy begins to write. */
+  readonly context: Int32Array;
+  readonly fork: ForkPoint;
+}
+
 export interface EpisodePlan {
   readonly episodeId: string;
   readonly groupId: string;
@@ -36,6 +53,7 @@ export interface EpisodePlan {
   readonly task: Task;
   /** Key of the sampling noise. */
   readonly noiseKey: string;
+  readonly start?: EpisodeStart;
 }
 
 const NO_TOKENS: TokenRecord = {
@@ -85,6 +103,7 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
     split: task.split,
     seed: task.seed,
     member: plan.member,
+    ...(plan.start === undefined ? {} : { fork: plan.start.fork }),
     ...outcome,
     grading: context.grading,
     startedAt,
@@ -93,9 +112,11 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
 }
 
 async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseClock, outcome: Outcome): Promise<void> {
-  const { task } = plan;
+  const { task, start } = plan;
   clock.enter("reset");
-  const sandbox = await context.sandboxes.run(() => prepare(task, context));
+  const sandbox = await context.sandboxes.run(() =>
+    start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
+  );
   try {
     outcome.isolation = sandbox.isolation;
     outcome.stopReason = "engine_error";
@@ -109,6 +130,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       sampling: context.sampling,
       deadlineMs: context.episodeMs,
       signal: context.signal,
+      ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
       onPhase: (phase) => clock.enter(phase),
     });
     Object.assign(outcome, result);

@@ -63,6 +63,11 @@ export interface EpisodeRecord {
   readonly step: number;
   readonly purpose: EpisodePurpose;
   readonly member: number;
+  /** Null for episodes that began at the task's start: the expert's chunk (from 1) before which this one began. */
+  readonly forkAnchor: number | null;
+  readonly forkChunks: number | null;
+  /** Id of the episode that was the expert, or `oracle`. */
+  readonly forkExpert: string | null;
   readonly reward: number;
   readonly stopReason: StopReason;
   readonly error: string | null;

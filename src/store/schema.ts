@@ -118,6 +118,12 @@ export const episodes = sqliteTable(
     step: integer("step").notNull(),
     purpose: text("purpose").$type<EpisodePurpose>().notNull(),
     member: integer("member").notNull(),
+    /** Null for episodes that began at the task's start: the expert's chunk (from 1) before which this one began. */
+    forkAnchor: integer("fork_anchor"),
+    /** Chunks the expert needed. */
+    forkChunks: integer("fork_chunks"),
+    /** Key of the episode that was the expert, or `oracle`. */
+    forkExpert: text("fork_expert"),
     reward: real("reward").notNull(),
     stopReason: text("stop_reason").$type<StopReason>().notNull(),
     error: foreignText("error"),

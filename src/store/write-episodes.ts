@@ -82,6 +82,9 @@ function episodeColumns(trajectory: NewEpisode) {
   return {
     key: trajectory.episodeId,
     member: trajectory.member,
+    forkAnchor: trajectory.fork?.anchor ?? null,
+    forkChunks: trajectory.fork?.chunks ?? null,
+    forkExpert: trajectory.fork?.expert ?? null,
     reward: Number.isFinite(trajectory.reward) ? trajectory.reward : 0,
     stopReason: trajectory.stopReason,
     error: trajectory.error === undefined ? null : toStoredText(trajectory.error),

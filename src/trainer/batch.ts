@@ -1,6 +1,8 @@
 /** Groups of trajectories → the job of one training step. */
 
+import { denseTurnIds } from "../algorithms/chunks.ts";
 import { episodeAdvantages } from "../algorithms/index.ts";
+import { imitationLoss, ipaReturns } from "../algorithms/ipa.ts";
 import type { Experiment } from "../config/experiment.ts";
 import type { Group, TokenRecord, Trajectory } from "../core/types.ts";
 import type { ParityLimits } from "./mismatch.ts";
@@ -29,8 +31,45 @@ export function optimizerAt(experiment: Experiment, step: number): OptimizerSett
   return { ...rest, lr: rate };
 }
 
+/** An expert's trajectory of which the first `chunks` chunks are imitated. */
+export interface Imitation {
+  readonly tokens: TokenRecord;
+  readonly chunks: number;
+}
+
+/** The episodes of a step. `forks` began in an expert's states; each state's are a group of their own. */
+export interface Collected {
+  readonly groups: readonly Group[];
+  readonly forks: readonly Group[];
+  readonly imitations: readonly Imitation[];
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+/**
+ * Weights of the imitation term of IPA's mixed loss (arXiv 2512.24873, equation 10): the expert's tokens of chunks
+ * 1 … `chunks`, with the returns of a success; divided by the number of all imitated tokens.
+ */
+function imitationWeights(experiment: Experiment, imitations: readonly Imitation[]): PolicyJob["imitation"] {
+  const { algorithm, resampling } = experiment;
+  if (imitations.length === 0 || resampling === undefined) return undefined;
+  const discount = algorithm.type === "ipa" ? algorithm.discount : 1;
+  const turns = imitations.map(({ tokens }) => denseTurnIds(tokens.turnIds));
+  const tokens = imitations.reduce(
+    (sum, { chunks }, i) => sum + (turns[i] as Int32Array).filter((turn) => turn >= 0 && turn < chunks).length,
+    0,
+  );
+  const weights = imitations.map(({ tokens: record, chunks }, i) => {
+    const turnIds_T = turns[i] as Int32Array;
+    const input = { logprobs_T: record.logprobs, returns_T: ipaReturns(1, turnIds_T, discount), turnIds_T };
+    const { weights_T } = imitationLoss(input, { fork: chunks, weight: "none", tokens });
+    return Float32Array.from(weights_T, (weight) => resampling.imitation * weight);
+  });
+  return { sequences: imitations.map((imitation) => imitation.tokens.ids), weights };
+}
+
 /** Builds the policy-gradient job of `step`. Trajectories without sampled tokens or with advantage 0 are left out. */
-export function buildBatch(experiment: Experiment, groups: readonly Group[], step: number): Batch {
+export function buildBatch(experiment: Experiment, collected: Collected, step: number): Batch {
+  const groups = [...collected.groups, ...collected.forks];
   const rewards = groups.map((group) => group.trajectories.map((trajectory) => trajectory.reward));
   const advantages = episodeAdvantages(experiment.algorithm, rewards);
   const used: { trajectory: Trajectory; advantage: number }[] = [];
@@ -42,6 +81,7 @@ export function buildBatch(experiment: Experiment, groups: readonly Group[], ste
   });
   const zeroSpreadGroups = advantages.filter((group) => group.every((advantage) => advantage === 0)).length;
   if (used.length === 0) return { job: undefined, zeroSpreadGroups };
+  const imitation = imitationWeights(experiment, collected.imitations);
   const job: PolicyJob = {
     kind: "policy",
     sequences: used.map(({ trajectory }) => trajectory.tokens.ids),
@@ -63,6 +103,7 @@ export function buildBatch(experiment: Experiment, groups: readonly Group[], ste
     parityLimits: parityLimits(experiment),
     orderKey: `${experiment.seed}/minibatches/${step}`,
     optimizer: optimizerAt(experiment, step),
+    ...(imitation === undefined ? {} : { imitation }),
   };
   return { job, zeroSpreadGroups };
 }

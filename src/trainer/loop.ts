@@ -1,15 +1,14 @@
 /** The whole training loop: collect → advantages → update → evaluate → commit. */
 
 import type { Experiment } from "../config/experiment.ts";
-import type { Group } from "../core/types.ts";
-import { buildBatch, optimizerAt } from "./batch.ts";
+import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
 import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
 import type { PolicyJob, UpdateResult } from "./update.ts";
 
 /** What the loop drives; `experiment/run.ts` provides it. */
 export interface TrainingParts {
   /** The episodes of a step, in canonical order. */
-  collect(step: number): Promise<Group[]>;
+  collect(step: number): Promise<Collected>;
   /** Trains on the job and publishes the result as weight version `step`. */
   update(job: PolicyJob, step: number): Promise<UpdateResult>;
   /** Evaluates the published weights. */
@@ -34,9 +33,9 @@ export async function train(
   for (let step = first; step <= experiment.trainer.steps; step++) {
     signal.throwIfAborted();
     const started = performance.now();
-    const groups = await parts.collect(step);
+    const episodes = await parts.collect(step);
     const collected = performance.now();
-    const { job } = buildBatch(experiment, groups, step);
+    const { job } = buildBatch(experiment, episodes, step);
     const update = job === undefined ? undefined : await parts.update(job, step);
     const updated = performance.now();
     const times = {
@@ -46,9 +45,10 @@ export async function train(
     };
     const evaluation = evaluationDue(experiment, step) ? await parts.evaluate(step) : {};
     await parts.commit(step, {
-      ...rolloutMetrics(groups),
+      ...rolloutMetrics(episodes.groups),
+      ...episodes.metrics,
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
-      ...timeMetrics(groups, times),
+      ...timeMetrics(episodes.groups, times),
       ...evaluation,
     });
   }

@@ -63,7 +63,7 @@ function jobOf(algorithm: Record<string, unknown>, minibatches = 2): PolicyJob {
     trainer: { steps: 1, minibatches, parityLimit: 1e-4 },
     optimizer: { lr: 1e-2, warmupSteps: 0 },
   });
-  const { job } = buildBatch(experiment, COLLECTED, 1);
+  const { job } = buildBatch(experiment, { groups: COLLECTED, forks: [], imitations: [], metrics: {} }, 1);
   if (job === undefined) throw new Error("no job");
   return job;
 }
@@ -110,4 +110,32 @@ test("ipa leaves out turns that the generating engine found much less likely", a
   const behaviour = job.behaviour.map((row) => row.map((logprob, t) => (MASK[t] === 1 ? logprob - 0.2 : 0)));
   const { gradNorm, clipFraction } = await runUpdate(learner, store, { ...job, behaviour });
   expect({ gradNorm, clipFraction }).toEqual({ gradNorm: 0, clipFraction: 1 });
+});
+
+test("what is to be imitated becomes more likely beside the policy's own gradient", async () => {
+  const experiment = ExperimentSchema.parse({
+    algorithm: { type: "ipa", discount: 0.5 },
+    resampling: { imitation: 5 },
+    trainer: { steps: 1, minibatches: 2 },
+    optimizer: { lr: 1e-2, warmupSteps: 0 },
+  });
+  const expert = (COLLECTED[0]?.trajectories ?? []).find(({ reward }) => reward === 0);
+  if (expert === undefined) throw new Error("no failure");
+  const imitations = [{ tokens: expert.tokens, chunks: 1 }];
+  const { job } = buildBatch(experiment, { groups: COLLECTED, forks: [], imitations, metrics: {} }, 1);
+  if (job?.imitation === undefined) throw new Error("no imitation");
+  // only the first chunk, with the return of a chunk that is one before the last, per imitated token
+  const first = TURN_IDS.filter((turn) => turn === 0).length;
+  expect([...(job.imitation.weights[0] ?? [])]).toEqual(
+    Array.from(TURN_IDS, (turn) => (turn === 0 ? Math.fround((5 * 0.5) / first) : 0)),
+  );
+  const firstChunk = (slot: number) =>
+    (learner.logprobs([expert.tokens.ids], slot)[0] as Float32Array).filter((_, t) => TURN_IDS[t] === 0);
+  const sum = (values: Float32Array) => values.reduce((a, b) => a + b, 0);
+  const imitated = await runUpdate(learner, store, job);
+  const likely = sum(firstChunk(imitated.slot));
+  const { imitation: _, ...without } = job;
+  const alone = await runUpdate(learner, store, without);
+  expect(likely).toBeGreaterThan(sum(firstChunk(alone.slot)) + 0.5);
+  expect(imitated.loss).toBeGreaterThan(alone.loss);
 });

@@ -81,6 +81,8 @@ export interface PolicyJob {
   readonly versions: readonly Int32Array[];
   readonly kvOldest: readonly Int32Array[];
   readonly parityLimits: ParityLimits;
+  /** Sequences to imitate beside the episodes, with the final weight of each token; shared out among the minibatches. */
+  readonly imitation?: { readonly sequences: readonly Int32Array[]; readonly weights: readonly Float32Array[] };
   /** Key of the minibatch order. */
   readonly orderKey: string;
   readonly optimizer: OptimizerSettings;
@@ -156,7 +158,8 @@ async function policyUpdate(
     : undefined;
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
-    for (const members of split(order, job.minibatches)) {
+    const minibatches = split(order, job.minibatches);
+    for (const [m, members] of minibatches.entries()) {
       const known = slot === published ? proximal : undefined;
       const batch = await minibatchWeights(job, members, proximal, async (sequences) =>
         known === undefined
@@ -168,6 +171,7 @@ async function policyUpdate(
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
       const { entropy } = await learner.backward(batch.sequences, batch.weights, slot, job.temperature);
+      sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
       sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
       sum.loss += batch.loss;
@@ -192,6 +196,19 @@ async function policyUpdate(
     updates: sum.updates,
     tokens: sum.tokens,
   };
+}
+
+/** Adds the gradients of a minibatch's share of what is to be imitated; returns its loss. */
+async function imitate(
+  learner: PolicyLearner,
+  job: PolicyJob,
+  minibatch: { readonly index: number; readonly count: number },
+  slot: Slot,
+): Promise<number> {
+  const { sequences = [], weights = [] } = job.imitation ?? {};
+  const isMine = (_: unknown, i: number) => i % minibatch.count === minibatch.index;
+  const mine = sequences.filter(isMine);
+  return mine.length === 0 ? 0 : (await learner.backward(mine, weights.filter(isMine), slot, job.temperature)).loss;
 }
 
 /** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */

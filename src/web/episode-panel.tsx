@@ -57,10 +57,14 @@ export function EpisodePanel({ id, closeAddress }: { readonly id: string; readon
 
 function Facts({ episode }: { readonly episode: EpisodeView }) {
   const { reward, stopReason, taskId, step, purpose, isolation, grading, phases, tokens, sampledTokens } = episode;
+  const { forkAnchor, forkChunks, forkExpert } = episode;
   const rows: readonly (readonly [string, string])[] = [
     ["outcome", `reward ${reward}, stopped: ${stopReason}`],
     ["task", taskId],
     ["for", `${purpose}, step ${step}`],
+    ...(forkAnchor === null
+      ? []
+      : [["began", `before chunk ${forkAnchor} of ${forkChunks} of expert ${forkExpert}`] as const]),
     ["tokens", `${tokens.ids.length}, of which ${sampledTokens} sampled`],
     [
       "time",

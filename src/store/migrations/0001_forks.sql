@@ -1,0 +1,3 @@
+ALTER TABLE `episodes` ADD `fork_anchor` integer;--> statement-breakpoint
+ALTER TABLE `episodes` ADD `fork_chunks` integer;--> statement-breakpoint
+ALTER TABLE `episodes` ADD `fork_expert` text;
