@@ -1,6 +1,8 @@
 /** What every command gets: where to print, whether to colour, and the dotted overrides. */
 
+import { Option } from "commander";
 import { AleError } from "../core/errors.ts";
+import { QUANTIZATIONS } from "../core/quantization.ts";
 import { type Painter, painterFor } from "../tui/style.ts";
 
 /** The part of a stream that commands use. */
@@ -100,6 +102,13 @@ export function realNumber(option: string, min: number, max: number): (text: str
       hint: `write ${option} ${max < 1 ? max : Math.max(min, 1)}`,
     });
   };
+}
+
+/** `--quantization`, for commands that train nothing. */
+export function quantizationOption(): Option {
+  return new Option("--quantization <form>", "round the weights to 8 or 4 bits: faster, smaller, less exact").choices(
+    QUANTIZATIONS,
+  );
 }
 
 /** A reader of comma-separated names. */

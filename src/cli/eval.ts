@@ -1,15 +1,17 @@
 import { type Command, Option } from "commander";
+import type { Quantization } from "../core/quantization.ts";
 import type { Split } from "../core/types.ts";
 import type { EvaluationResult } from "../experiment/api.ts";
 import { formatDuration, formatPercent } from "../tui/format.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { formatTable } from "../tui/table.ts";
-import { type CommandLine, examples, nameList, realNumber, wholeNumber } from "./command-line.ts";
+import { type CommandLine, examples, nameList, quantizationOption, realNumber, wholeNumber } from "./command-line.ts";
 import { viewModeFor, watch } from "./watch.ts";
 
 interface EvalFlags {
   readonly policy: string;
   readonly adapter?: string;
+  readonly quantization?: Quantization;
   readonly samples: number;
   readonly split: Split;
   readonly config?: string;
@@ -25,6 +27,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
     .argument("<suite>", "task suite: a folder, or the name of an embedded suite")
     .requiredOption("--policy <policy>", "folder of a policy, or oracle, noop, random")
     .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the policy")
+    .addOption(quantizationOption())
     .option("--samples <n>", "episodes", wholeNumber("--samples", 1, 1_000_000), 420)
     .addOption(new Option("--split <split>", "which instances").choices(["train", "dev", "heldout"]).default("heldout"))
     .option("--config <file>", "experiment whose [rollout], [engine] and [sandbox] hold, e.g. config.toml of a run")
@@ -48,12 +51,13 @@ export function defineEval(command: Command, cli: CommandLine): void {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
         const { loadExperiment } = await import("../config/load.ts");
         const { experiment } = loadExperiment({ files: flags.config === undefined ? [] : [flags.config] });
-        const { policy, adapter, samples, split, temperature, seed, families } = flags;
+        const { policy, adapter, quantization, samples, split, temperature, seed, families } = flags;
         const options = {
           suite,
           experiment,
           policy,
           adapter,
+          quantization,
           samples,
           split,
           greedy: flags.greedy ?? false,

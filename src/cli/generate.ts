@@ -1,14 +1,16 @@
 import { randomInt } from "node:crypto";
 import { type Command, Option } from "commander";
 import { AleError } from "../core/errors.ts";
+import type { Quantization } from "../core/quantization.ts";
 import type { GenerateInput, GenerateResult } from "../experiment/api.ts";
 import { sanitizeLine, sanitizeText } from "../tui/sanitize.ts";
-import { type CommandLine, examples, realNumber, wholeNumber } from "./command-line.ts";
+import { type CommandLine, examples, quantizationOption, realNumber, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
 
 interface GenerateFlags {
   readonly model: string;
   readonly adapter?: string;
+  readonly quantization?: Quantization;
   readonly prompt?: string;
   readonly ids?: number[];
   readonly chat?: boolean;
@@ -35,6 +37,7 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
   command
     .option("--model <path>", "folder of a model, or the name of a shipped one", "models/shell-start")
     .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the model")
+    .addOption(quantizationOption())
     .addOption(new Option("--prompt <text>", "text to continue; special tokens may be written out").conflicts("ids"))
     .option(
       "--ids <list>",
@@ -78,6 +81,7 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
       const result = await generateAnswer({
         model: flags.model,
         adapter: flags.adapter,
+        quantization: flags.quantization ?? "none",
         input,
         sampling: {
           greedy: flags.greedy ?? false,

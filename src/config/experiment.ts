@@ -7,6 +7,7 @@
 
 import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
+import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema } from "./algorithm.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
@@ -24,6 +25,10 @@ const ModelSchema = z
       .describe(
         "Folder with config.json, model.safetensors and tokenizer.json to start from; omit to start from random weights",
       ),
+    quantization: z
+      .enum(QUANTIZATIONS)
+      .default("none")
+      .describe("Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32"),
   })
   .describe("The policy's architecture and starting weights");
 

@@ -3,6 +3,7 @@
 import { AleError } from "../core/errors.ts";
 import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { parameterLayout } from "../models/parameters.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
 import { kvBytes } from "../policy/generation/kv-block.ts";
 import { type ParityReport, probeParity } from "../policy/generation/parity.ts";
@@ -17,10 +18,11 @@ import { SharedLearner } from "./shared-learner.ts";
 
 export class EngineCore {
   readonly #weights: PolicyWeights;
-  readonly #learner: Learner;
+  /** None in an engine that trains nothing. */
+  readonly #learner: Learner | undefined;
   /** With other engines, or alone. */
   readonly #exchange: Exchange | undefined;
-  readonly #trainer: PolicyLearner;
+  readonly #trainer: PolicyLearner | undefined;
   readonly generation: GenerationEngine;
   readonly #determinism: string | undefined;
 
@@ -28,23 +30,26 @@ export class EngineCore {
     this.#weights = weights;
     const { config, store, base } = weights;
     const { threads, slots } = options;
-    this.#exchange = openExchange(options, store);
-    this.#learner = new Learner(config, store, {
-      threads,
-      maxTokensPerMicroBatch: options.microBatchTokens,
-      base,
-      ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
-    });
-    this.#trainer =
-      this.#exchange === undefined
-        ? this.#learner
-        : new SharedLearner(this.#learner, store, this.#exchange, { threads });
+    this.#exchange = options.frozen === undefined ? openExchange(options, store) : undefined;
+    if (options.frozen === undefined) {
+      this.#learner = new Learner(config, store, {
+        threads,
+        maxTokensPerMicroBatch: options.microBatchTokens,
+        base,
+        ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
+      });
+      this.#trainer =
+        this.#exchange === undefined
+          ? this.#learner
+          : new SharedLearner(this.#learner, store, this.#exchange, { threads });
+    }
     this.generation = new GenerationEngine(config, store, {
       threads,
       slots,
       rows: cacheRows(options, config),
       context: options.context,
       base,
+      smallBatches: options.frozen !== undefined && !options.deterministic,
       bitEqual: options.deterministic,
       afterSync: options.afterSync,
       prefillTokens: options.prefillTokens,
@@ -67,9 +72,9 @@ export class EngineCore {
 
   info(): EngineInfo {
     const { slot, version } = this.#published();
-    const { store, base } = this.#weights;
+    const { config, store } = this.#weights;
     return {
-      parameters: (base?.parameters.layout ?? store.layout).parameterCount,
+      parameters: parameterLayout(config).parameterCount,
       trainable: store.layout.parameterCount,
       version,
       optimizerStep: store.step(slot),
@@ -81,7 +86,7 @@ export class EngineCore {
   /** Rejects when `abandon` is called for this attempt. */
   async update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
     this.#exchange?.begin(attempt);
-    return runUpdate(this.#trainer, this.#weights.store, job);
+    return runUpdate(trains(this.#trainer), this.#weights.store, job);
   }
 
   abandon(attempt: number): void {
@@ -104,7 +109,7 @@ export class EngineCore {
   }
 
   probeParity(sequences: readonly Int32Array[]): ParityReport {
-    return probeParity(this.generation, this.#learner, sequences, this.#published().slot);
+    return probeParity(this.generation, trains(this.#learner), sequences, this.#published().slot);
   }
 
   dispose(): void {
@@ -126,6 +131,12 @@ export class EngineCore {
     }
     return detail;
   }
+}
+
+/** @throws AleError("internal") when asked of an engine that only generates. */
+function trains<T>(part: T | undefined): T {
+  if (part === undefined) throw new AleError("internal", "this engine only generates");
+  return part;
 }
 
 function openExchange({ pool }: EngineOptions, store: ParameterStore): Exchange | undefined {

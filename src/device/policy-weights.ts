@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
 import { configToHuggingFace, type DecoderConfig } from "../models/config.ts";
 import { writeDurably } from "../models/durable-files.ts";
-import { type AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
-import { type Adapters, adaptersFor, initializeAdapters } from "../models/lora.ts";
+import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import { type Adapters, initializeAdapters } from "../models/lora.ts";
 import { ParameterStore, type Slot } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../models/parameters.ts";
 import { readAdapterWeights, writeAdapterFolder } from "../models/peft.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
+import type { QuantizationScheme } from "../models/quantization.ts";
 import {
   readFolderWeights,
   readOptimizerState,
@@ -18,6 +19,7 @@ import {
   writeOptimizerState,
   writeWeights,
 } from "../models/weights.ts";
+import { openGenerationBase, openTrainingBase } from "./frozen-model.ts";
 import type { EngineOptions, LoraStart } from "./protocol.ts";
 
 const WEIGHTS_FILE = "model.safetensors";
@@ -40,13 +42,29 @@ export class PolicyWeights {
 
   /** Opens or makes the store and fills it. @throws AleError("model") when weights and config do not fit. */
   static open(options: EngineOptions, config: DecoderConfig): PolicyWeights {
-    const { lora, storeFile } = options;
+    const { lora, storeFile, frozen, quantization } = options;
+    if (frozen !== undefined) return PolicyWeights.#openFrozen(config, frozen.folder, lora, quantization);
     const baseFile = `${storeFile}.base`;
     if (options.weights.kind !== "reopen") for (const file of [storeFile, baseFile]) rmSync(file, { force: true });
-    const base = lora === undefined ? undefined : openBase(config, lora, baseFile);
+    const base = lora === undefined ? undefined : openTrainingBase(config, lora, baseFile, quantization);
     const store = ParameterStore.open(storeFile, base?.adapters.layout ?? parameterLayout(config));
     const weights = new PolicyWeights(config, store, base, lora);
     weights.#load(options);
+    return weights;
+  }
+
+  /** Weights that are only generated with; they have version 0 and no store file. */
+  static #openFrozen(
+    config: DecoderConfig,
+    folder: string,
+    lora: LoraStart | undefined,
+    scheme: QuantizationScheme | undefined,
+  ): PolicyWeights {
+    const base = openGenerationBase(config, folder, lora, scheme);
+    const store = ParameterStore.inMemory(base.adapters.layout);
+    const weights = new PolicyWeights(config, store, base, lora);
+    if (lora !== undefined) weights.#start(folder, 0);
+    store.publish(0, 0);
     return weights;
   }
 
@@ -107,12 +125,4 @@ export class PolicyWeights {
     if (this.base === undefined) readWeights(readFolderWeights(folder), this.store.layout, flat);
     else readAdapterWeights(folder, this.base.adapters, flat);
   }
-}
-
-function openBase(config: DecoderConfig, lora: LoraStart, file: string): AdaptedBase {
-  const layout = parameterLayout(config);
-  const parameters = FrozenParameters.open(file, layout, (flat) =>
-    readWeights(readFolderWeights(openPolicyFolder(lora.base)), layout, flat),
-  );
-  return { parameters, adapters: adaptersFor(config, lora.config) };
 }

@@ -3,6 +3,7 @@
 import type { Generation, SamplingOptions } from "../core/ports.ts";
 import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import type { QuantizationScheme } from "../models/quantization.ts";
 import type { ContextStats } from "../policy/generation/contexts.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
@@ -31,6 +32,10 @@ export interface EngineOptions {
   readonly weights: WeightSource;
   /** Train adapters and leave the model as it is. */
   readonly lora?: LoraStart;
+  /** Form of the frozen model's matrices; needs `lora` or `frozen`. */
+  readonly quantization?: QuantizationScheme;
+  /** Train nothing: the model of this folder, kept once, without gradients and optimizer state. */
+  readonly frozen?: { readonly folder: string };
   /** File of the parameter store, which all engines of a pool map. */
   readonly storeFile: string;
   /** Present when the engine is one of several that train together. */

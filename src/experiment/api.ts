@@ -5,6 +5,7 @@
 
 import type { Experiment } from "../config/experiment.ts";
 import type { EventHub } from "../core/events.ts";
+import type { Quantization } from "../core/quantization.ts";
 import type { Split } from "../core/types.ts";
 
 export interface RunOptions {
@@ -37,6 +38,8 @@ export interface EvaluateOptions {
   readonly policy: string;
   /** PEFT folder to put on the policy. */
   readonly adapter?: string | undefined;
+  /** In place of the experiment's. */
+  readonly quantization?: Quantization | undefined;
   /** Its `rollout`, `engine` and `sandbox` hold. */
   readonly experiment: Experiment;
   readonly samples: number;
@@ -114,6 +117,7 @@ export interface GenerateOptions {
   readonly model: string;
   /** PEFT folder to put on it. */
   readonly adapter?: string | undefined;
+  readonly quantization: Quantization;
   readonly input: GenerateInput;
   readonly sampling: SamplingWishes;
   readonly stopStrings: readonly string[];

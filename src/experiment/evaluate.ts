@@ -13,6 +13,7 @@ import { Limiter } from "../rollout/limiter.ts";
 import { grade } from "../sandbox/grading.ts";
 import { checkSuite } from "../tasks/check.ts";
 import { loadSuite } from "../tasks/suite.ts";
+import { findAdapter } from "./adapter.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
 import { assertRoom, type PolicySource, policyFromFolder } from "./policy-source.ts";
@@ -128,7 +129,10 @@ async function openPolicy(
   const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   try {
-    const engine = await startEngines(experiment, source, folder, options.hub);
+    const frozen = { folder: findAdapter(options.policy, options.adapter).model };
+    const { quantization = experiment.model.quantization } = options;
+    const settings = { ...experiment, model: { ...experiment.model, quantization } };
+    const engine = await startEngines(settings, { ...source, frozen }, folder, options.hub);
     return { policy: engine, [Symbol.asyncDispose]: () => engine.stop().finally(remove) };
   } catch (error) {
     remove();

@@ -35,6 +35,8 @@ export async function generateAnswer(options: GenerateOptions): Promise<Generate
       modelConfig,
       weights: { kind: "folder", folder: model },
       ...(lora === undefined ? {} : { lora }),
+      ...(options.quantization === "none" ? {} : { quantization: options.quantization }),
+      frozen: { folder: model },
       storeFile: join(directory, "parameters.bin"),
       threads: options.threads,
       slots: 2,

@@ -28,6 +28,8 @@ export interface PolicySource {
   readonly weights: WeightSource;
   /** Adapters on these weights. */
   readonly lora?: LoraStart;
+  /** Set where nothing is trained: the folder of the model itself. */
+  readonly frozen?: { readonly folder: string };
 }
 
 export interface PolicyFolderOptions {

@@ -49,11 +49,16 @@ export async function openSandboxes(suite: string, extraMasks: readonly string[]
 /** Starts the engines of a run; the files they map lie in the run directory. */
 export async function startEngines(
   experiment: Experiment,
-  source: Pick<PolicySource, "modelConfig" | "weights" | "lora">,
+  source: Pick<PolicySource, "modelConfig" | "weights" | "lora" | "frozen">,
   runDir: string,
   hub: EventHub,
 ): Promise<EnginePool> {
-  const { engine, rollout, trainer, deterministic } = experiment;
+  const { engine, model, rollout, trainer, deterministic } = experiment;
+  if (model.quantization !== "none" && source.lora === undefined && source.frozen === undefined) {
+    throw new AleError("config", `model.quantization is "${model.quantization}", but this run trains all weights`, {
+      hint: 'train adapters (add a [lora] table), or set model.quantization = "none"',
+    });
+  }
   const folder = join(runDir, "state");
   mkdirSync(folder, { recursive: true });
   return EnginePool.start(
@@ -65,6 +70,8 @@ export async function startEngines(
         modelConfig: source.modelConfig,
         weights: source.weights,
         ...(source.lora === undefined ? {} : { lora: source.lora }),
+        ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
+        ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
         threads: engineThreads(experiment),
         slots: engine.slots,
         cacheBytes: engine.cacheGb * 1e9,

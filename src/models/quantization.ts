@@ -9,6 +9,7 @@
  */
 
 import { AleError } from "../core/errors.ts";
+import type { Quantization } from "../core/quantization.ts";
 import { allocateBytes, allocateFloat32 } from "../runtime/memory.ts";
 
 /** Weights that share a scale. */
@@ -21,7 +22,7 @@ export const BLOCK = 32;
  *
  * https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c
  */
-export type QuantizationScheme = "int8" | "int4";
+export type QuantizationScheme = Exclude<Quantization, "none">;
 
 interface SchemeConstants {
   readonly bits: 4 | 8;

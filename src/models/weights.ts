@@ -26,6 +26,11 @@ export function readFolderWeights(folder: PolicyFolder): StoredTensors {
  */
 export function readWeights(stored: StoredTensors, layout: ParameterLayout, flat: Float32Array): void {
   for (const { name, shape } of layout.entries) copyTensor(stored, name, shape, parameterView(layout, flat, name));
+  assertKnown(stored, layout);
+}
+
+/** @throws AleError("model") naming a tensor that is not a parameter of `layout`. */
+export function assertKnown(stored: StoredTensors, layout: ParameterLayout): void {
   for (const tensor of stored.tensors.values()) {
     if (layout.byName.has(tensor.name) || REDUNDANT.test(tensor.name)) continue;
     throw new AleError("model", `${tensor.path} has a tensor "${tensor.name}" that this architecture does not know`, {

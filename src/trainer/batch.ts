@@ -108,8 +108,17 @@ export function buildBatch(experiment: Experiment, collected: Collected, step: n
   return { job, zeroSpreadGroups };
 }
 
-export function parityLimits({ trainer }: Experiment): ParityLimits {
-  return { max: trainer.parityLimit, mean: trainer.parityMeanLimit, kl: trainer.parityKlLimit };
+/**
+ * Limits of a quantised model where the experiment sets none: twice the mean and the KL divergence measured on the worst
+ * of several models (docs/adr/0009-quantised-base.md). Single tokens may be off by more.
+ */
+const QUANTIZED_LIMITS: ParityLimits = { max: 0, mean: 0.06, kl: 4e-3 };
+
+/** Generation rounds activations where the model is quantised, so `parityLimit`, made for float32, does not hold there. */
+export function parityLimits({ model, trainer }: Experiment): ParityLimits {
+  const { parityLimit: max, parityMeanLimit: mean, parityKlLimit: kl } = trainer;
+  if (model.quantization === "none") return { max, mean, kl };
+  return { ...QUANTIZED_LIMITS, ...(mean > 0 ? { mean } : {}), ...(kl > 0 ? { kl } : {}) };
 }
 
 /** Log-probabilities at the rollout's temperature without truncation or penalty, where the records hold them. */

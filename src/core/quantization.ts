@@ -1,0 +1,3 @@
+/** Forms that frozen weight matrices may have: as they are, or rounded to 8 or 4 bits in blocks (`models/quantization.ts`). */
+export const QUANTIZATIONS = ["none", "int8", "int4"] as const;
+export type Quantization = (typeof QUANTIZATIONS)[number];
