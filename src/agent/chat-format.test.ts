@@ -71,9 +71,9 @@ describe.each(MODELS)("conversations of %s", (model, role) => {
         equal++;
         expect(ids).toEqual([...tokenizer.encodeMarkup(whole)]);
       }),
-      { numRuns: 40 },
+      { numRuns: 15 },
     );
-    expect(equal).toBeGreaterThan(10);
+    expect(equal).toBeGreaterThan(3);
   });
 
   test("what a task or a command wrote is no structure", () => {

@@ -68,7 +68,7 @@ const RolloutSchema = z
       6,
       1000,
     ),
-    maxCommandTokens: count("Tokens per command", 36, 100_000),
+    maxCommandTokens: count("Tokens per answer: a command, and what a chat model says around it", 36, 100_000),
     maxEpisodeTokens: count("Tokens per episode, prompt and observations included", 208, 1_000_000),
     maxObservationChars: count("Characters of an observation shown to the policy", 64, 1_000_000),
     concurrency: count("Episodes in flight at once", 256, 100_000),

@@ -85,7 +85,7 @@ export function assertRoom({ format }: PolicySource, { rollout }: Experiment): v
     "config",
     `rollout.maxEpisodeTokens is ${rollout.maxEpisodeTokens}, but what the policy is told before any task has ${tokens} tokens`,
     {
-      hint: "chat models need room: see rollout.maxEpisodeTokens, maxCommandTokens and maxObservationChars in docs/models.md",
+      hint: "set rollout.maxEpisodeTokens, maxCommandTokens and maxObservationChars for a chat model (docs/models.md); ale eval takes them from --config FILE",
     },
   );
 }

@@ -55,7 +55,7 @@ test("an answer ends before the first stop string, with the token that completes
       expect(pieces.join("")).toBe(cuts.length === 0 ? whole : found.slice(0, Math.min(...cuts)));
       expect(text.stopString !== undefined).toBe(cuts.length > 0);
     }),
-    { numRuns: 150 },
+    { numRuns: 80 },
   );
 });
 
