@@ -141,6 +141,39 @@ test("an engine killed in the middle does not end the run, and changes nothing",
   expect(metrics("engine-killed")).toEqual(metrics("first"));
 }, 120_000);
 
+test("two engines do what one does, to the bit every time, and when each of them is killed", async () => {
+  const small = ["--engine.threads", "1", "--trainer.steps", "2", "--evaluation.dev", "0", "--evaluation.heldout", "4"];
+  const two = [...small, "--engine.devices", "cpu,cpu"];
+  const engines = () =>
+    processes(join(place, "home")).filter((pid) => {
+      const command = existsSync(`/proc/${pid}`) ? readFileSync(`/proc/${pid}/cmdline`, "utf8") : "";
+      return command.includes("--ale-role=engine");
+    });
+  for (const [name, settings] of [
+    ["one-engine", small],
+    ["two-engines", two],
+  ] as const) {
+    expect((await finish(run(name, ...settings))).code).toBe(0);
+  }
+  const child = run("two-killed", ...two);
+  await until("both engines", () => steps("two-killed") >= 0 && engines().length === 2);
+  const [first, second] = engines();
+  process.kill(Number(second), "SIGKILL");
+  await until("step 1", () => steps("two-killed") >= 1);
+  process.kill(Number(first), "SIGKILL");
+  const { code, err, out } = await finish(child);
+  expect({ code, err: code === 0 ? "" : err }).toEqual({ code: 0, err: "" });
+  expect(out).toContain("engine 0 (cpu) was restarted");
+  expect(out).toContain("engine 1 (cpu) was restarted");
+  expect(metrics("two-killed")).toEqual(metrics("two-engines"));
+
+  // Until the weights differ in their last bits, so that a token may turn out differently.
+  const [expected, got] = ["one-engine", "two-engines"].map((name) => metrics(name)[1] as Record<string, number>);
+  expect(Object.keys(got ?? {})).toEqual(Object.keys(expected ?? {}));
+  for (const [key, value] of Object.entries(expected ?? {}))
+    if (!key.startsWith("val/") && !key.startsWith("rollout_corr/")) expect(got?.[key]).toBeCloseTo(value, 4);
+}, 120_000);
+
 test("an interrupt saves, cleans up, says how to go on and exits with 130", async () => {
   const child = run("interrupted");
   await until("step 1", () => steps("interrupted") >= 1);
