@@ -61,9 +61,13 @@ export function loadFromFlags(cli: CommandLine, files: readonly string[], flags:
 }
 
 /** Prints what `--dry-run` promises. */
-export function printDryRun(cli: CommandLine, loaded: LoadedExperiment, flags: RunFlags): void {
-  if (flags.json) cli.printJson({ experiment: loaded.experiment, changed: loaded.changed, configHash: loaded.hash });
-  else cli.stdout.write(highlightToml(loaded.toml, cli.paint));
+export async function printDryRun(cli: CommandLine, loaded: LoadedExperiment, flags: RunFlags): Promise<void> {
+  const { experiment, changed, toml, hash: configHash } = loaded;
+  const engines = (await import("../experiment/engine-plan.ts")).planEngines(experiment);
+  if (flags.json) return cli.printJson({ experiment, changed, configHash, engines });
+  cli.stdout.write(highlightToml(toml, cli.paint));
+  for (const [i, { device, threads }] of engines.entries())
+    cli.print(cli.paint("dim", `# engine ${i}: ${device}, ${threads} ${threads === 1 ? "thread" : "threads"}`));
 }
 
 /** A new run in a new directory. */

@@ -34,6 +34,11 @@ export function probeCpu(): Probe[] {
   return [
     { name: "cores", ok: cores >= 2, required: false, detail: `${cores}`, hint: "two or more make runs much faster" },
     {
+      name: "engines",
+      ok: true,
+      detail: `one with ${cores} ${cores === 1 ? "thread" : "threads"}; engine.devices in an experiment asks for more`,
+    },
+    {
       name: "vector unit",
       ok: vector !== undefined && vector !== "avx",
       required: false,

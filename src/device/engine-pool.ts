@@ -33,11 +33,12 @@ export interface EngineRestart {
   /** `cpu`, or `1 (cpu)` where there are several. */
   readonly device: string;
   readonly reason: string;
-  /** Of this engine so far. */
+  /** Of all engines so far. */
   readonly restarts: number;
 }
 
 export interface PoolStats extends EngineStats {
+  /** Of this engine so far. */
   readonly restarts: number;
 }
 
@@ -63,6 +64,7 @@ export class EnginePool implements Policy {
     const exchangeFile = join(folder, "exchange.bin");
     rmSync(exchangeFile, { force: true });
     const capacity = Placement.capacity(options.sequences, size);
+    let restarts = 0;
     const start = (rank: number) => {
       const name = size === 1 ? (devices[0] as string) : `${rank} (${devices[rank]})`;
       const own: EngineOptions = {
@@ -72,7 +74,7 @@ export class EnginePool implements Policy {
         ...(rank === 0 ? {} : { weights: { kind: "reopen" } }),
         ...(size === 1 ? {} : { pool: { rank, size, exchangeFile } }),
       };
-      return EngineClient.start(own, (reason, restarts) => onRestart({ device: name, reason, restarts }));
+      return EngineClient.start(own, (reason) => onRestart({ device: name, reason, restarts: ++restarts }));
     };
     const engines = [await start(0)];
     const others = await Promise.allSettled(devices.slice(1).map((_, i) => start(i + 1)));

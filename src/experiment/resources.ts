@@ -4,13 +4,11 @@
  */
 
 import { mkdirSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
-import { parseDevice } from "../core/device.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider } from "../core/ports.ts";
@@ -20,6 +18,7 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
+import { planEngines } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
 /**
@@ -59,11 +58,12 @@ export async function startEngines(
       hint: 'train adapters (add a [lora] table), or set model.quantization = "none"',
     });
   }
+  const plan = planEngines(experiment);
   const folder = join(runDir, "state");
   mkdirSync(folder, { recursive: true });
   return EnginePool.start(
     {
-      devices: engineDevices(experiment),
+      devices: plan.map(({ device }) => device),
       folder,
       sequences: rollout.concurrency,
       engine: {
@@ -72,7 +72,7 @@ export async function startEngines(
         ...(source.lora === undefined ? {} : { lora: source.lora }),
         ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
         ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
-        threads: engineThreads(experiment),
+        threads: plan[0]?.threads ?? 1,
         slots: engine.slots,
         cacheBytes: engine.cacheGb * 1e9,
         afterSync: engine.afterSync,
@@ -84,21 +84,6 @@ export async function startEngines(
     },
     (restart) => hub.emit({ type: "engine.restarted", ...restart }),
   );
-}
-
-/** The devices of an experiment. @throws AleError("config") for one that Ale does not compute on. */
-function engineDevices({ engine }: Experiment): string[] {
-  const other = engine.devices.find((device) => parseDevice(device).kind !== "cpu");
-  if (other === undefined) return engine.devices;
-  throw new AleError("config", `engine.devices: this version of Ale does not compute on "${other}"`, {
-    hint: 'use "cpu", once per engine',
-  });
-}
-
-/** Threads of each engine: as set, or all cores shared out among the engines that compute on them. */
-export function engineThreads({ engine }: Experiment): number {
-  const sharing = engine.devices.filter((device) => parseDevice(device).kind === "cpu").length;
-  return engine.threads ?? Math.max(1, Math.floor(availableParallelism() / Math.max(1, sharing)));
 }
 
 /** The parts of a run that an episode touches. */

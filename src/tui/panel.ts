@@ -246,7 +246,19 @@ function speedText(state: PanelState): string {
       `step ${step.toFixed(2)} s (${phase("collect", "timing_s/gen")}, ${phase("train", "timing_s/update_actor")})`,
     );
   }
+  const idle = idleShares(metrics);
+  if (idle.length > 1) parts.push(`idle ${idle.map(formatPercent).join(", ")}`);
   return parts.join(" · ");
+}
+
+/** Of each engine, the share of the last step it had nothing to do. */
+function idleShares(metrics: Readonly<Record<string, number>>): number[] {
+  const shares: number[] = [];
+  for (let i = 0; ; i++) {
+    const share = metrics[`perf/engine/${i}/idle_share`];
+    if (share === undefined) return shares;
+    shares.push(share);
+  }
 }
 
 function learningText(metrics: Readonly<Record<string, number>>): string {
