@@ -67,7 +67,10 @@ function makeJob(): PolicyJob {
     turnIds: sequences.map(() => Int32Array.from({ length: LENGTH }, (_, t) => (t > PROMPT ? 0 : -1))),
     rewards: sequences.map((_, i) => (i + 1) % 2),
     algorithm,
-    ...{ temperature: 1, minibatches: 2, epochs: 1, parityLimit: 0, orderKey: "bench" },
+    ...{ temperature: 1, minibatches: 2, epochs: 1, orderKey: "bench" },
+    versions: sequences.map(() => new Int32Array(LENGTH)),
+    kvOldest: sequences.map(() => new Int32Array(LENGTH)),
+    parityLimits: { max: 0, mean: 0, kl: 0 },
     optimizer: { lr: 1e-5, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 },
   };
 }

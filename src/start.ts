@@ -27,12 +27,16 @@ export async function runRole(role: string): Promise<void> {
 /** Runs a command line and ends the process with its exit code once everything written has been taken. */
 export async function runCommandLine(argv: readonly string[]): Promise<never> {
   process.on("uncaughtException", dieOf);
-  process.stdout.on("error", endOfReader);
+  const failures: NodeJS.ErrnoException[] = [];
+  process.stdout.on("error", (error) => {
+    endOfReader(error);
+    failures.push(error);
+  });
   registerShippedFiles();
   const { runCli } = await import("./cli/program.ts");
   const code = await runCli(argv);
-  await Promise.all([drained(process.stdout), drained(process.stderr)]);
-  process.exit(code);
+  await Promise.all([drained(process.stdout, failures), drained(process.stderr, [])]);
+  process.exit(code === 0 ? reportLostOutput(failures) : code);
 }
 
 /** Hands the files that come with Ale to the parts that use them; large ones are read when they are asked for. */
@@ -54,9 +58,24 @@ function dieOf(error: unknown): never {
 /** The reader of a pipe (`ale runs ls | head -1`) has left: not a failure of ours, and nothing more to say. */
 function endOfReader(error: NodeJS.ErrnoException): void {
   if (error.code === "EPIPE") process.exit(0);
-  throw error;
 }
 
-function drained(stream: NodeJS.WriteStream): Promise<void> {
-  return new Promise((resolve) => stream.write("", () => resolve()));
+/** A result that nobody can read is not a success; a terminal that was closed is no result's place. Returns the exit code. */
+function reportLostOutput(failures: readonly NodeJS.ErrnoException[]): number {
+  const lost = failures.find(({ code }) => code === "ENOSPC" || code === "EDQUOT" || code === "EFBIG");
+  if (lost === undefined) return 0;
+  console.error(`error: the output could not be written: ${errorMessage(lost)}`);
+  console.error("  next: free some space (df -h) where the output goes, and run the command again");
+  return 1;
+}
+
+/** Waits until everything written was taken, or refused; what was refused is added to `failures`. */
+function drained(stream: NodeJS.WriteStream, failures: NodeJS.ErrnoException[]): Promise<void> {
+  return new Promise((resolve) =>
+    stream.write("", (error) => {
+      if (error) failures.push(error);
+      // an error of an earlier write is announced after the callbacks
+      setImmediate(resolve);
+    }),
+  );
 }

@@ -125,7 +125,7 @@ class ScriptedRun {
 
 const [mode = "panel", speed = "6", steps = "40"] = process.argv.slice(2);
 const cli = new CommandLine(process);
-cli.tolerateClosedPipes();
+cli.tolerateFailedWrites();
 try {
   const options = {
     cli,

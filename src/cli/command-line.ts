@@ -13,9 +13,6 @@ export interface Output {
   on?(event: "error", listener: (error: Error & { readonly code?: string }) => void): unknown;
 }
 
-/** What writing to a pipe without reader, a terminal that is gone, or a stream that failed before gives. */
-const CLOSED_CODES: ReadonlySet<string | undefined> = new Set(["EPIPE", "EIO", "ERR_STREAM_DESTROYED"]);
-
 export class CommandLine {
   readonly stdout: Output;
   readonly stderr: Output;
@@ -43,15 +40,12 @@ export class CommandLine {
   }
 
   /**
-   * Goes on without output when a reader such as `head` ends early or the terminal is closed; a run is worth saving all
-   * the same. Without a listener, the first failed write would end the process.
+   * Goes on without output when a reader such as `head` ends early, the terminal is closed or the disk is full; a run is
+   * worth saving all the same. Without a listener, the first failed write would end the process. What was lost is said at
+   * the end, by `start.ts`.
    */
-  tolerateClosedPipes(): void {
-    for (const stream of [this.stdout, this.stderr]) {
-      stream.on?.("error", (error: Error & { readonly code?: string }) => {
-        if (!CLOSED_CODES.has(error.code)) throw error;
-      });
-    }
+  tolerateFailedWrites(): void {
+    for (const stream of [this.stdout, this.stderr]) stream.on?.("error", () => {});
   }
 
   /** A line of the result. */

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import type { Quantization } from "../core/quantization.ts";
 import type { Split } from "../core/types.ts";
@@ -30,10 +32,18 @@ export function defineEval(command: Command, cli: CommandLine): void {
     .addOption(quantizationOption())
     .option("--samples <n>", "episodes", wholeNumber("--samples", 1, 1_000_000), 420)
     .addOption(new Option("--split <split>", "which instances").choices(["train", "dev", "heldout"]).default("heldout"))
-    .option("--config <file>", "experiment whose [rollout], [engine] and [sandbox] hold, e.g. config.toml of a run")
+    .option(
+      "--config <file>",
+      "experiment whose [rollout], [engine] and [sandbox] hold (default: the run's whose policy it is)",
+    )
     .option("--greedy", "most likely token instead of sampling")
     .option("--temperature <t>", "sampling temperature", realNumber("--temperature", 0.01, 10), 1)
-    .option("--seed <n>", "seed of instances and sampling", wholeNumber("--seed", 0, 2 ** 31 - 1), 1)
+    .option(
+      "--seed <n>",
+      "seed of instances and sampling; runs evaluate on those of 0",
+      wholeNumber("--seed", 0, 2 ** 31 - 1),
+      0,
+    )
     .option("--families <a,b>", "only these task families", nameList)
     .option("--json", "print the result as JSON")
     .description("Measure a policy on a task suite: success rate with its Wilson 95 % interval, per family too.")
@@ -50,7 +60,8 @@ export function defineEval(command: Command, cli: CommandLine): void {
       const { result } = await watch({ cli, mode, stream: cli.stderr }, async (hub, signal) => {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
         const { loadExperiment } = await import("../config/load.ts");
-        const { experiment } = loadExperiment({ files: flags.config === undefined ? [] : [flags.config] });
+        const config = flags.config ?? configOfRun(flags.adapter ?? flags.policy);
+        const { experiment } = loadExperiment({ files: config === undefined ? [] : [config] });
         const { policy, adapter, quantization, samples, split, temperature, seed, families } = flags;
         const options = {
           suite,
@@ -71,6 +82,13 @@ export function defineEval(command: Command, cli: CommandLine): void {
       if (flags.json) cli.printJson(result);
       else printEvaluation(cli, result);
     });
+}
+
+/** `config.toml` of the run directory that a policy folder lies in, as `policy` or as one of its checkpoints. */
+function configOfRun(policy: string): string | undefined {
+  const above = dirname(resolve(policy));
+  const config = join(basename(above) === "checkpoints" ? dirname(above) : above, "config.toml");
+  return existsSync(policy) && existsSync(config) ? config : undefined;
 }
 
 /** The result as a table of families and a line for all. */

@@ -93,7 +93,7 @@ export const VERBS: readonly Verb[] = [
 export async function runCli(argv: readonly string[], streams: Streams = process): Promise<number> {
   const json = argv.includes("--json");
   let cli = new CommandLine(streams);
-  cli.tolerateClosedPipes();
+  cli.tolerateFailedWrites();
   let program: Command | undefined;
   try {
     const { rest, overrides } = await takeSettings(argv);

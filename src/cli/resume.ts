@@ -54,6 +54,7 @@ async function readHistory(storePath: string, run: RunRecord): Promise<PanelHist
       y: metrics[reward] ?? Number.NaN,
     })),
     evaluations: await store.readEvaluations(run.id),
+    workedMs: run.wallSeconds * 1000,
   }));
 }
 
@@ -67,7 +68,13 @@ async function lastUnfinished(storePath: string): Promise<RunRecord> {
   if (runs === undefined) throw noStore(storePath);
   const run = runs.find(({ status }) => status === "interrupted" || status === "failed");
   if (run !== undefined) return run;
-  throw new AleError("usage", "every run has finished; there is nothing to resume", { hint: "ale runs ls" });
+  const running = runs.find(({ status }) => status === "running");
+  if (running !== undefined) refuseUnlessResumable(running);
+  throw new AleError(
+    "usage",
+    runs.length === 0 ? "there is no run yet" : "every run has finished; there is nothing to resume",
+    { hint: "ale runs ls" },
+  );
 }
 
 function refuseUnlessResumable(run: RunRecord): void {

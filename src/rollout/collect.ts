@@ -32,12 +32,18 @@ export async function collectGroups(
   context: EpisodeContext,
   options: CollectOptions,
 ): Promise<Group[]> {
+  const health = new MachineHealth(tasks.length * groupSize);
+  const watched = { ...context, signal: AbortSignal.any([context.signal, health.signal]) };
+  const onEpisode = (trajectory: Trajectory) => {
+    health.record(trajectory);
+    options.onEpisode?.(trajectory);
+  };
   const groups = tasks.map((task, g) => {
     const own = { episodes: `${key.episodes}/${g}`, noise: `${key.noise}/${g}` };
-    return collectEpisodes(own, task, groupSize, context, options);
+    return collectEpisodes(own, task, groupSize, watched, { ...options, onEpisode });
   });
   const collected = await settle(groups);
-  refuseBrokenMachine(collected.flatMap((group) => group.trajectories));
+  health.signal.throwIfAborted();
   return collected;
 }
 
@@ -71,16 +77,46 @@ export async function collectEpisodes(
 /** Stop reasons that say nothing about the policy. */
 const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
 
-/** Single failures are data; when most episodes fail for a reason of ours, going on would train on noise. */
-function refuseBrokenMachine(trajectories: readonly Trajectory[]): void {
-  const failed = trajectories.filter(({ stopReason }) => MACHINE_FAULTS.has(stopReason));
-  if (failed.length * 2 <= trajectories.length) return;
-  const [first] = failed;
-  throw new AleError(
-    "sandbox",
-    `${failed.length} of ${trajectories.length} episodes failed before they could be judged: ${first?.error ?? first?.stopReason}`,
-    { hint: "run `ale doctor`, then `ale resume`" },
-  );
+/** So many failures before the first episode that could be judged are enough to know. */
+const FIRST_FAILURES = 16;
+
+/**
+ * Single failures are data; when most episodes fail for a reason of ours, going on would train on noise. The others are
+ * then stopped at once, as soon as that is certain or no episode has worked at all.
+ */
+export class MachineHealth {
+  readonly #episodes: number;
+  readonly #giveUp = new AbortController();
+  #failed = 0;
+  #judged = 0;
+  #firstError: string | undefined;
+
+  constructor(episodes: number) {
+    this.#episodes = episodes;
+  }
+
+  /** Aborted, with the error that ends the collection, when going on makes no sense. */
+  get signal(): AbortSignal {
+    return this.#giveUp.signal;
+  }
+
+  record({ stopReason, error }: Pick<Trajectory, "stopReason" | "error">): void {
+    if (!MACHINE_FAULTS.has(stopReason)) {
+      this.#judged++;
+      return;
+    }
+    this.#failed++;
+    this.#firstError ??= error ?? stopReason;
+    const hopeless = this.#judged === 0 && this.#failed >= FIRST_FAILURES;
+    if (this.#giveUp.signal.aborted || (this.#failed * 2 <= this.#episodes && !hopeless)) return;
+    this.#giveUp.abort(
+      new AleError(
+        "sandbox",
+        `${this.#failed} of ${this.#episodes} episodes failed before they could be judged: ${this.#firstError}`,
+        { hint: "run `ale doctor`, then `ale resume`" },
+      ),
+    );
+  }
 }
 
 async function withRestarts(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {

@@ -19,6 +19,7 @@ export interface RunRecord {
   /** Steps the run is to have at its end. */
   readonly steps: number;
   readonly committedStep: number | null;
+  /** Of committed steps. */
   readonly episodes: number;
   readonly wallSeconds: number;
   readonly createdAt: number;

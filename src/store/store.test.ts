@@ -104,6 +104,8 @@ test("an episode is stored once", async () => {
   const twice = sample(`${run}/3`, `${run}/g`, 2);
   expect(await problem(store.writeEpisodes(run, 1, "train", [twice, twice]))).toMatch("stored already");
   expect((await store.readEpisodes({ runId: run })).episodes.map((episode) => episode.id)).toEqual([`${run}/1`]);
+  expect((await store.getRun(run)).episodes).toBe(0);
+  await store.commitStep(run, 1, commit());
   expect((await store.getRun(run)).episodes).toBe(1);
 });
 
@@ -117,6 +119,7 @@ test("one faulty operation among many is refused alone", async () => {
     ),
   );
   expect(results.flatMap((result, i) => (result.status === "rejected" ? [i] : []))).toEqual([4]);
+  await store.commitStep(run, 1, commit());
   expect((await store.getRun(run)).episodes).toBe(8);
 });
 
@@ -186,7 +189,7 @@ test("truncation removes later steps and whatever has no commit, and nothing els
   await store.writeEpisodes(run, 6, "train", [stray]);
   const count = async (id: string) => (await store.readEpisodes({ runId: id }, { limit: 500 })).episodes.length;
   const before = { run: await count(run), other: await count(other) };
-  expect((await store.getRun(run)).episodes).toBe(before.run);
+  expect((await store.getRun(run)).episodes).toBe(before.run - 1);
 
   expect(await store.truncateAfter(run, 5)).toEqual({ step: 5, removedSteps: 0, removedEpisodes: 1 });
   const { removedEpisodes } = await store.truncateAfter(run, 3);

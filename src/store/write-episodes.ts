@@ -62,10 +62,7 @@ export async function writeEpisodes(
   await insertRows(raw, schema.turns, turns);
   const tokens = [...packAll(trajectories, operation.tokens)].map((block, i) => ({ episodeId: first + i, ...block }));
   await insertRows(raw, schema.tokens, tokens);
-  await tx
-    .update(schema.runs)
-    .set({ episodes: sql`${schema.runs.episodes} + ${trajectories.length}`, updatedAt: Date.now() })
-    .where(eq(schema.runs.id, runId));
+  await tx.update(schema.runs).set({ updatedAt: Date.now() }).where(eq(schema.runs.id, runId));
 }
 
 function* packAll(trajectories: readonly NewEpisode[], blocks: Uint8Array): Generator<PackedTokens> {

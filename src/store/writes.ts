@@ -1,6 +1,6 @@
 /** The write operations, each on an open transaction. Only the writer calls these. */
 
-import { and, eq, gt, inArray, max, sql } from "drizzle-orm";
+import { and, eq, gt, inArray, lte, max, sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import type { AleEvent, EventOf } from "../core/events.ts";
@@ -152,9 +152,18 @@ async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commi
     tx,
     events.map((event) => ({ runId, at: now, event })),
   );
+  // Those of steps after the last commit, of which some may have no commit of their own.
+  const added = await tx.$count(
+    schema.episodes,
+    and(
+      eq(schema.episodes.runId, runId),
+      gt(schema.episodes.step, run.committedStep ?? -1),
+      lte(schema.episodes.step, step),
+    ),
+  );
   await tx
     .update(schema.runs)
-    .set({ committedStep: step, wallSeconds, updatedAt: now })
+    .set({ committedStep: step, wallSeconds, episodes: run.episodes + added, updatedAt: now })
     .where(eq(schema.runs.id, runId));
   return null;
 }

@@ -26,6 +26,8 @@ export interface Stage {
 export interface PanelState {
   /** Milliseconds since 1970. */
   startedAt: number;
+  /** What a resumed run had worked before, in ms. */
+  readonly workedMs: number;
   now: number;
   run: EventOf<"run.started"> | undefined;
   url: string | undefined;
@@ -59,6 +61,8 @@ export interface PanelState {
 export interface PanelHistory {
   readonly rewards: readonly { readonly x: number; readonly y: number }[];
   readonly evaluations: readonly EvaluationSummary[];
+  /** Time its steps took. */
+  readonly workedMs: number;
 }
 
 /** Seconds over which the live rates are averaged. */
@@ -74,6 +78,7 @@ export function createPanelState(options: {
 }): PanelState {
   return {
     startedAt: options.startedAt,
+    workedMs: options.history?.workedMs ?? 0,
     now: options.startedAt,
     run: undefined,
     url: undefined,

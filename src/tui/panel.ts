@@ -68,7 +68,7 @@ function titleLine(state: PanelState, width: number, paint: Painter): string {
   const remaining = remainingMs(state);
   const isShort = remaining === undefined || remaining < 1000 || state.status !== "running";
   const eta = isShort || step >= run.steps ? "" : ` · ${formatDuration(remaining)} left`;
-  const elapsed = formatDuration(state.now - state.startedAt);
+  const elapsed = formatDuration(state.workedMs + state.now - state.startedAt);
   const right = run.steps > 0 ? `step ${step}/${run.steps} · ${elapsed}${eta}` : elapsed;
   const gap = Math.max(2, width - 2 - Bun.stringWidth(`${name}  ${details}`) - right.length);
   return ` ${paint("bold", name)}  ${paint("dim", details)}${" ".repeat(gap)}${right}`;

@@ -18,5 +18,5 @@ export function summaryLines(state: PanelState, paint: Painter = plain): string[
     const from = first === last ? "" : `${formatPercent(first.rate)} → `;
     return [`${name.padEnd(20)} ${from}${paint("bold", formatPercent(last.rate))} ${paint("dim", interval)}`];
   });
-  return [...lines, `${"time".padEnd(20)} ${formatDuration(state.now - state.startedAt)}`];
+  return [...lines, `${"time".padEnd(20)} ${formatDuration(state.workedMs + state.now - state.startedAt)}`];
 }
