@@ -35,7 +35,11 @@ export class EngineLost extends AleError {
 const MAX_RESTARTS = 5;
 const START_DEADLINE_MS = 120_000;
 const GENERATE_DEADLINE_MS = 300_000;
+/** A token of a large model in a full batch on few cores takes seconds, and long answers have thousands. */
+const TOKEN_DEADLINE_MS = 5_000;
 const UPDATE_DEADLINE_MS = 1_800_000;
+/** What a timer can hold: 24 days. */
+const MAX_DEADLINE_MS = 2 ** 31 - 1;
 const STOP_DEADLINE_MS = 10_000;
 
 interface Pending {
@@ -267,7 +271,8 @@ export class EngineClient {
   ): Promise<Generation> {
     const stream = onToken !== undefined;
     const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
-    return deadline("generating an answer in the engine", GENERATE_DEADLINE_MS, reply, "engine");
+    const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
+    return deadline("generating an answer in the engine", ms, reply, "engine");
   }
 }
 
