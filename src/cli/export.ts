@@ -1,4 +1,5 @@
-import { dirname, resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { prepareEmptyFolder } from "../config/paths.ts";
 import type { ExportFormat } from "../export/export-run.ts";
@@ -6,7 +7,7 @@ import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { findRun, noStore, readStore, storePathOf } from "./stored-runs.ts";
 
-interface ExportFlags {
+export interface ExportFlags {
   readonly out?: string;
   readonly store?: string;
   readonly jsonl?: boolean;
@@ -14,18 +15,27 @@ interface ExportFlags {
   readonly html?: boolean;
   readonly metrics?: boolean;
   readonly config?: boolean;
+  readonly hf?: boolean;
+  readonly dtype?: string;
+  readonly like?: string;
   readonly json?: boolean;
 }
 
 export function defineExport(command: Command, cli: CommandLine): void {
   command
-    .argument("<run>", "id of a run, its beginning, or its run directory")
+    .argument("<run>", "id of a run, its beginning, or its run directory; with --hf also a policy folder or GGUF file")
     .option("--out <dir>", "folder to write; must be empty or new (default: the run directory)")
     .option("--jsonl", "trajectories.jsonl")
     .option("--parquet", "trajectories.parquet")
     .option("--html", "report.html")
     .option("--metrics", "metrics.jsonl")
     .option("--config", "config.toml")
+    .option("--hf", "the policy as a Hugging Face folder, hf/")
+    .option("--dtype <type>", "with --hf: float32, bfloat16 or float16 (default: as in the model it was trained from)")
+    .option(
+      "--like <dir>",
+      "with --hf: folder whose shards and types are followed (default: the one it was trained from)",
+    )
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--json", "print JSON: run, folder, summary")
     .description(
@@ -37,9 +47,15 @@ export function defineExport(command: Command, cli: CommandLine): void {
         ["ale export shell-1rxf --out results", "everything about a run"],
         ["ale export shell-1rxf --out table --parquet", "its trajectories for pandas or DuckDB"],
         ["ale export runs/second --html", "the report again, into the run directory"],
+        ["ale export runs/second --hf --dtype bfloat16", "its policy for other tools"],
+        ["ale export model.gguf --hf --out DIR", "a GGUF file as a Hugging Face folder"],
       ),
     )
     .action(async (name: string, flags: ExportFlags) => {
+      if (flags.hf && isPolicy(name)) {
+        const { exportPolicy } = await import("./export-policy.ts");
+        return exportPolicy(cli, name, flags);
+      }
       const { exportRun } = await import("../export/export-run.ts");
       const path = storePathOf(cli, flags.store);
       const run = await findRun(path, name);
@@ -47,12 +63,22 @@ export function defineExport(command: Command, cli: CommandLine): void {
       const folder = isOwnFolder ? run.outDir : prepareEmptyFolder(flags.out ?? "");
       const formats = chosenFormats(flags);
       const summary = await readStore(path, (store) =>
-        exportRun(store, run.id, folder, formats.length === 0 ? {} : { formats }),
+        exportRun(store, run.id, folder, formats.length === 0 && !flags.hf ? {} : { formats }),
       );
       if (summary === undefined) throw noStore(path);
+      if (flags.hf) {
+        const { exportRunPolicy } = await import("./export-policy.ts");
+        const toml = await readStore(path, (store) => store.readConfiguration(run.configHash));
+        exportRunPolicy(run, toml ?? "", join(folder, "hf"), flags);
+      }
       if (flags.json) cli.printJson({ run: run.id, folder, summary });
       else cli.print(`${sanitizeLine(run.id, 100)} written to ${sanitizeLine(dirname(summary))}`);
     });
+}
+
+/** Whether a path is a policy and not a run directory. */
+function isPolicy(path: string): boolean {
+  return path.endsWith(".gguf") || ["config.json", "adapter_config.json"].some((name) => existsSync(join(path, name)));
 }
 
 function chosenFormats(flags: ExportFlags): ExportFormat[] {

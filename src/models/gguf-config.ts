@@ -49,14 +49,19 @@ export function configFromGguf(file: GgufFile): Record<string, unknown> {
     head_dim: headDim,
     intermediate_size: required("feed_forward_length"),
     hidden_act: "silu",
-    rms_norm_eps: required("attention.layer_norm_rms_epsilon"),
-    rope_theta: optional("rope.freq_base") ?? 10_000,
+    rms_norm_eps: decimal(required("attention.layer_norm_rms_epsilon")),
+    rope_theta: decimal(optional("rope.freq_base") ?? 10_000),
     rope_scaling: ropeScaling(file, metadata, architecture, headDim),
     tie_word_embeddings: !file.tensors.has("output.weight"),
     max_position_embeddings: required("context_length"),
     ...(modelType === "qwen3_moe" ? expertKeys(file, metadata, layers) : {}),
     torch_dtype: "float32",
   };
+}
+
+/** The number somebody wrote before it became a 32-bit float. */
+function decimal(float: number): number {
+  return Number(float.toPrecision(7));
 }
 
 function expertKeys(file: GgufFile, metadata: GgufMetadata, layers: number): Record<string, unknown> {
@@ -98,7 +103,7 @@ function ropeScaling(
   tensor.readElements(0, divisors);
   const scaling = {
     ...LLAMA3,
-    factor: Math.max(...divisors),
+    factor: decimal(Math.max(...divisors)),
     original_max_position_embeddings:
       metadata.number(`${architecture}.rope.scaling.original_context_length`) ?? LLAMA3_ORIGINAL_CONTEXT,
   };
