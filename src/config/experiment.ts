@@ -22,9 +22,7 @@ const ModelSchema = z
     path: z
       .string()
       .optional()
-      .describe(
-        "Folder with config.json, model.safetensors and tokenizer.json to start from; omit to start from random weights",
-      ),
+      .describe("Hugging Face folder or GGUF file to start from; omit to start from random weights"),
     quantization: z
       .enum(QUANTIZATIONS)
       .default("none")
