@@ -155,6 +155,12 @@ const EngineSchema = z
       .max(64)
       .default(["cpu"])
       .describe("One engine process per entry, e.g. cpu, webgpu, cuda:0; an entry may occur several times"),
+    fallback: z
+      .enum(["none", "cpu"])
+      .default("none")
+      .describe(
+        "Where to compute when a device cannot be used: nowhere, or on cpu; an operator is never moved by itself",
+      ),
     threads: z
       .number()
       .int()

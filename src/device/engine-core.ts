@@ -2,6 +2,7 @@
 
 import { AleError } from "../core/errors.ts";
 import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
+import type { DeviceParameters } from "../models/device-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterLayout } from "../models/parameters.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
@@ -9,8 +10,10 @@ import { kvBytes } from "../policy/generation/kv-block.ts";
 import { type ParityReport, probeParity } from "../policy/generation/parity.ts";
 import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
+import { DeviceLearner } from "../trainer/device-learner.ts";
 import { Learner } from "../trainer/learner.ts";
 import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
+import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
 import { Exchange } from "./exchange.ts";
 import { PolicyWeights } from "./policy-weights.ts";
 import type { EngineInfo, EngineOptions } from "./protocol.ts";
@@ -19,29 +22,41 @@ import { SharedLearner } from "./shared-learner.ts";
 export class EngineCore {
   readonly #weights: PolicyWeights;
   /** None in an engine that trains nothing. */
-  readonly #learner: Learner | undefined;
+  readonly #learner: Learner | DeviceLearner | undefined;
+  readonly #device: DeviceParts;
+  /** The weights on the GPU, if the engine computes on one. */
+  readonly #parameters: DeviceParameters | undefined;
   /** With other engines, or alone. */
   readonly #exchange: Exchange | undefined;
   readonly #trainer: PolicyLearner | undefined;
   readonly generation: GenerationEngine;
   readonly #determinism: string | undefined;
 
-  private constructor(options: EngineOptions, weights: PolicyWeights) {
+  private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts) {
     this.#weights = weights;
+    this.#device = device;
+    const parameters = deviceParameters(device, weights);
+    this.#parameters = parameters;
     const { config, store, base } = weights;
     const { threads, slots } = options;
     this.#exchange = options.frozen === undefined ? openExchange(options, store) : undefined;
     if (options.frozen === undefined) {
-      this.#learner = new Learner(config, store, {
-        threads,
+      const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
         base,
         ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
-      });
+      };
+      this.#learner =
+        parameters === undefined
+          ? new Learner(config, store, { ...shared, threads })
+          : new DeviceLearner(config, store, parameters, shared);
       this.#trainer =
         this.#exchange === undefined
           ? this.#learner
-          : new SharedLearner(this.#learner, store, this.#exchange, { threads });
+          : new SharedLearner(this.#learner, store, this.#exchange, {
+              threads,
+              onStep: (slot) => parameters?.storeChanged(slot),
+            });
     }
     this.generation = new GenerationEngine(config, store, {
       threads,
@@ -49,6 +64,7 @@ export class EngineCore {
       rows: cacheRows(options, config),
       context: options.context,
       base,
+      device: parameters,
       smallBatches: options.frozen !== undefined && !options.deterministic,
       bitEqual: options.deterministic,
       afterSync: options.afterSync,
@@ -67,7 +83,9 @@ export class EngineCore {
         { hint: `set rollout.maxEpisodeTokens to at most ${config.contextLength}` },
       );
     }
-    return new EngineCore(options, PolicyWeights.open(options, config));
+    // Before the weights are read: a device that cannot be used is said at once.
+    const device = openDevice(options);
+    return new EngineCore(options, PolicyWeights.open(options, config), device);
   }
 
   info(): EngineInfo {
@@ -79,6 +97,8 @@ export class EngineCore {
       version,
       optimizerStep: store.step(slot),
       runtime: `onnxruntime ${ORT_VERSION}`,
+      device: this.#device.name,
+      ...(this.#device.fallback === undefined ? {} : { fallback: this.#device.fallback }),
       ...(this.#determinism === undefined ? {} : { determinism: this.#determinism }),
     };
   }
@@ -98,7 +118,9 @@ export class EngineCore {
     return this.#exchange?.takeWaitedMs() ?? 0;
   }
 
+  /** What was computed on a GPU comes to the store first: it outlives this process. */
   publish(slot: Slot, version: number): void {
+    this.#parameters?.toStore(slot);
     this.#weights.store.publish(slot, version);
   }
 

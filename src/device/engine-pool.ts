@@ -19,7 +19,7 @@ import type { EngineInfo, EngineOptions, EngineStats } from "./protocol.ts";
 
 export interface PoolOptions {
   /** What all engines have in common. */
-  readonly engine: Omit<EngineOptions, "storeFile" | "pool" | "sequences">;
+  readonly engine: Omit<EngineOptions, "storeFile" | "pool" | "sequences" | "device">;
   /** One entry per engine. */
   readonly devices: readonly string[];
   /** Folder of the files that the engines map. */
@@ -69,6 +69,7 @@ export class EnginePool implements Policy {
       const name = size === 1 ? (devices[0] as string) : `${rank} (${devices[rank]})`;
       const own: EngineOptions = {
         ...engine,
+        device: devices[rank] as string,
         storeFile: join(folder, "parameters.bin"),
         sequences: capacity,
         ...(rank === 0 ? {} : { weights: { kind: "reopen" } }),
@@ -93,6 +94,11 @@ export class EnginePool implements Policy {
 
   get info(): EngineInfo {
     return this.#first.info;
+  }
+
+  /** What each engine said when it started. */
+  get infos(): readonly EngineInfo[] {
+    return this.#engines.map(({ info }) => info);
   }
 
   get version(): number {

@@ -27,6 +27,10 @@ export type WeightSource =
   | { readonly kind: "reopen" };
 
 export interface EngineOptions {
+  /** Where to compute, as `parseDevice` reads it. Default `cpu`. */
+  readonly device?: string;
+  /** What to do when the device cannot be used: fail (default), or compute on the processor and say so. */
+  readonly fallback?: "none" | "cpu";
   /** `config.json` of the policy, as parsed JSON. */
   readonly modelConfig: Readonly<Record<string, unknown>>;
   readonly weights: WeightSource;
@@ -101,6 +105,9 @@ export interface EngineInfo {
   /** Optimizer steps the weights have had. */
   readonly optimizerStep: number;
   readonly runtime: string;
+  /** Where the engine computes; with `fallback`, why not on the device it was told to. */
+  readonly device: string;
+  readonly fallback?: string;
   /** Result of the determinism self-test; present when it was asked for. */
   readonly determinism?: string;
 }

@@ -16,22 +16,29 @@ import type { OptimizerSettings, PolicyLearner } from "../trainer/update.ts";
 import type { Exchange } from "./exchange.ts";
 import { cutByTokens, ownStretch } from "./shares.ts";
 
+/** An engine's own learner; its gradients are added to the engine's part of the exchange. */
+export type SharingLearner = Pick<Learner, "forward" | "referenceLogprobs" | "backward" | "clearGradients">;
+
 export interface SharedLearnerOptions {
   readonly threads: number;
   /** As in `LearnerOptions`. */
   readonly noDecay?: readonly NoDecay[] | undefined;
+  /** Called when the engines have written a slot of the store. */
+  readonly onStep?: ((slot: Slot) => void) | undefined;
 }
 
 export class SharedLearner implements PolicyLearner {
-  readonly #learner: Learner;
+  readonly #learner: SharingLearner;
+  readonly #onStep: (slot: Slot) => void;
   readonly #store: ParameterStore;
   readonly #exchange: Exchange;
   readonly #sum: GradientSum | undefined;
   readonly #optimizer: StoreOptimizer;
 
   /** @param learner collects its gradients in `exchange.gradients(rank)`. */
-  constructor(learner: Learner, store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
-    const { threads, noDecay } = options;
+  constructor(learner: SharingLearner, store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
+    const { threads, noDecay, onStep = () => {} } = options;
+    this.#onStep = onStep;
     this.#learner = learner;
     this.#store = store;
     this.#exchange = exchange;
@@ -128,6 +135,7 @@ export class SharedLearner implements PolicyLearner {
     // Nobody reads them any more: at the last meeting all sums were made.
     this.clearGradients();
     await this.#exchange.meet("new weights");
+    this.#onStep(to);
     return { gradNorm };
   }
 

@@ -61,7 +61,7 @@ export async function startEngines(
   const plan = planEngines(experiment);
   const folder = join(runDir, "state");
   mkdirSync(folder, { recursive: true });
-  return EnginePool.start(
+  const pool = await EnginePool.start(
     {
       devices: plan.map(({ device }) => device),
       folder,
@@ -74,6 +74,7 @@ export async function startEngines(
         ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
         threads: plan[0]?.threads ?? 1,
         slots: engine.slots,
+        fallback: engine.fallback,
         cacheBytes: engine.cacheGb * 1e9,
         afterSync: engine.afterSync,
         prefillTokens: engine.prefillTokens,
@@ -84,6 +85,12 @@ export async function startEngines(
     },
     (restart) => hub.emit({ type: "engine.restarted", ...restart }),
   );
+  for (const [rank, { fallback }] of pool.infos.entries()) {
+    if (fallback === undefined) continue;
+    const message = `engine ${rank} computes on cpu instead of ${plan[rank]?.device}: ${fallback}`;
+    hub.emit({ type: "log", level: "warn", message });
+  }
+  return pool;
 }
 
 /** The parts of a run that an episode touches. */

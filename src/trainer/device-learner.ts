@@ -42,6 +42,8 @@ export interface DeviceLearnerOptions {
   readonly noDecay?: readonly NoDecay[] | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
+  /** On the host: where `backward` adds its gradients, in the store's layout, so that others see them. They stay on the device when omitted. */
+  readonly gradients?: Float32Array | undefined;
 }
 
 export class DeviceLearner {
@@ -54,6 +56,7 @@ export class DeviceLearner {
   readonly #adamW: DeviceAdamW;
   readonly #norm: DeviceNorm;
   readonly #runners = new Map<string, DeviceRunner>();
+  readonly #hostGradients: Float32Array | undefined;
 
   /** @param parameters the store's slots on the device; they decide which device it is. */
   constructor(
@@ -68,6 +71,7 @@ export class DeviceLearner {
     this.#store = store;
     this.#parameters = parameters;
     this.#base = options.base;
+    this.#hostGradients = options.gradients;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#gradients = new DeviceGradients(provider, layout);
     this.#adamW = new DeviceAdamW(parameters, this.#gradients, ({ kind }) => optimizerGroup(kind, noDecay));
@@ -139,8 +143,18 @@ export class DeviceLearner {
       copyOutputs(runner, batch, LOGPROBS, logprobs);
       runner.addSums(sums);
     }
+    this.#share();
     const { loss, entropy, tokens } = sums;
     return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
+  }
+
+  /** Moves the gradients to the host, if others are to see them there. */
+  #share(): void {
+    const host = this.#hostGradients;
+    if (host === undefined) return;
+    const own = this.gradients;
+    for (let i = 0; i < host.length; i++) host[i] = (host[i] as number) + (own[i] as number);
+    this.#gradients.clear();
   }
 
   /** As `Learner.step`; the store's copy of `to` is out of date until `DeviceParameters.toStore`. */
@@ -158,6 +172,7 @@ export class DeviceLearner {
 
   /** Forgets accumulated gradients. */
   clearGradients(): void {
+    this.#hostGradients?.fill(0);
     this.#gradients.clear();
   }
 

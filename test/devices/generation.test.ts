@@ -7,9 +7,7 @@ import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { ParameterStore } from "../../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
 import { GenerationEngine } from "../../src/policy/generation/engine.ts";
-import { probeParity } from "../../src/policy/generation/parity.ts";
 import type { Provider } from "../../src/runtime/provider.ts";
-import { DeviceLearner } from "../../src/trainer/device-learner.ts";
 import { webgpu } from "./support.ts";
 
 const OPTIONS = { threads: 1, slots: 3, rows: 4, context: 48 };
@@ -93,28 +91,6 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
     },
     60_000,
   );
-
-  test("generation sees what training on the same device published, without the host", () => {
-    const model = config("llama");
-    const store = storeFor(model);
-    const parameters = new DeviceParameters(provider, store);
-    const learner = new DeviceLearner(model, store, parameters, { maxTokensPerMicroBatch: 64 });
-    const engine = new GenerationEngine(model, store, { ...OPTIONS, device: parameters });
-    const rng = new Rng("published");
-    const sequences = [13, 9].map((length) => Int32Array.from({ length }, () => rng.int(0, model.vocabularySize - 1)));
-    expect(probeParity(engine, learner, sequences, 0)).toBeLessThan(1e-5);
-    const weights = sequences.map((sequence) => new Float32Array(sequence.length).fill(1));
-    const before = learner.logprobs(sequences, 0);
-    learner.backward(sequences, weights, 0);
-    learner.step({ lr: 0.02, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 }, 0, 1);
-    store.publish(1, 2);
-    expect(probeParity(engine, learner, sequences, 1)).toBeLessThan(1e-5);
-    const sum = (rows: readonly Float32Array[]) =>
-      rows.reduce((total, row) => total + row.reduce((a, b) => a + b, 0), 0);
-    expect(sum(learner.logprobs(sequences, 1))).toBeGreaterThan(sum(before) + 0.05);
-    engine.dispose();
-    for (const item of [learner, parameters]) item.release();
-  }, 60_000);
 
   test("a model with routed experts is refused", () => {
     const model = config("llama");
