@@ -37,7 +37,10 @@ export function addRunOptions(command: Command): Command {
     .argument("<file...>", "experiment files; later ones win")
     .option("--seed <n>", "seed of everything random", wholeNumber("--seed", 0, 2 ** 31 - 1))
     .option("--name <name>", "name of the experiment")
-    .option("--model <dir>", "model to start from: a folder as Hugging Face publishes it, or a shipped policy")
+    .option(
+      "--model <dir>",
+      "model to start from: a folder as Hugging Face publishes it, a GGUF file, or a shipped policy",
+    )
     .option("--deterministic", "make re-runs bit-equal")
     .option("--out <dir>", "run directory; must be empty or new (default: runs/<name>-<time>)")
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")

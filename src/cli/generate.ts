@@ -35,7 +35,7 @@ const MAX_SEED = 2 ** 31 - 1;
 
 export function defineGenerate(command: Command, cli: CommandLine): void {
   command
-    .option("--model <path>", "folder of a model, or the name of a shipped one", "models/shell-start")
+    .option("--model <path>", "folder of a model, a GGUF file, or the name of a shipped one", "models/shell-start")
     .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the model")
     .addOption(quantizationOption())
     .addOption(new Option("--prompt <text>", "text to continue; special tokens may be written out").conflicts("ids"))

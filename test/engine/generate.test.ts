@@ -107,6 +107,18 @@ test("sampling as asked for, else as the model's authors do", async () => {
   expect(raw.topLogprobs?.[0]?.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0)).toBeLessThan(0.99);
 });
 
+test("a GGUF file is a model with tokenizer and chat template", async () => {
+  const file = join(VECTORS, "gguf/llama/gguf/llama.gguf");
+  const ask = ["--prompt", "Hi", "--greedy", "--max-tokens", "2", "--json"];
+  const [plain, chat] = await Promise.all([
+    generate("--model", file, ...ask),
+    generate("--model", file, "--chat", ...ask),
+  ]);
+  const golden = JSON.parse(readFileSync(join(model, "chat.json"), "utf8")) as { chats: { ids: number[] }[] };
+  expect((JSON.parse(plain.out) as Answer).promptIds).toEqual([316, 39, 72]);
+  expect((JSON.parse(chat.out) as Answer).promptIds).toEqual(golden.chats[0]?.ids ?? []);
+});
+
 test("without a tokenizer ids still work, and a text is refused with the way out", async () => {
   const bare = join(place, "bare");
   cpSync(model, bare, { recursive: true });
