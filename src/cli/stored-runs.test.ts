@@ -101,6 +101,20 @@ describe("resume is refused, saying why", () => {
     expect(err).toContain("\n  next: ");
   });
 
+  test("without a name, when the only run still runs", async () => {
+    const path = join(folder, "one.db");
+    const { toml, hash } = loadExperiment({ files: [] });
+    await using store = await openStore(path);
+    const id = await store.createRun({
+      ...{ name: "one", algorithm: "grpo", seed: 1, configToml: toml, configHash: hash, outDir: folder },
+      ...{ isolation: "root", steps: 4, aleVersion: "0.1.0" },
+    });
+    let err = "";
+    const stderr = { write: (text: string) => (err += text) };
+    expect(await runCli(["resume", "--store", path], { stdout: stderr, stderr, env: {} })).toBe(2);
+    expect(err).toContain(`run ${id} is running in another process`);
+  });
+
   test("an edited configuration names the keys", async () => {
     expect((await ale("resume", "edited")).err).toContain(": seed\n");
   });

@@ -8,6 +8,7 @@ import { METRICS } from "./metrics.ts";
 import { MISMATCH } from "./mismatch.ts";
 import { POLICY_LOSSES } from "./policy-losses.ts";
 import { RESAMPLING } from "./resampling.ts";
+import { STALENESS } from "./staleness.ts";
 import { SUPERVISED } from "./supervised.ts";
 
 /** Operations by topic, the number a golden file's name begins with: some names occur in several topics. */
@@ -18,6 +19,7 @@ const OPERATIONS: Readonly<Record<string, readonly Operation[]>> = {
   "04": MISMATCH,
   "05": SUPERVISED,
   "06": CHUNKS,
+  "07": STALENESS,
   "08": RESAMPLING,
   "10": METRICS,
 };
