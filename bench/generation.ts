@@ -1,9 +1,10 @@
 /**
- * `bun bench/generation.ts [--python PATH] [--rounds N] [--steps N] [--threads N] [--rows 8,32]`
+ * `bun bench/generation.ts [--model shell|small] [--python PATH] [--rounds N] [--steps N] [--threads N] [--rows 1,8,32]`
  *
- * 1. Decode steps of the shipped model (sampling included, contexts of 40 tokens) beside PyTorch's eager mode; processes of
- *    their own that take turns, medians of the rounds.
- * 2. The generation of one training step: 32 groups of 8 episodes, 25 tokens of prompt shared by a group, two answers of
+ * 1. Decode steps (sampling included) beside PyTorch's eager mode; processes of their own that take turns, medians of the
+ *    rounds. `shell` is the shipped model with contexts of 40 tokens; `small` has 6 layers of width 256 and 256 tokens.
+ * 2. Prefill of a group of 8 with the same context beside that of one.
+ * 3. The generation of one training step: 32 groups of 8 episodes, 25 tokens of prompt shared by a group, two answers of
  *    about 11 tokens, an observation of 10 tokens between them; tools take no time.
  */
 
@@ -13,13 +14,12 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { SamplingOptions } from "../src/core/ports.ts";
 import { Rng } from "../src/core/rng.ts";
-import { configFromPreset } from "../src/models/config.ts";
+import { configFromPreset, type DecoderConfig } from "../src/models/config.ts";
 import { ParameterStore } from "../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
 import { GenerationEngine } from "../src/policy/generation/engine.ts";
 import { median, Peer } from "./peers.ts";
 
-const CONTEXT_TOKENS = 40;
 const GROUPS = 32;
 const GROUP_SIZE = 8;
 
@@ -29,13 +29,20 @@ const { values: options } = parseArgs({
     rounds: { type: "string", default: "11" },
     steps: { type: "string", default: "100" },
     threads: { type: "string", default: "2" },
-    rows: { type: "string", default: "8,32" },
+    rows: { type: "string", default: "1,8,32" },
+    model: { type: "string", default: "shell" },
     worker: { type: "boolean", default: false },
   },
 });
 
 const preset = join(import.meta.dir, "../models/shell.toml");
-const config = configFromPreset(readFileSync(preset, "utf8"), preset);
+const shell = configFromPreset(readFileSync(preset, "utf8"), preset);
+const small: DecoderConfig = {
+  ...shell,
+  ...{ hiddenSize: 256, layers: 6, heads: 4, kvHeads: 4, headDim: 64, intermediateSize: 768, contextLength: 512 },
+};
+const config = options.model === "small" ? small : shell;
+const contextTokens = options.model === "small" ? 256 : 40;
 const threads = Number(options.threads);
 
 function newEngine(): GenerationEngine {
@@ -61,8 +68,9 @@ async function work(): Promise<void> {
     const [rows, steps] = line.split(" ").map(Number) as [number, number];
     for (let row = 0; row < rows; row++) {
       engine.open(row, `row ${row}`);
-      const context = tokens(new Rng(`row ${row}`), CONTEXT_TOKENS);
-      engine.submit({ sequenceId: row, context, sampling: sampling(steps + 1) });
+      const context = tokens(new Rng(`row ${row}`), contextTokens);
+      // Rows that are ready first get some tokens more than the others.
+      engine.submit({ sequenceId: row, context, sampling: sampling(steps + 64) });
     }
     while (engine.step().sampled.length < rows);
     const wall = performance.now();
@@ -84,7 +92,7 @@ async function compareDecode(rounds: number, steps: number): Promise<void> {
     kvHeads: config.kvHeads,
     intermediate: config.intermediateSize,
     context: config.contextLength,
-    start: CONTEXT_TOKENS,
+    start: contextTokens,
     threads,
   };
   const ale = new Peer([process.execPath, import.meta.path, "--worker", ...process.argv.slice(2)]);
