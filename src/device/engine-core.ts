@@ -65,7 +65,6 @@ export class EngineCore {
       context: options.context,
       base,
       device: parameters,
-      smallBatches: options.frozen !== undefined && !options.deterministic,
       bitEqual: options.deterministic,
       afterSync: options.afterSync,
       prefillTokens: options.prefillTokens,

@@ -59,7 +59,7 @@ test("with experts too, what is sampled does not depend on the other rows, to th
   const config = MODELS["qwen3_moe: layers with and without experts"] as DecoderConfig;
   const store = randomStore(config);
   const generate = (sequences: readonly number[]) => {
-    const engine = new GenerationEngine(config, store, { threads: 2, slots: 4, rows: 4, context: 64 });
+    const engine = new GenerationEngine(config, store, { threads: 2, slots: 4, rows: 4, context: 64, bitEqual: true });
     for (const id of sequences) {
       engine.open(id, `noise ${id}`);
       engine.submit({ sequenceId: id, context: ids(`prompt ${id}`, 9), sampling: sampling({ maxTokens: 12 }) });

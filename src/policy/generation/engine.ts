@@ -21,7 +21,7 @@ import { type GenerationRequest, NO_ROOM, planRequest, Sequence } from "./sequen
 
 export interface GenerationOptions {
   readonly threads: number;
-  /** Rows of the largest decode step, at least 2: products with a single row are computed differently from others. */
+  /** Rows of the largest decode step, at least 2. */
   readonly slots: number;
   /**
    * Sequences whose caches are kept between answers. Open sequences beyond that lose theirs, least recently used first, and
@@ -37,15 +37,10 @@ export interface GenerationOptions {
   readonly afterSync?: "recompute" | "keep" | undefined;
   /**
    * What a sequence computes must not depend on the others to the last bit: only whole first contexts are copied, no cache is
-   * given up, and `rows` is the most sequences that may be open. Default false.
+   * given up, and `rows` is the most sequences that may be open; products are computed in the same way for every number of
+   * rows, of which there are at least four. Default false.
    */
-  readonly bitEqual?: boolean;
-  /**
-   * Run one or two sequences as batches of one or two rows instead of padding them to four. Up to three times faster for
-   * them, but what a sequence computes then depends on its company in the last bits: products with fewer than three rows are
-   * summed in another order. Default false.
-   */
-  readonly smallBatches?: boolean | undefined;
+  readonly bitEqual?: boolean | undefined;
   /** Tokens that may be prefilled between two decode steps, in whole chunks of up to 512. Default 512. */
   readonly prefillTokens?: number | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
@@ -101,7 +96,7 @@ export class GenerationEngine {
    * @throws AleError("engine") for options, AleError("model") for a model that the generation graphs cannot do.
    */
   constructor(config: DecoderConfig, store: ParameterStore, options: GenerationOptions) {
-    const { slots, context, threads, rows, smallBatches, bitEqual = false } = options;
+    const { slots, context, threads, rows, bitEqual = false } = options;
     if (slots < 2) throw new AleError("engine", `generation needs at least 2 slots, not ${slots}`);
     if (context < 2 || rows < 1) {
       throw new AleError("engine", `generation cannot work with context ${context} and ${rows} rows`);
@@ -121,7 +116,7 @@ export class GenerationEngine {
       device === undefined
         ? processorPlace(config, store, base, { cells, threads })
         : devicePlace(config, device, base, cells);
-    this.#batch = new DecodeBatch(config, this.#place, { slots, cells, threads, smallBatches });
+    this.#batch = new DecodeBatch(config, this.#place, { slots, cells, threads, bitEqual });
     this.#prefiller = new Prefiller(config, this.#place, { context, cells, threads });
     this.#homes = new HomeRows(rows, slots, () => this.#place.makeCache(1));
     this.#contexts = new Contexts(this.#homes, this.#prefiller, this.stats, bitEqual);

@@ -171,6 +171,12 @@ describe("parity probe", () => {
     expect(answerOf(engine, 1)).toEqual(expected);
   });
 
+  test("it does with batches that are only equal up to rounding", () => {
+    const { max, layouts } = probeParity(makeEngine({ slots: 8, bitEqual: false }), learner, sequences, 0);
+    expect(max).toBeLessThan(2e-5);
+    expect(layouts.common_prefix.tokens).toBeGreaterThan(10);
+  });
+
   test("it notices other weights and shifted positions", () => {
     const engine = makeEngine();
     const { mean, kl } = probeParity(engine, { logprobs: (b, _, t) => learner.logprobs(b, 1, t) }, sequences, 0);

@@ -41,6 +41,11 @@ interface GraphShape {
   /** Both may be left open until the graph runs. */
   readonly extent: { readonly rows: number; readonly tokens: number } | "any";
   readonly cells: number;
+  /**
+   * Compute W xᵀ and turn it round instead of x Wᵀ. A library of matrix products first copies the right operand into an order
+   * of its own; with a few rows that is most of the work where it is the weights. In another order of summation.
+   */
+  readonly weightsFirst?: boolean;
 }
 
 /** Names of a layer's cache inputs and outputs. */
@@ -129,8 +134,14 @@ class DecoderGraph {
     const key = names.join("+");
     const quantized = this.#places.quantized?.matrices.get(key);
     if (quantized === undefined) {
-      const inputs = [x, this.#weight(...names), ...bias];
-      return graph.node("Gemm", inputs, { attributes: { transB: { int: 1 } }, ...outputs });
+      const transB = { attributes: { transB: { int: 1 } } };
+      const weight = this.#weight(...names);
+      if (this.#shape.weightsFirst !== true) return graph.node("Gemm", [x, weight, ...bias], { ...transB, ...outputs });
+      const turned = graph.node("Gemm", [weight, x], transB);
+      const perm = { attributes: { perm: { ints: [1, 0] } } };
+      const [biasValue] = bias;
+      if (biasValue === undefined) return graph.node("Transpose", [turned], { ...perm, ...outputs });
+      return graph.node("Add", [graph.node("Transpose", [turned], perm), biasValue], outputs);
     }
     const { codes, scales } = constantNames(key);
     const { codesShape, scalesShape } = productShapes(quantized);
@@ -365,10 +376,15 @@ class DecoderGraph {
 export function decodeGraph(
   config: DecoderConfig,
   places: WeightPlaces,
-  shape: { readonly rows: number; readonly cells: number; readonly variant: SamplingVariant | undefined },
+  shape: {
+    readonly rows: number;
+    readonly cells: number;
+    readonly variant: SamplingVariant | undefined;
+    readonly weightsFirst?: boolean;
+  },
 ): GenerationGraph {
-  const { rows, cells, variant } = shape;
-  const decoder = new DecoderGraph("decode", config, places, { extent: { rows, tokens: 1 }, cells });
+  const { rows, cells, variant, weightsFirst = false } = shape;
+  const decoder = new DecoderGraph("decode", config, places, { extent: { rows, tokens: 1 }, cells, weightsFirst });
   const { graph } = decoder;
   let x = decoder.begin();
   for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import type { Generation } from "../../core/ports.ts";
-import type { GenerationEngine } from "./engine.ts";
+import type { GenerationEngine, GenerationOptions } from "./engine.ts";
 import {
   answerOf,
   answersOf,
@@ -14,6 +14,11 @@ import {
 } from "./test-model.ts";
 
 afterEach(disposeEngines);
+
+/** An engine that copies what it can and gives up what it must. */
+function freeEngine(options: Partial<GenerationOptions> = {}): GenerationEngine {
+  return makeEngine({ bitEqual: false, ...options });
+}
 
 /** Asks for an answer and checks it against a forward pass over the whole sequence, which grows by both. */
 function turn(
@@ -35,7 +40,7 @@ function turn(
 describe("prefixes", () => {
   test("a group of eight costs the prefill of one", () => {
     for (const bitEqual of [false, true]) {
-      const engine = makeEngine({ slots: 8, bitEqual });
+      const engine = freeEngine({ slots: 8, bitEqual });
       const context = ids("group", 40);
       const members = [1, 2, 3, 4, 5, 6, 7, 8];
       for (const id of members) {
@@ -50,7 +55,7 @@ describe("prefixes", () => {
   });
 
   test("an episode of ten turns prefills each new token exactly once", () => {
-    const engine = makeEngine();
+    const engine = freeEngine();
     engine.open(1, "episode");
     const sequence: number[] = [];
     for (let i = 0; i < 10; i++) turn(engine, 1, sequence, ids(`turn ${i}`, i === 0 ? 12 : 3), 2);
@@ -60,7 +65,7 @@ describe("prefixes", () => {
   });
 
   test("the longest common beginning of open and of closed sequences is copied, also of what they sampled", () => {
-    const engine = makeEngine();
+    const engine = freeEngine();
     const first: number[] = [];
     engine.open(1, "first");
     const { ids: sampled } = turn(engine, 1, first, ids("system", 20), 6);
@@ -83,7 +88,7 @@ describe("prefixes", () => {
   });
 
   test("nothing is copied across weight versions, and a cache kept across them is nobody else's", () => {
-    const engine = makeEngine({ afterSync: "keep" });
+    const engine = freeEngine({ afterSync: "keep" });
     const sequence: number[] = [];
     engine.open(1, "old");
     turn(engine, 1, sequence, ids("versions", 24));
@@ -98,7 +103,7 @@ describe("prefixes", () => {
   });
 
   test("kvOldest follows the cache through a publication in the middle of an answer", () => {
-    const engine = makeEngine();
+    const engine = freeEngine();
     engine.open(1, "k");
     engine.submit({ sequenceId: 1, context: ids("k", 9), sampling: sampling() });
     for (let i = 0; i < 4; i++) engine.step();
@@ -115,7 +120,7 @@ describe("prefixes", () => {
 
 describe("a bounded working set", () => {
   test("idle sequences lose their cache, least recently used first, and go on as if they had not", () => {
-    const engine = makeEngine({ rows: 2, slots: 2 });
+    const engine = freeEngine({ rows: 2, slots: 2 });
     const sequences: number[][] = [[], [], []];
     for (const id of [0, 1, 2]) engine.open(id, `s${id}`);
     turn(engine, 0, sequences[0] as number[], ids("a", 18));
@@ -134,7 +139,7 @@ describe("a bounded working set", () => {
   });
 
   test("more answers than rows come in the order they were asked for, also from those who ask again at once", () => {
-    const engine = makeEngine({ rows: 2, slots: 2 });
+    const engine = freeEngine({ rows: 2, slots: 2 });
     const order: number[] = [];
     const pending = new Set<number>();
     const ask = (id: number, label: string) => {
@@ -157,7 +162,7 @@ describe("a bounded working set", () => {
 
 describe("long contexts", () => {
   test("others get their tokens between the chunks", () => {
-    const engine = makeEngine({ prefillTokens: 16, context: 64 });
+    const engine = freeEngine({ prefillTokens: 16, context: 64 });
     engine.open(1, "decoding");
     engine.submit({ sequenceId: 1, context: ids("short", 3), sampling: sampling({ maxTokens: 40 }) });
     while (engine.step().sampled.length === 0);
@@ -177,7 +182,7 @@ describe("long contexts", () => {
 
   test("cancelled while it is prefilled or decoded, a request leaves its seat to the next at once", () => {
     for (const steps of [0, 2]) {
-      const engine = makeEngine({ rows: 2, slots: 2, prefillTokens: 16 });
+      const engine = freeEngine({ rows: 2, slots: 2, prefillTokens: 16 });
       for (const id of [1, 2]) {
         engine.open(id, `c${id}`);
         engine.submit({ sequenceId: id, context: ids(`cancel ${id}`, id === 1 ? 3 : 61), sampling: sampling() });

@@ -44,7 +44,14 @@ export function disposeEngines(): void {
 
 export function makeEngine(options: Partial<GenerationOptions> = {}): GenerationEngine {
   STORE.publish(0, 7);
-  const engine = new GenerationEngine(CONFIG, STORE, { threads: 1, slots: 6, rows: 12, context: 64, ...options });
+  const engine = new GenerationEngine(CONFIG, STORE, {
+    threads: 1,
+    slots: 6,
+    rows: 12,
+    context: 64,
+    bitEqual: true,
+    ...options,
+  });
   engines.push(engine);
   return engine;
 }
