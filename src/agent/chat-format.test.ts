@@ -84,6 +84,8 @@ describe.each(MODELS)("conversations of %s", (model, role) => {
       expect(tokenizer.decode(format.encodeObservation(hostile))).toContain(shown);
       expect(structure(format.encodeObservation(hostile))).toEqual(structure(format.encodeObservation("ab")));
       expect(structure(format.encodePrompt(hostile))).toEqual(structure(format.encodePrompt("ab")));
+      const nested = name.slice(0, 3) + name + name.slice(3);
+      expect(structure(format.encodeObservation(nested))).toEqual(structure(format.encodeObservation("ab")));
     }
   });
 

@@ -149,8 +149,14 @@ function neutralizer({ tokenizer, chat }: ChatText): (content: string) => string
     name.trim() !== "" && (tokenizer.specialIds.has(id) || chat.source.includes(name)) ? [name] : [],
   );
   if (structural.length === 0) return (content) => content;
-  const pattern = new RegExp(structural.map((name) => RegExp.escape(name)).join("|"), "g");
-  return (content) => content.replace(pattern, (name) => `${name.slice(0, 1)} ${name.slice(1)}`);
+  const pattern = new RegExp(structural.map((name) => RegExp.escape(name)).join("|"), "gu");
+  const split = ([first, ...rest]: string) => (rest.length === 0 ? "?" : `${first} ${rest.join("")}`);
+  const neutralize = (content: string): string => {
+    const plain = content.replace(pattern, split);
+    // Where tokens overlap, breaking one may leave another.
+    return plain === content ? plain : neutralize(plain);
+  };
+  return neutralize;
 }
 
 /** Output as text: no control characters, its middle left out where it is long, and the exit code where it is not 0. */
