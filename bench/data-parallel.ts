@@ -66,6 +66,7 @@ function makeJob(): PolicyJob {
     advantages: sequences.map((_, i) => (i % 2 === 0 ? 1 : -1)),
     turnIds: sequences.map(() => Int32Array.from({ length: LENGTH }, (_, t) => (t > PROMPT ? 0 : -1))),
     rewards: sequences.map((_, i) => (i + 1) % 2),
+    groups: sequences.map(() => 0),
     algorithm,
     ...{ temperature: 1, minibatches: 2, epochs: 1, orderKey: "bench" },
     versions: sequences.map(() => new Int32Array(LENGTH)),

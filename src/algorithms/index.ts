@@ -28,6 +28,9 @@ export function episodeAdvantages(algorithm: AlgorithmConfig, groups: readonly (
       return groups.map((rewards) => grpoAdvantages(rewards, algorithm));
     case "reinforce":
       return reinforceAdvantages(groups, algorithm);
+    case "ppo":
+      // A critic tells tokens apart (`trainer/credit.ts`); what an episode has is its reward.
+      return groups.map((rewards) => [...rewards]);
     case "rloo":
       return groups.map(rlooAdvantages);
     case "reinforce_plus_plus":
@@ -73,6 +76,7 @@ function float64Loss(algorithm: AlgorithmConfig, input: PolicyLossInput, denomin
     case "reinforce":
       return vanillaLoss(input, options);
     case "grpo":
+    case "ppo":
     case "rloo":
     case "reinforce_plus_plus":
     case "lite_ppo":

@@ -50,6 +50,23 @@ const GrpoSchema = z.strictObject({
   aggregation: optionalAggregation,
 });
 
+const PpoSchema = z.strictObject({
+  type: z.literal("ppo"),
+  ...PPO_CLIP,
+  discount: range(0, 1, 1, "γ per token"),
+  lambda: range(0, 1, 0.95, "λ of generalised advantage estimation"),
+  compact: z
+    .boolean()
+    .default(true)
+    .describe("Estimate over the policy's own tokens only, so that the length of observations has no part in it"),
+  whiten: z.boolean().default(true).describe("Bring advantages to mean 0 and variance 1 over the step"),
+  valueClip: range(0.001, 1e9, 0.2, "Values stay within this of those before the step in the clipped value loss"),
+  valueWeight: range(0, 1000, 0.5, "Weight of the value loss beside the policy's"),
+  valueLr: range(0, 10, 1e-3, "Peak learning rate of the value head; it follows the optimizer's schedule"),
+  trunk: z.boolean().default(true).describe("Let the value loss train the model too, not the value head alone"),
+  aggregation: aggregation("token-mean"),
+});
+
 const RlooSchema = z.strictObject({ type: z.literal("rloo"), ...PPO_CLIP, aggregation: aggregation("token-mean") });
 
 const ReinforcePlusPlusSchema = z.strictObject({
@@ -124,6 +141,7 @@ const IpaSchema = z.strictObject({
 export const AlgorithmSchema = z
   .discriminatedUnion("type", [
     GrpoSchema,
+    PpoSchema,
     ReinforceSchema,
     RlooSchema,
     ReinforcePlusPlusSchema,
@@ -136,3 +154,25 @@ export const AlgorithmSchema = z
   ])
   .prefault({ type: "grpo" })
   .describe("Credit assignment and policy loss");
+
+export const KlSchema = z
+  .strictObject({
+    in: z
+      .enum(["loss", "reward"])
+      .default("loss")
+      .describe("Added to the loss, or taken off the rewards before advantages are computed"),
+    coefficient: range(0, 1000, 0.001, "β, its weight; where it adapts, what it starts from"),
+    estimator: z
+      .enum(["k1", "abs", "k2", "k3", "k3-clamped-ratio"])
+      .default("k3")
+      .describe("Estimator of the divergence on sampled tokens; k1 suits rewards, k3 the loss"),
+    target: z
+      .number()
+      .min(1e-9)
+      .max(1e6)
+      .optional()
+      .describe("Divergence per token that β is steered to; β stays as it is when omitted"),
+    horizon: range(1, 1e9, 10_000, "Episodes over which β adapts"),
+  })
+  .optional()
+  .describe("Keep the policy near its start: the model without adapters, or a frozen copy of the first weights");

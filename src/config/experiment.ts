@@ -8,7 +8,7 @@
 import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
-import { AlgorithmSchema } from "./algorithm.ts";
+import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
 
@@ -89,6 +89,10 @@ const OptimizerSchema = z
       .describe("AdamW moment decays"),
     eps: z.number().min(1e-16).max(1).default(1e-8).describe("AdamW ε"),
     weightDecay: z.number().min(0).max(10).default(0).describe("Decoupled weight decay"),
+    noDecay: z
+      .array(z.enum(["norms", "biases", "embeddings"]))
+      .optional()
+      .describe("What weight decay leaves alone; nothing when omitted"),
     clip: z.number().min(0).max(1e6).default(1).describe("Global gradient-norm clip; 0 turns it off"),
     schedule: z.enum(["constant", "linear", "cosine"]).default("linear").describe("Learning rate after warm-up"),
     warmupSteps: z.number().int().min(0).max(1_000_000).default(5).describe("Steps of linear warm-up"),
@@ -246,6 +250,7 @@ export const ExperimentSchema = z.strictObject({
   tasks: TasksSchema.prefault({}),
   rollout: RolloutSchema.prefault({}),
   algorithm: AlgorithmSchema,
+  kl: KlSchema,
   resampling: ResamplingSchema.optional(),
   optimizer: OptimizerSchema.prefault({}),
   trainer: TrainerSchema.prefault({}),

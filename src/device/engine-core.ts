@@ -37,13 +37,15 @@ export class EngineCore {
     this.#device = device;
     const parameters = deviceParameters(device, weights);
     this.#parameters = parameters;
-    const { config, store, base } = weights;
-    const { threads, slots } = options;
+    const { config, store, base, reference } = weights;
+    const { threads, slots, noDecay } = options;
     this.#exchange = options.frozen === undefined ? openExchange(options, store) : undefined;
     if (options.frozen === undefined) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
         base,
+        reference,
+        noDecay,
         ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
       };
       this.#learner =
@@ -55,6 +57,7 @@ export class EngineCore {
           ? this.#learner
           : new SharedLearner(this.#learner, store, this.#exchange, {
               threads,
+              noDecay,
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }

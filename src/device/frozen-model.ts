@@ -40,6 +40,14 @@ export function openTrainingBase(
   return { parameters, adapters: adaptersFor(config, lora.config), quantized };
 }
 
+/** A frozen copy of a folder's weights, to measure a divergence from. */
+export function openReference(config: DecoderConfig, folder: string, file: string): FrozenParameters {
+  const layout = parameterLayout(config);
+  return FrozenParameters.open(file, layout, (flat) =>
+    readWeights(readFolderWeights(openPolicyFolder(folder)), layout, flat),
+  );
+}
+
 /** A base for generation alone: with `scheme`, its matrices exist as codes only. */
 export function openGenerationBase(
   config: DecoderConfig,

@@ -4,14 +4,17 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
 import { configToHuggingFace, type DecoderConfig } from "../models/config.ts";
+import { trainableLayout } from "../models/decoder-graph.ts";
 import { writeDurably } from "../models/durable-files.ts";
-import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import { type Adapters, initializeAdapters } from "../models/lora.ts";
 import { ParameterStore, type Slot } from "../models/parameter-store.ts";
-import { initializeParameters, parameterLayout } from "../models/parameters.ts";
+import { initializeParameters, type ParameterLayout, parameterView } from "../models/parameters.ts";
 import { readAdapterWeights, writeAdapterFolder } from "../models/peft.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
 import type { QuantizationScheme } from "../models/quantization.ts";
+import { type OutputTensor, readSafetensors, writeSafetensors } from "../models/safetensors.ts";
+import { copyTensor } from "../models/stored-tensor.ts";
 import {
   readFolderWeights,
   readOptimizerState,
@@ -19,25 +22,38 @@ import {
   writeOptimizerState,
   writeWeights,
 } from "../models/weights.ts";
-import { openGenerationBase, openTrainingBase } from "./frozen-model.ts";
+import { openGenerationBase, openReference, openTrainingBase } from "./frozen-model.ts";
 import type { EngineOptions, LoraStart } from "./protocol.ts";
 
 const WEIGHTS_FILE = "model.safetensors";
 const OPTIMIZER_FILE = "optimizer.safetensors";
+const VALUE_HEAD_FILE = "value_head.safetensors";
+
+interface WeightParts {
+  readonly base: AdaptedBase | undefined;
+  readonly reference?: FrozenParameters | undefined;
+  readonly lora: LoraStart | undefined;
+}
 
 export class PolicyWeights {
   readonly config: DecoderConfig;
-  /** What is trained: all parameters, or adapters. */
+  /** What is trained: all parameters or adapters, and a value head where there is one. */
   readonly store: ParameterStore;
   /** The frozen model the adapters belong to. */
   readonly base: AdaptedBase | undefined;
+  /** The frozen model that a divergence is measured from, where it is not `base`. */
+  readonly reference: FrozenParameters | undefined;
   readonly #lora: LoraStart | undefined;
+  /** The policy's part of the store's layout, which begins with it. */
+  readonly #policy: ParameterLayout;
 
-  private constructor(config: DecoderConfig, store: ParameterStore, base?: AdaptedBase, lora?: LoraStart) {
+  private constructor(config: DecoderConfig, store: ParameterStore, parts: WeightParts) {
     this.config = config;
     this.store = store;
-    this.base = base;
-    this.#lora = lora;
+    this.base = parts.base;
+    this.reference = parts.reference;
+    this.#lora = parts.lora;
+    this.#policy = trainableLayout(config, { adapters: parts.base?.adapters, valueHead: false });
   }
 
   /** Opens or makes the store and fills it. @throws AleError("model") when weights and config do not fit. */
@@ -45,10 +61,16 @@ export class PolicyWeights {
     const { lora, storeFile, frozen, quantization } = options;
     if (frozen !== undefined) return PolicyWeights.#openFrozen(config, frozen.folder, lora, quantization);
     const baseFile = `${storeFile}.base`;
-    if (options.weights.kind !== "reopen") for (const file of [storeFile, baseFile]) rmSync(file, { force: true });
-    const base = lora === undefined ? undefined : openTrainingBase(config, lora, baseFile, quantization);
-    const store = ParameterStore.open(storeFile, base?.adapters.layout ?? parameterLayout(config));
-    const weights = new PolicyWeights(config, store, base, lora);
+    const referenceFile = `${storeFile}.reference`;
+    if (options.weights.kind !== "reopen") {
+      for (const file of [storeFile, baseFile, referenceFile]) rmSync(file, { force: true });
+    }
+    const base = lora && openTrainingBase(config, lora, baseFile, quantization);
+    const reference =
+      options.reference === undefined ? undefined : openReference(config, options.reference, referenceFile);
+    const { valueHead = false } = options;
+    const store = ParameterStore.open(storeFile, trainableLayout(config, { adapters: base?.adapters, valueHead }));
+    const weights = new PolicyWeights(config, store, { base, reference, lora });
     weights.#load(options);
     return weights;
   }
@@ -62,7 +84,7 @@ export class PolicyWeights {
   ): PolicyWeights {
     const base = openGenerationBase(config, folder, lora, scheme);
     const store = ParameterStore.inMemory(base.adapters.layout);
-    const weights = new PolicyWeights(config, store, base, lora);
+    const weights = new PolicyWeights(config, store, { base, lora });
     if (lora !== undefined) weights.#start(folder, 0);
     store.publish(0, 0);
     return weights;
@@ -76,10 +98,12 @@ export class PolicyWeights {
     mkdirSync(folder, { recursive: true });
     const { store, base } = this;
     if (base === undefined) {
-      writeWeights(join(folder, WEIGHTS_FILE), store.layout, store.parameters(slot), { version: String(version) });
+      writeWeights(join(folder, WEIGHTS_FILE), this.#policy, store.parameters(slot), { version: String(version) });
     } else {
       writeAdapterFolder(folder, base.adapters, store.parameters(slot), (this.#lora as LoraStart).base);
     }
+    const valueHead = this.#valueHead(slot);
+    if (valueHead.length > 0) writeSafetensors(join(folder, VALUE_HEAD_FILE), valueHead);
     writeOptimizerState(join(folder, OPTIMIZER_FILE), store, slot);
     writeDurably(join(folder, "config.json"), [`${JSON.stringify(configToHuggingFace(this.config), null, 2)}\n`]);
   }
@@ -97,7 +121,7 @@ export class PolicyWeights {
         return;
       case "random":
         if (this.base !== undefined) throw new AleError("internal", "adapters need a model to belong to");
-        initializeParameters(this.config, store.layout, store.parameters(slot), weights.seed);
+        initializeParameters(this.config, this.#policy, store.parameters(slot), weights.seed);
         store.publish(slot, 0);
         return;
       case "folder":
@@ -106,10 +130,27 @@ export class PolicyWeights {
         return;
       case "checkpoint":
         this.#read(weights.folder, slot);
+        this.#readValueHead(weights.folder, slot);
         readOptimizerState(join(weights.folder, OPTIMIZER_FILE), store, slot);
         store.publish(slot, weights.version);
         return;
     }
+  }
+
+  /** The tensors of the value head; none where there is no head. */
+  #valueHead(slot: Slot): OutputTensor[] {
+    const { layout } = this.store;
+    const flat = this.store.parameters(slot);
+    return layout.entries
+      .filter(({ kind }) => kind === "value-head")
+      .map(({ name, shape }) => ({ name, shape, data: parameterView(layout, flat, name) }));
+  }
+
+  #readValueHead(folder: string, slot: Slot): void {
+    const tensors = this.#valueHead(slot);
+    if (tensors.length === 0) return;
+    const file = readSafetensors(join(folder, VALUE_HEAD_FILE));
+    for (const { name, shape, data } of tensors) copyTensor(file, name, shape, data);
   }
 
   #start(folder: string, slot: Slot): void {
@@ -122,7 +163,7 @@ export class PolicyWeights {
   #read(path: string, slot: Slot): void {
     const folder = openPolicyFolder(path);
     const flat = this.store.parameters(slot);
-    if (this.base === undefined) readWeights(readFolderWeights(folder), this.store.layout, flat);
+    if (this.base === undefined) readWeights(readFolderWeights(folder), this.#policy, flat);
     else readAdapterWeights(folder, this.base.adapters, flat);
   }
 }

@@ -6,6 +6,7 @@ import type { Slot } from "../models/parameter-store.ts";
 import type { QuantizationScheme } from "../models/quantization.ts";
 import type { ContextStats } from "../policy/generation/contexts.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
+import type { NoDecay } from "../trainer/optimizer.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
 /** Adapters on a frozen model. */
@@ -36,6 +37,12 @@ export interface EngineOptions {
   readonly weights: WeightSource;
   /** Train adapters and leave the model as it is. */
   readonly lora?: LoraStart;
+  /** Train a value head beside the policy. */
+  readonly valueHead?: boolean;
+  /** Folder of the frozen model that a divergence is measured from; with adapters their base needs no mention. */
+  readonly reference?: string;
+  /** What weight decay leaves alone. */
+  readonly noDecay?: readonly NoDecay[];
   /** Form of the frozen model's matrices; needs `lora` or `frozen`. */
   readonly quantization?: QuantizationScheme;
   /** Train nothing: the model of this folder, kept once, without gradients and optimizer state. */

@@ -26,6 +26,8 @@ export interface PolicySource {
   /** Tokenizer, chat template and their like, by file name; every checkpoint carries them. */
   readonly textFiles: ReadonlyMap<string, string>;
   readonly weights: WeightSource;
+  /** Folder of the model it starts from; none where that is random. */
+  readonly folder?: string;
   /** Adapters on these weights. */
   readonly lora?: LoraStart;
   /** Set where nothing is trained: the folder of the model itself. */
@@ -57,6 +59,7 @@ export function policyFromFolder(path: string, { adapter, systemPrompt }: Policy
     format: formatOf(text, systemPrompt, folder.location),
     textFiles: text.files,
     weights: { kind: "folder", folder: model },
+    folder: model,
     ...(lora === undefined ? {} : { lora }),
   };
 }

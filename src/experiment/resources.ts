@@ -14,6 +14,7 @@ import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { EnginePool } from "../device/engine-pool.ts";
+import type { EngineOptions } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
@@ -48,7 +49,7 @@ export async function openSandboxes(suite: string, extraMasks: readonly string[]
 /** Starts the engines of a run; the files they map lie in the run directory. */
 export async function startEngines(
   experiment: Experiment,
-  source: Pick<PolicySource, "modelConfig" | "weights" | "lora" | "frozen">,
+  source: Pick<PolicySource, "modelConfig" | "weights" | "folder" | "lora" | "frozen">,
   runDir: string,
   hub: EventHub,
 ): Promise<EnginePool> {
@@ -70,6 +71,7 @@ export async function startEngines(
         modelConfig: source.modelConfig,
         weights: source.weights,
         ...(source.lora === undefined ? {} : { lora: source.lora }),
+        ...learning(experiment, source),
         ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
         ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
         threads: plan[0]?.threads ?? 1,
@@ -91,6 +93,18 @@ export async function startEngines(
     hub.emit({ type: "log", level: "warn", message });
   }
   return pool;
+}
+
+/** What training needs besides the policy. */
+function learning(
+  { algorithm, kl, optimizer }: Experiment,
+  { folder, lora }: Pick<PolicySource, "folder" | "lora">,
+): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
+  return {
+    ...(algorithm.type === "ppo" && { valueHead: true }),
+    ...(kl !== undefined && lora === undefined && folder !== undefined && { reference: folder }),
+    ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
+  };
 }
 
 /** The parts of a run that an episode touches. */

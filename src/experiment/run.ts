@@ -53,7 +53,10 @@ class ReinforcementRun {
   async execute(): Promise<void> {
     const { options, session, engine } = this.#parts;
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
+    const { committedStep } = session;
+    const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
     const loop = {
+      lastMetrics: rows.at(-1)?.metrics,
       collect: (step: number) => this.#collect(step),
       update: engine.update.bind(engine),
       evaluate: (step: number) => this.#evaluate(step),

@@ -18,17 +18,20 @@ export interface Batch {
 
 /** AdamW settings at a training step (1-based); the learning rate follows the schedule. */
 export function optimizerAt(experiment: Experiment, step: number): OptimizerSettings {
-  const { lr, schedule, warmupSteps, minRatio, ...rest } = experiment.optimizer;
-  const rate = learningRate({
-    kind: schedule,
-    base: lr,
-    warmup: warmupSteps,
-    total: experiment.trainer.steps,
-    minRatio,
-    warmupFrom: "plus_one",
-    update: step - 1,
-  });
-  return { ...rest, lr: rate };
+  const { lr, schedule, warmupSteps, minRatio, betas, eps, weightDecay, clip } = experiment.optimizer;
+  const rate = (base: number) =>
+    learningRate({
+      kind: schedule,
+      base,
+      warmup: warmupSteps,
+      total: experiment.trainer.steps,
+      minRatio,
+      warmupFrom: "plus_one",
+      update: step - 1,
+    });
+  const { algorithm } = experiment;
+  const valueLr = algorithm.type === "ppo" ? { valueLr: rate(algorithm.valueLr) } : {};
+  return { betas, eps, weightDecay, clip, lr: rate(lr), ...valueLr };
 }
 
 /** An expert's trajectory of which the first `chunks` chunks are imitated. */
@@ -67,16 +70,29 @@ function imitationWeights(experiment: Experiment, imitations: readonly Imitation
   return { sequences: imitations.map((imitation) => imitation.tokens.ids), weights };
 }
 
-/** Builds the policy-gradient job of `step`. Trajectories without sampled tokens or with advantage 0 are left out. */
-export function buildBatch(experiment: Experiment, collected: Collected, step: number): Batch {
+/**
+ * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those with advantage
+ * 0, unless a critic or a divergence inside the reward has its own say about them.
+ * @param klCoefficient β of this step, where it is not the experiment's.
+ */
+export function buildBatch(
+  experiment: Experiment,
+  collected: Collected,
+  step: number,
+  klCoefficient = experiment.kl?.coefficient,
+): Batch {
+  const { algorithm, kl } = experiment;
+  const keepsAll = algorithm.type === "ppo" || kl?.in === "reward";
   const groups = [...collected.groups, ...collected.forks];
   const rewards = groups.map((group) => group.trajectories.map((trajectory) => trajectory.reward));
   const advantages = episodeAdvantages(experiment.algorithm, rewards);
-  const used: { trajectory: Trajectory; advantage: number }[] = [];
+  const used: { trajectory: Trajectory; advantage: number; group: number }[] = [];
   groups.forEach((group, g) => {
     group.trajectories.forEach((trajectory, i) => {
       const advantage = advantages[g]?.[i] ?? 0;
-      if (advantage !== 0 && trajectory.tokens.mask.includes(1)) used.push({ trajectory, advantage });
+      if ((keepsAll || advantage !== 0) && trajectory.tokens.mask.includes(1)) {
+        used.push({ trajectory, advantage, group: g });
+      }
     });
   });
   const zeroSpreadGroups = advantages.filter((group) => group.every((advantage) => advantage === 0)).length;
@@ -90,7 +106,9 @@ export function buildBatch(experiment: Experiment, collected: Collected, step: n
     advantages: used.map(({ advantage }) => advantage),
     turnIds: used.map(({ trajectory }) => trajectory.tokens.turnIds),
     rewards: used.map(({ trajectory }) => trajectory.reward),
-    algorithm: experiment.algorithm,
+    groups: used.map(({ group }) => group),
+    ...(kl && { kl: { in: kl.in, estimator: kl.estimator, coefficient: klCoefficient ?? kl.coefficient } }),
+    algorithm,
     temperature: experiment.rollout.temperature,
     minibatches: experiment.trainer.minibatches,
     epochs: experiment.trainer.epochs,

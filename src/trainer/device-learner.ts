@@ -8,13 +8,19 @@ import { AleError } from "../core/errors.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, decoderGraph, gradientName, IDS, trainableLayout } from "../models/decoder-graph.ts";
 import { LOGPROBS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
-import { type DeviceParameters, type DeviceTensors, download } from "../models/device-parameters.ts";
-import type { AdaptedBase } from "../models/frozen-parameters.ts";
+import {
+  allocateTensors,
+  type DeviceParameters,
+  type DeviceTensors,
+  download,
+  upload,
+} from "../models/device-parameters.ts";
+import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import type { Adapters } from "../models/lora.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
-import type { DeviceValue } from "../runtime/provider.ts";
+import type { DeviceValue, Provider } from "../runtime/provider.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import type { Bindable } from "../runtime/value.ts";
 import { BatchMemory, idValue } from "./batch-memory.ts";
@@ -42,6 +48,8 @@ export interface DeviceLearnerOptions {
   readonly noDecay?: readonly NoDecay[] | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
+  /** The model that `referenceLogprobs` asks; default the base of the adapters. */
+  readonly reference?: FrozenParameters | undefined;
   /** On the host: where `backward` adds its gradients, in the store's layout, so that others see them. They stay on the device when omitted. */
   readonly gradients?: Float32Array | undefined;
 }
@@ -51,6 +59,7 @@ export class DeviceLearner {
   readonly #store: ParameterStore;
   readonly #parameters: DeviceParameters;
   readonly #base: AdaptedBase | undefined;
+  readonly #reference: DeviceTensors | undefined;
   readonly #maxTokens: number;
   readonly #gradients: DeviceGradients;
   readonly #adamW: DeviceAdamW;
@@ -71,6 +80,7 @@ export class DeviceLearner {
     this.#store = store;
     this.#parameters = parameters;
     this.#base = options.base;
+    this.#reference = options.reference && uploaded(provider, options.reference);
     this.#hostGradients = options.gradients;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#gradients = new DeviceGradients(provider, layout);
@@ -92,17 +102,19 @@ export class DeviceLearner {
 
   /** As `Learner.forward`. */
   forward(sequences: readonly Int32Array[], slot: Slot, temperature = 1, asked: ForwardTerms = {}): ForwardResult {
-    return this.#forward(this.#base?.adapters, sequences, slot, temperature, asked);
+    return this.#forward("policy", sequences, slot, temperature, asked);
   }
 
-  /** As `Learner.referenceLogprobs`; the reference is the base without its adapters. */
+  /** As `Learner.referenceLogprobs`. */
   referenceLogprobs(sequences: readonly Int32Array[], temperature = 1): Float32Array[] {
-    if (this.#base === undefined) throw new AleError("internal", "this learner has no reference to compare with");
-    return this.#forward(undefined, sequences, 0, temperature, {}).logprobs;
+    if (this.#base === undefined && this.#reference === undefined) {
+      throw new AleError("internal", "this learner has no reference to compare with");
+    }
+    return this.#forward("reference", sequences, 0, temperature, {}).logprobs;
   }
 
   #forward(
-    adapters: Adapters | undefined,
+    model: DeviceModel,
     sequences: readonly Int32Array[],
     slot: Slot,
     temperature: number,
@@ -111,7 +123,7 @@ export class DeviceLearner {
     const outputs = forwardOutputs(asked, sequences);
     const mode = { gradients: false, terms: forwardTerms(asked) };
     for (const batch of this.#plan(sequences)) {
-      const runner = this.#runner(mode, batch, adapters);
+      const runner = this.#runner(mode, batch, model);
       runner.load(pick(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
       runner.run(slot, temperature);
       for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
@@ -135,7 +147,7 @@ export class DeviceLearner {
     const columns = Object.entries(weightColumns(weights, terms));
     const mode = { gradients: true, terms: lossTerms(terms) };
     for (const batch of this.#plan(sequences)) {
-      const runner = this.#runner(mode, batch, this.#base?.adapters);
+      const runner = this.#runner(mode, batch, "policy");
       const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)]));
       runner.load(pick(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
       runner.run(slot, temperature);
@@ -183,17 +195,19 @@ export class DeviceLearner {
     this.#adamW.release();
     this.#norm.release();
     this.#gradients.release();
+    for (const value of Object.values(this.#reference ?? {})) value.release();
   }
 
-  #runner(mode: RunnerMode, { rows, length }: MicroBatch, adapters: Adapters | undefined): DeviceRunner {
-    const key = `${modeKey(mode)} adapters:${adapters !== undefined} ${rows}x${length}`;
+  #runner(mode: RunnerMode, { rows, length }: MicroBatch, model: DeviceModel): DeviceRunner {
+    const key = `${model} ${modeKey(mode)} ${rows}x${length}`;
     const found = this.#runners.get(key);
     if (found !== undefined) return found;
     const runner = new DeviceRunner({
       config: this.#config,
       parameters: this.#parameters,
       gradients: this.#gradients,
-      adapters,
+      adapters: model === "policy" ? this.#base?.adapters : undefined,
+      fixed: model === "reference" ? this.#reference : undefined,
       mode,
       rows,
       length,
@@ -222,11 +236,22 @@ function copyOutputs(runner: DeviceRunner, batch: MicroBatch, name: string, resu
   for (const [row, index] of batch.members.entries()) runner.copyOutput(name, row, results[index] as Float32Array);
 }
 
+/** The policy with its adapters, or the frozen model that it is compared with. */
+type DeviceModel = "policy" | "reference";
+
+function uploaded(provider: Provider, { layout, flat }: FrozenParameters): DeviceTensors {
+  const tensors = allocateTensors(provider, layout);
+  upload(layout, flat, tensors);
+  return tensors;
+}
+
 interface DeviceRunnerOptions {
   readonly config: DecoderConfig;
   readonly parameters: DeviceParameters;
   readonly gradients: DeviceGradients;
   readonly adapters: Adapters | undefined;
+  /** Weights that no slot changes; those of the slot when omitted. */
+  readonly fixed: DeviceTensors | undefined;
   readonly mode: RunnerMode;
   readonly rows: number;
   readonly length: number;
@@ -260,10 +285,10 @@ class DeviceRunner {
 
   /** Runs the graph and waits for it: log-probabilities come back to the host. */
   run(slot: Slot, temperature: number): void {
-    const { parameters, gradients } = this.#options;
+    const { parameters, gradients, fixed } = this.#options;
     this.#memory.temperature = temperature;
     // Also brings the slot up to date on the device.
-    const weights = parameters.values(slot);
+    const weights = fixed ?? parameters.values(slot);
     const key = `${slot} ${gradients.turn}`;
     const call = this.#calls.get(key) ?? this.#prepare(weights);
     this.#calls.set(key, call);

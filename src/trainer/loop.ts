@@ -1,5 +1,6 @@
 /** The whole training loop: collect → advantages → update → evaluate → commit. */
 
+import { adaptKlCoefficient } from "../algorithms/kl.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
 import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
@@ -15,7 +16,12 @@ export interface TrainingParts {
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
   commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void>;
+  /** Metrics of the last step that is permanent. */
+  readonly lastMetrics?: Readonly<Record<string, number | null>> | undefined;
 }
+
+/** Where β of an adaptive divergence is kept from step to step. */
+const NEXT_COEFFICIENT = "actor/kl_coef_next";
 
 /** Is the policy evaluated after `step`? Always before the first and after the last step. */
 export function evaluationDue(experiment: Experiment, step: number): boolean {
@@ -30,14 +36,16 @@ export async function train(
   parts: TrainingParts,
   signal: AbortSignal,
 ): Promise<void> {
+  let coefficient = parts.lastMetrics?.[NEXT_COEFFICIENT] ?? experiment.kl?.coefficient;
   for (let step = first; step <= experiment.trainer.steps; step++) {
     signal.throwIfAborted();
     const started = performance.now();
     const episodes = await parts.collect(step);
     const collected = performance.now();
-    const { job } = buildBatch(experiment, episodes, step);
+    const { job } = buildBatch(experiment, episodes, step, coefficient);
     const update = job === undefined ? undefined : await parts.update(job, step);
     const updated = performance.now();
+    coefficient = nextCoefficient(experiment, coefficient, job, update);
     const times = {
       gen: (collected - started) / 1000,
       update: (updated - collected) / 1000,
@@ -48,8 +56,23 @@ export async function train(
       ...rolloutMetrics(episodes.groups),
       ...episodes.metrics,
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
+      ...(experiment.kl?.target !== undefined && coefficient !== undefined && { [NEXT_COEFFICIENT]: coefficient }),
       ...timeMetrics(episodes.groups, times),
       ...evaluation,
     });
   }
+}
+
+/** β of the next step: steered towards the target by what this step's update saw. */
+function nextCoefficient(
+  { kl }: Experiment,
+  coefficient: number | undefined,
+  job: PolicyJob | undefined,
+  update: UpdateResult | undefined,
+): number | undefined {
+  if (kl?.target === undefined || coefficient === undefined || job === undefined) return coefficient;
+  const observed = update?.metrics[kl.in === "reward" ? "actor/reward_kl_penalty" : "actor/kl_loss"];
+  if (observed === undefined) return coefficient;
+  const { target, horizon } = kl;
+  return adaptKlCoefficient(coefficient, { kl: observed, samples: job.sequences.length }, { target, horizon });
 }

@@ -51,6 +51,7 @@ export function updateMetrics(update: UpdateResult | undefined, lr: number): Rec
     "actor/lr": lr,
     "actor/updates": update.updates,
     ...mismatchMetrics(update.mismatch),
+    ...update.metrics,
   };
 }
 

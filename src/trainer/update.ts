@@ -6,13 +6,14 @@
  * leaves the published weights as they were.
  */
 
-import { countDenominators } from "../algorithms/aggregation.ts";
-import { needsProximal, policyLoss, tokenAdvantages } from "../algorithms/index.ts";
+import type { KlKind } from "../algorithms/kl.ts";
 import type { AlgorithmConfig } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import { assignCredit, type Credit } from "./credit.ts";
 import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts";
+import { type Current, minibatchLoss } from "./minibatch.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
 
 /** Settings of one AdamW step. */
@@ -23,6 +24,8 @@ export interface OptimizerSettings {
   readonly weightDecay: number;
   /** Global gradient-norm clip; 0 = off. */
   readonly clip: number;
+  /** Learning rate of the value head. */
+  readonly valueLr?: number;
 }
 
 type Eventually<T> = T | Promise<T>;
@@ -68,6 +71,10 @@ export interface PolicyJob {
   readonly turnIds: readonly Int32Array[];
   /** Raw reward of each sequence's episode. */
   readonly rewards: readonly number[];
+  /** Group of each sequence. */
+  readonly groups: readonly number[];
+  /** Divergence from the frozen reference, in the loss or taken off the rewards. */
+  readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind; readonly coefficient: number };
   readonly algorithm: AlgorithmConfig;
   readonly temperature: number;
   readonly minibatches: number;
@@ -110,6 +117,8 @@ export interface UpdateResult {
   readonly mismatch: Mismatch;
   readonly updates: number;
   readonly tokens: number;
+  /** What only some algorithms and settings have to say, under the names of metrics. */
+  readonly metrics: Readonly<Record<string, number>>;
   readonly ms: number;
 }
 
@@ -136,7 +145,18 @@ async function supervisedUpdate(
   const { loss, entropy } = await learner.backward(job.sequences, job.weights, published, 1);
   const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
   const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
-  return { slot, loss, gradNorm, entropy, clipFraction: 0, approxKl: 0, mismatch: NO_MISMATCH, updates: 1, tokens };
+  return {
+    slot,
+    loss,
+    gradNorm,
+    entropy,
+    clipFraction: 0,
+    approxKl: 0,
+    mismatch: NO_MISMATCH,
+    updates: 1,
+    tokens,
+    metrics: {},
+  };
 }
 
 async function policyUpdate(
@@ -145,56 +165,58 @@ async function policyUpdate(
   published: Slot,
   job: PolicyJob,
 ): Promise<Omit<UpdateResult, "ms">> {
-  const sum = { loss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0, updates: 0 };
+  const sum = { loss: 0, klLoss: 0, valueLoss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0 };
+  let updates = 0;
   const meter = new MismatchMeter(store.published?.version ?? -1, {
     ...job,
     masks: job.untruncated === undefined ? [] : job.masks,
     generation: job.untruncated ?? [],
   });
   let slot: Slot = published;
-  // What the weights that sampled say now, before any of them changes.
-  const proximal = needsProximal(job.algorithm)
-    ? (await learner.forward(job.sequences, published, job.temperature)).logprobs
-    : undefined;
+  const credit = await assignCredit(learner, job, published);
   for (let epoch = 0; epoch < job.epochs; epoch++) {
     const order = new Rng(`${job.orderKey}/${epoch}`).shuffle(job.sequences.map((_, i) => i));
     const minibatches = split(order, job.minibatches);
     for (const [m, members] of minibatches.entries()) {
-      const known = slot === published ? proximal : undefined;
-      const batch = await minibatchWeights(job, members, proximal, async (sequences) =>
-        known === undefined
-          ? (await learner.forward(sequences, slot, job.temperature)).logprobs
-          : members.map((i) => known[i] as Float32Array),
-      );
+      const sequences = members.map((i) => job.sequences[i] as Int32Array);
+      const current = await currentOutputs(learner, job, { members, sequences, slot, published, credit });
       if (slot === published) {
-        for (const [k, i] of members.entries()) meter.add(i, batch.current[k] as Float32Array);
+        for (const [k, i] of members.entries()) meter.add(i, current.logprobs[k] as Float32Array);
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
-      const { entropy } = await learner.backward(batch.sequences, batch.weights, slot, job.temperature);
+      const batch = minibatchLoss(job, members, credit, current);
+      const { entropy } = await learner.backward(sequences, batch.weights, slot, job.temperature, batch.terms);
       sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
       sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
       sum.loss += batch.loss;
+      sum.klLoss += batch.klLoss;
+      sum.valueLoss += batch.valueLoss;
       sum.entropy += entropy;
       sum.clipped += batch.clipped;
       sum.approxKl += batch.approxKl;
       sum.tokens += batch.tokens;
-      sum.updates++;
+      updates++;
       slot = next;
     }
   }
-  const updates = Math.max(1, sum.updates);
+  const perUpdate = (total: number) => total / Math.max(1, updates);
   const tokens = Math.max(1, sum.tokens);
   return {
     slot,
-    loss: sum.loss / updates,
-    gradNorm: sum.gradNorm / updates,
-    entropy: sum.entropy / updates,
+    loss: perUpdate(sum.loss),
+    gradNorm: perUpdate(sum.gradNorm),
+    entropy: perUpdate(sum.entropy),
     clipFraction: sum.clipped / tokens,
     approxKl: sum.approxKl / tokens,
     mismatch: meter.summary(),
-    updates: sum.updates,
+    updates,
     tokens: sum.tokens,
+    metrics: {
+      ...credit.metrics,
+      ...(job.kl?.in === "loss" && { "actor/kl_loss": perUpdate(sum.klLoss), "actor/kl_coef": job.kl.coefficient }),
+      ...(credit.critic && { "critic/vf_loss": perUpdate(sum.valueLoss) }),
+    },
   };
 }
 
@@ -211,37 +233,26 @@ async function imitate(
   return mine.length === 0 ? 0 : (await learner.backward(mine, weights.filter(isMine), slot, job.temperature)).loss;
 }
 
-/** Forward pass and algorithm of one minibatch: current log-probabilities → per-token weights. */
-async function minibatchWeights(
+interface Minibatch {
+  readonly members: readonly number[];
+  readonly sequences: readonly Int32Array[];
+  readonly slot: Slot;
+  readonly published: Slot;
+  readonly credit: Credit;
+}
+
+/** What the weights of `slot` say about a minibatch; computed unless the weights that sampled were asked already. */
+async function currentOutputs(
+  learner: PolicyLearner,
   job: PolicyJob,
-  members: readonly number[],
-  proximal: readonly Float32Array[] | undefined,
-  logprobs: (sequences: readonly Int32Array[]) => Eventually<readonly Float32Array[]>,
-) {
-  const at = <T>(items: readonly T[], i: number): T => items[i] as T;
-  const sequences = members.map((i) => at(job.sequences, i));
-  const current = await logprobs(sequences);
-  const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
-  const denominators = countDenominators(places);
-  let loss = 0;
-  let clipped = 0;
-  let approxKl = 0;
-  const weights = members.map((i, k) => {
-    const place = at(places, k);
-    const logprobs_T = at(current, k);
-    const behaviour_T = at(job.behaviour, i);
-    const advantages_T = tokenAdvantages(job.algorithm, at(job.advantages, i), place);
-    const output = policyLoss(
-      job.algorithm,
-      { ...place, logprobs_T, behaviour_T, proximal_T: proximal?.[i], advantages_T, score: at(job.rewards, i) },
-      denominators,
-    );
-    loss += output.loss;
-    clipped += output.clipped;
-    approxKl += output.approxKl;
-    return output.weights_T;
-  });
-  return { sequences, weights, loss, clipped, approxKl, current, tokens: denominators.tokens };
+  { members, sequences, slot, published, credit }: Minibatch,
+): Promise<Current> {
+  const { old, critic } = credit;
+  if (slot !== published || old === undefined) {
+    return learner.forward(sequences, slot, job.temperature, critic && { values: true });
+  }
+  const pick = (rows: readonly Float32Array[]) => members.flatMap((i) => rows[i] ?? []);
+  return { logprobs: pick(old.logprobs), values: pick(old.values) };
 }
 
 async function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {

@@ -60,6 +60,7 @@ function policyJob(learner: Learner): PolicyJob {
     advantages: SEQUENCES.map((_, i) => (i % 2 === 0 ? 1 : -0.7)),
     turnIds: SEQUENCES.map(({ length }) => Int32Array.from({ length }, (_, t) => (t > 2 ? 0 : -1))),
     rewards: SEQUENCES.map((_, i) => (i + 1) % 2),
+    groups: SEQUENCES.map(() => 0),
     algorithm: experiment.algorithm,
     versions: SEQUENCES.map(({ length }) => new Int32Array(length)),
     kvOldest: SEQUENCES.map(({ length }) => new Int32Array(length)),
@@ -79,8 +80,8 @@ function relativeError(got: Float32Array, expected: Float32Array): number {
   return norm(got.map((x, i) => x - (expected[i] as number))) / norm(expected);
 }
 
-function metrics({ ms: _, mismatch, ...result }: UpdateResult): Record<string, number> {
-  return { ...result, parity: mismatch.parity.max };
+function metrics({ ms: _, mismatch, metrics, ...result }: UpdateResult): Record<string, number> {
+  return { ...result, ...metrics, parity: mismatch.parity.max };
 }
 
 async function updateAll(name: string, size: number) {

@@ -1,0 +1,90 @@
+/** The loss of one minibatch as weights of its terms: the algorithm's, a KL term, a critic's. */
+
+import { countDenominators } from "../algorithms/aggregation.ts";
+import { policyLoss } from "../algorithms/index.ts";
+import { klLoss } from "../algorithms/kl.ts";
+import { valueLoss } from "../algorithms/value-loss.ts";
+import type { Credit } from "./credit.ts";
+import type { BackwardTerms } from "./loss-terms.ts";
+import type { PolicyJob } from "./update.ts";
+
+/** What the current weights say about the minibatch, in the order of its members. */
+export interface Current {
+  readonly logprobs: readonly Float32Array[];
+  /** Of the value head, where there is a critic. */
+  readonly values: readonly Float32Array[];
+}
+
+export interface MinibatchLoss {
+  readonly weights: readonly Float32Array[];
+  readonly terms: BackwardTerms;
+  /** The policy's part; KL and value loss are beside it. */
+  readonly loss: number;
+  readonly klLoss: number;
+  readonly valueLoss: number;
+  readonly clipped: number;
+  readonly approxKl: number;
+  readonly tokens: number;
+}
+
+/** Denominators count the whole minibatch, so micro-batches add up exactly. */
+export function minibatchLoss(
+  job: PolicyJob,
+  members: readonly number[],
+  credit: Credit,
+  current: Current,
+): MinibatchLoss {
+  const at = <T>(items: readonly T[], i: number): T => items[i] as T;
+  const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
+  const denominators = countDenominators(places);
+  const sums = { loss: 0, klLoss: 0, valueLoss: 0, clipped: 0, approxKl: 0 };
+  const weights = members.map((i, k) => {
+    const place = at(places, k);
+    const input = {
+      ...place,
+      logprobs_T: at(current.logprobs, k),
+      behaviour_T: at(job.behaviour, i),
+      proximal_T: credit.proximal?.[i],
+      advantages_T: at(credit.advantages, i),
+      score: at(job.rewards, i),
+    };
+    const output = policyLoss(job.algorithm, input, denominators);
+    sums.loss += output.loss;
+    sums.clipped += output.clipped;
+    sums.approxKl += output.approxKl;
+    const reference_T = credit.reference?.[i];
+    if (job.kl?.in !== "loss" || reference_T === undefined) return output.weights_T;
+    const { aggregation } = job.algorithm;
+    const kl = klLoss({ ...input, reference_T }, { ...denominators, kind: job.kl.estimator, aggregation });
+    sums.klLoss += kl.loss;
+    const { coefficient } = job.kl;
+    return output.weights_T.map((weight, t) => weight + coefficient * (kl.weights_T[t] as number));
+  });
+  const values = valueTerm(job, members, credit, current, denominators.tokens);
+  sums.valueLoss = values?.loss ?? 0;
+  return { weights, terms: values === undefined ? {} : { values }, ...sums, tokens: denominators.tokens };
+}
+
+/** The critic's loss, with −∂/∂V times its share in the whole. */
+function valueTerm(
+  { algorithm, masks }: PolicyJob,
+  members: readonly number[],
+  { critic }: Credit,
+  { values }: Current,
+  tokens: number,
+) {
+  if (algorithm.type !== "ppo" || critic === undefined) return undefined;
+  let loss = 0;
+  const weights = members.map((i, k) => {
+    const input = {
+      values_T: values[k] as Float32Array,
+      oldValues_T: critic.oldValues[i] as Float32Array,
+      returns_T: critic.returns[i] as Float64Array,
+      mask_T: masks[i] as Uint8Array,
+    };
+    const output = valueLoss(input, { clip: algorithm.valueClip, tokens });
+    loss += output.loss;
+    return Float32Array.from(output.gradient_T, (gradient) => -algorithm.valueWeight * gradient);
+  });
+  return { loss, weights, into: algorithm.trunk ? ("trunk" as const) : ("head" as const) };
+}
