@@ -30,7 +30,7 @@ function load(toml: string, ...overrides: string[]): LoadedExperiment {
 }
 
 const ALGORITHM_TYPES =
-  '"grpo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"';
+  '"grpo", "ppo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"';
 
 /** Message of the error with the temporary folder cut off. */
 function fail(work: () => unknown): { message: string; hint: string | undefined } {
@@ -158,7 +158,7 @@ describe("overrides", () => {
     ["trainer.steps=-1", "--trainer.steps is -1; expected a whole number from 0 to 10000000"],
     ["trainer.steps=1e999", "--trainer.steps is Infinity; expected a whole number from 0 to 10000000"],
     ["evaluation.greedy=yes", '--evaluation.greedy is "yes"; expected true or false'],
-    ["algorithm.type=ppo", `--algorithm.type is "ppo"; expected one of ${ALGORITHM_TYPES}`],
+    ["algorithm.type=dreams", `--algorithm.type is "dreams"; expected one of ${ALGORITHM_TYPES}`],
     [
       "optimizer.betas=[0.9",
       '--optimizer.betas: cannot read "[0.9"; expected an array of 2 elements, each a number from 0 to 0.9999999',
@@ -193,7 +193,7 @@ describe("bad files", () => {
       "x.toml:5: sft.stages.1.steps is 0; expected a whole number from 1 to 1000000",
     ],
     ["algorithm = 'grpo'\n", `x.toml:1: algorithm is "grpo"; expected a table whose type is ${ALGORITHM_TYPES}`],
-    ["[algorithm]\ntype = 'ppo'\n", `x.toml:2: algorithm.type is "ppo"; expected one of ${ALGORITHM_TYPES}`],
+    ["[algorithm]\ntype = 'dreams'\n", `x.toml:2: algorithm.type is "dreams"; expected one of ${ALGORITHM_TYPES}`],
     [
       "[algorithm]\ntype = 'reinforce'\nclip = 0.1\n",
       'x.toml:3: unknown key algorithm.clip: it belongs to type "grpo", and algorithm.type is "reinforce"',
@@ -346,9 +346,11 @@ describe("resolved experiment", () => {
           families: fc.option(fc.array(fc.string(), { maxLength: 3 }), { nil: undefined }),
           stages: fc.array(fc.record({ steps: fc.integer({ min: 1, max: 1000 }) }), { minLength: 1, maxLength: 3 }),
           algorithm: fc.constantFrom(
-            ...(["reinforce", "rloo", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"] as const).map((type) => ({
-              type,
-            })),
+            ...(["ppo", "reinforce", "rloo", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"] as const).map(
+              (type) => ({
+                type,
+              }),
+            ),
             { type: "grpo" as const, clipHigh: 0.28, dualClip: 3, aggregation: "chunk-mean" as const },
           ),
         }),

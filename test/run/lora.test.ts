@@ -22,6 +22,8 @@ const SETTINGS = [
   ...["--deterministic", "--no-serve", "--rollout.groups", "4", "--rollout.groupSize", "4", "--trainer.steps", "2"],
   ...["--evaluation.every", "1", "--evaluation.dev", "4", "--evaluation.heldout", "4", "--evaluation.greedy=false"],
   ...["--lora.rank", "4", "--optimizer.lr", "0.003"],
+  // A critic and a coefficient that adapts are state besides the adapters.
+  ...["--algorithm.type", "ppo", "--kl.in", "reward", "--kl.estimator", "k1", "--kl.target", "0.01"],
 ];
 
 afterAll(() => rmSync(place, { recursive: true, force: true }));
@@ -64,6 +66,7 @@ const adapters = (name: string) => readFileSync(join(last(name), "adapter_model.
 test("killed with -9 after the first step and resumed, a run of adapters ends the same to the bit", async () => {
   await finish(run("whole"));
   expect(metrics("whole")).toHaveLength(3);
+  expect(metrics("whole")[2]).toMatchObject({ "actor/kl_coef_next": expect.any(Number) });
   const child = run("killed");
   const end = Date.now() + 60_000;
   while (lines("killed").length < 2 && Date.now() < end) await Bun.sleep(20);
