@@ -13,6 +13,7 @@ import { setEmbeddedTasks } from "./tasks/source.ts";
 /** Entry of each role. */
 const ROLES: Readonly<Record<Role, () => Promise<void>>> = {
   engine: async () => (await import("./device/engine.ts")).runEngine(),
+  "self-test": async () => (await import("./device/self-test.ts")).runSelfTestRole(process.argv.at(-1) ?? ""),
 };
 
 /** Runs this process as `role` until its work is over; ends it with exit code 2 when there is no such role. */

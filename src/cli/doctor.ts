@@ -29,6 +29,7 @@ const DEFAULT_PORT = 4242;
 
 export function defineDoctor(command: Command, cli: CommandLine): void {
   command
+    .option("--no-self-test", "do not compute on the devices, only look for them")
     .option("--json", "print JSON: ok, and one entry per check")
     .addHelpText(
       "after",
@@ -38,8 +39,8 @@ export function defineDoctor(command: Command, cli: CommandLine): void {
         ["ale doctor --json | jq '.checks[] | select(.ok | not)'", "only what failed"],
       ),
     )
-    .action(async (options: { json?: boolean }) => {
-      const sections = doctorSections(cli.env);
+    .action(async (options: { json?: boolean; selfTest: boolean }) => {
+      const sections = doctorSections(cli.env, options.selfTest);
       const checks: (Probe & { readonly section: string })[] = [];
       if (!options.json) {
         const { ale, revision, platform, kernel } = versionInfo();
@@ -61,10 +62,11 @@ export function defineDoctor(command: Command, cli: CommandLine): void {
     });
 }
 
-function doctorSections(env: CommandLine["env"]): Section[] {
+function doctorSections(env: CommandLine["env"], selfTest: boolean): Section[] {
   return [
     { title: "machine", probe: () => [...probeCpu(), probeMemory(), probeOpenFiles()] },
     { title: "engine", probe: async () => (await import("../runtime/doctor.ts")).probeNatives() },
+    { title: "devices", probe: async () => (await import("../device/doctor.ts")).probeDevices(selfTest) },
     { title: "sandbox", probe: async () => (await import("../sandbox/doctor.ts")).probeSandbox() },
     {
       title: "places",

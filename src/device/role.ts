@@ -1,5 +1,5 @@
 /** Processes that Ale starts from its own executable; each has an entry in `start.ts`. */
-export type Role = "engine";
+export type Role = "engine" | "self-test";
 
 /** A role is asked for by the first argument, `--ale-role=<name>`; nothing of the command line begins so. */
 export const ROLE_ARGUMENT = "--ale-role=";
