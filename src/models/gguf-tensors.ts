@@ -5,7 +5,7 @@ import type { GgufFile, GgufTensor } from "./gguf.ts";
 import { BLOCK_TYPES, type BlockType } from "./gguf-blocks.ts";
 import { GgufMetadata } from "./gguf-metadata.ts";
 import { EMBEDDING, expertNames, FINAL_NORM, HEAD, layerNames } from "./parameters.ts";
-import { PIECE, type StoredTensor, type StoredTensors } from "./stored-tensor.ts";
+import { PIECE, type StoredTensor, type StoredTensors, scratchBytes } from "./stored-tensor.ts";
 
 /** Every tensor of the file under its own name. */
 export function ggufTensors(file: GgufFile): ReadonlyMap<string, StoredTensor> {
@@ -95,9 +95,9 @@ function storedTensor({ source }: GgufFile, tensor: GgufTensor): StoredTensor {
     },
     readElements: (begin, target) => {
       const { elements, bytes } = type as BlockType;
-      const data = new Uint8Array((target.length / elements) * bytes);
+      const data = scratchBytes((target.length / elements) * bytes);
       source.read(offset + (begin / elements) * bytes, data);
-      (type as BlockType).dequantize(data, new DataView(data.buffer), target);
+      (type as BlockType).dequantize(data, new DataView(data.buffer, 0, data.length), target);
     },
   };
 }

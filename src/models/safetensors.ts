@@ -8,7 +8,7 @@ import { AleError } from "../core/errors.ts";
 import { type ByteSource, fileSource, memorySource } from "./byte-source.ts";
 import { writeDurably } from "./durable-files.ts";
 import { BYTES_PER_ELEMENT, type FloatType, isFloatType, widen } from "./float-types.ts";
-import { PIECE, type StoredTensor, type StoredTensors } from "./stored-tensor.ts";
+import { PIECE, type StoredTensor, type StoredTensors, scratchBytes } from "./stored-tensor.ts";
 
 const EntrySchema = z.object({
   dtype: z.string(),
@@ -130,7 +130,7 @@ function readElements(source: ByteSource, type: FloatType, offset: number, begin
     source.read(start, new Uint8Array(target.buffer, target.byteOffset, target.byteLength));
     return;
   }
-  const bytes = new Uint8Array(target.length * BYTES_PER_ELEMENT[type]);
+  const bytes = scratchBytes(target.length * BYTES_PER_ELEMENT[type]);
   source.read(start, bytes);
   widen(type, bytes, target);
 }

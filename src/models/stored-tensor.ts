@@ -26,6 +26,17 @@ export interface StoredTensors {
 /** Elements read at a time: a quarter of a megabyte of float32, a multiple of every format's block. */
 export const PIECE = 1 << 16;
 
+/** No element type is wider than a float64. */
+const scratch = new Uint8Array(new ArrayBuffer(8 * PIECE));
+
+/**
+ * Memory for the stored form of a piece, good until the next call: a fresh buffer for each would pile up faster than it is
+ * collected. `length` is that of at most `PIECE` elements.
+ */
+export function scratchBytes(length: number): Uint8Array<ArrayBuffer> {
+  return scratch.subarray(0, length);
+}
+
 const WRONG_MODEL = { hint: "config.json and weights must be of the same model" };
 
 /**
