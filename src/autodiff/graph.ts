@@ -16,6 +16,7 @@ import {
   type OnnxTensor,
   type OnnxValueInfo,
 } from "../onnx/model.ts";
+import { type PlannedValue, workingBytes } from "./working-memory.ts";
 
 /**
  * `cpu`: float32 with ONNX Runtime's fused operators. `webgpu`, `cuda`: float32 with the operators that ONNX Runtime's
@@ -75,6 +76,7 @@ export class Graph {
   readonly #constants = new Map<string, Tensor>();
   readonly #gradients = new Map<string, Tensor>();
   #tape: TapeEntry[] = [];
+  readonly #values = new Map<string, PlannedValue>();
 
   constructor(profile: Profile) {
     this.profile = profile;
@@ -138,6 +140,9 @@ export class Graph {
       shape: output.shape,
       differentiable,
     }));
+    for (const { name, type, shape } of results) {
+      this.#values.set(name, { bytes: elementCount(shape) * ELEMENT_BYTES[type], key: `${type} ${shape}` });
+    }
     this.#nodes.push({
       operator,
       domain: options.domain ?? "",
@@ -233,6 +238,12 @@ export class Graph {
       inputs: this.#inputs,
       outputs: this.#outputs,
     });
+  }
+
+  /** Bytes ONNX Runtime needs at most for values that are neither inputs nor outputs nor constants. */
+  workingBytes(): number {
+    const inner = new Map([...this.#values].filter(([name]) => !this.#outputNames.has(name)));
+    return workingBytes(this.#neededNodes(), inner);
   }
 
   /** The nodes some output depends on, in order. */

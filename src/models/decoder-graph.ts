@@ -76,8 +76,12 @@ function addsEmbedded(profile: Profile): boolean {
   return profile === "webgpu" || profile === "cuda";
 }
 
-/** Emits the graph; parameters are inputs under their own names. Returns the model's bytes. */
+/** The encoded graph; parameters are inputs under their own names. */
 export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Uint8Array {
+  return buildDecoderGraph(config, options).encode();
+}
+
+export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Graph {
   const { rows, length, mode, adapters, terms = {} } = options;
   const graph = new Graph(options.profile);
   const withGradients = mode === "gradients";
@@ -97,10 +101,10 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   const projection = parameter(headName(config));
   if (mode === "logits") {
     graph.output(LOGITS, linear(graph, hidden, projection));
-    return graph.encode();
+    return graph;
   }
   const head = emitHead(graph, { hidden, table: projection, parameter, terms });
-  if (!withGradients) return graph.encode();
+  if (!withGradients) return graph;
 
   graph.output(ENTROPY, head.entropy);
   const seeds = lossSeeds(graph, head, terms);
@@ -112,7 +116,7 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
   graph.backward(seeds);
   for (const tensor of dense) graph.output(gradientName(tensor.name), graph.gradient(tensor));
   if (start.differentiable && !inside) graph.output(EMBEDDED_GRADIENT, graph.gradient(start));
-  return graph.encode();
+  return graph;
 }
 
 interface LayerInputs {

@@ -37,11 +37,11 @@ export function layerEntries({ config, adapters }: LayeredModel, layer: number):
 }
 
 /** Rows `ids` of the embedding: IDS [N] → OUTPUT [N, d]. */
-export function embeddingGraph({ config }: LayeredModel, tokens: number): Uint8Array {
+export function embeddingGraph({ config }: LayeredModel, tokens: number): Graph {
   const graph = new Graph("cpu");
   const table = graph.input(EMBEDDING, [config.vocabularySize, config.hiddenSize]);
   graph.output(OUTPUT, embedding(graph, table, graph.input(IDS, [tokens], { type: graph.integer })));
-  return graph.encode();
+  return graph;
 }
 
 export interface LayerGraphOptions {
@@ -55,7 +55,7 @@ export interface LayerGraphOptions {
  * Forward: HIDDEN → OUTPUT. Backward: HIDDEN and OUTPUT_GRADIENT → HIDDEN_GRADIENT, with the gradients of the layer's
  * trainable tensors added to what was there. Parameters are called as in `layer`.
  */
-export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Uint8Array {
+export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Graph {
   const { config, adapters } = model;
   const { layer, rows, length, direction } = options;
   const graph = new Graph("cpu");
@@ -70,13 +70,13 @@ export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Uin
   const output = decoderLayer({ graph, config, shape, positions, parameter, adapters }, layer, hidden);
   if (!backward) {
     graph.output(OUTPUT, output);
-    return graph.encode();
+    return graph;
   }
   const trained = startGradients(graph, parameters.values());
   graph.backward([[output, graph.input(OUTPUT_GRADIENT, size)]]);
   for (const tensor of trained) graph.output(gradientName(tensor.name), graph.gradient(tensor));
   graph.output(HIDDEN_GRADIENT, graph.gradient(hidden));
-  return graph.encode();
+  return graph;
 }
 
 /** What the head reads besides the states: the final norm, the output projection, and the value head for values. */
@@ -98,7 +98,7 @@ export interface HeadGraphOptions {
  * Final norm, output projection and what `terms` ask for, of `tokens` tokens: HIDDEN → the outputs of `emitHead`, and with
  * gradients ENTROPY, HIDDEN_GRADIENT and the gradients of the head's trainable tensors added to what was there.
  */
-export function headGraph(model: LayeredModel, { tokens, gradients, terms }: HeadGraphOptions): Uint8Array {
+export function headGraph(model: LayeredModel, { tokens, gradients, terms }: HeadGraphOptions): Graph {
   const { config } = model;
   const graph = new Graph("cpu");
   const parameters = declareParameters(graph, model, headEntries(model, terms), gradients);
@@ -106,14 +106,14 @@ export function headGraph(model: LayeredModel, { tokens, gradients, terms }: Hea
   const start = graph.input(HIDDEN, [tokens, config.hiddenSize], { differentiable: gradients });
   const hidden = rmsNorm(graph, start, parameter(FINAL_NORM), config.normEps);
   const head = emitHead(graph, { hidden, table: parameter(headName(config)), parameter, terms });
-  if (!gradients) return graph.encode();
+  if (!gradients) return graph;
   graph.output(ENTROPY, head.entropy);
   const seeds = lossSeeds(graph, head, terms);
   const trained = startGradients(graph, parameters.values());
   graph.backward(seeds);
   for (const tensor of trained) graph.output(gradientName(tensor.name), graph.gradient(tensor));
   graph.output(HIDDEN_GRADIENT, graph.gradient(start));
-  return graph.encode();
+  return graph;
 }
 
 function declareParameters(

@@ -4,6 +4,7 @@
  * (Chen et al., https://arxiv.org/abs/1604.06174).
  */
 
+import type { Graph } from "../autodiff/graph.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, gradientName, IDS, trainableLayout, trainsEmbedding } from "../models/decoder-graph.ts";
 import {
@@ -92,10 +93,10 @@ export class LayeredRunners implements Executor {
   }
 
   /** The session called `key`, compiled now if it was not yet. */
-  session(key: string, encode: () => Uint8Array): Session {
+  session(key: string, build: () => Graph): Session {
     const found = this.#sessions.get(key);
     if (found !== undefined) return found;
-    const session = new Session(encode(), { threads: this.options.threads, optimization: "none" });
+    const session = new Session(build().encode(), { threads: this.options.threads, optimization: "none" });
     this.#sessions.set(key, session);
     return session;
   }
