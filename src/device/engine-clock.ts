@@ -39,7 +39,7 @@ export class EngineClock {
     readonly syncMs: number;
     readonly sampledTokens: number;
     readonly contexts: ContextStats;
-  }): EngineStats {
+  }): Omit<EngineStats, "peakBytes" | "predictedBytes"> {
     const now = performance.now();
     const wallMs = now - this.#since;
     const { train, generate, other } = this.#ms;

@@ -15,6 +15,7 @@ import { Learner } from "../trainer/learner.ts";
 import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
 import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
 import { Exchange } from "./exchange.ts";
+import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
 import type { EngineInfo, EngineOptions } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
@@ -31,6 +32,8 @@ export class EngineCore {
   readonly #trainer: PolicyLearner | undefined;
   readonly generation: GenerationEngine;
   readonly #determinism: string | undefined;
+  /** Peak memory that was expected before anything was loaded. */
+  readonly predictedBytes: number;
 
   private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts) {
     this.#weights = weights;
@@ -39,10 +42,13 @@ export class EngineCore {
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
     const { threads, slots, noDecay } = options;
+    const { executor, predictedBytes } = planMemory(options);
+    this.predictedBytes = predictedBytes;
     this.#exchange = options.frozen === undefined ? openExchange(options, store) : undefined;
     if (options.frozen === undefined) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
+        executor,
         base,
         reference,
         noDecay,
@@ -168,9 +174,6 @@ function openExchange({ pool }: EngineOptions, store: ParameterStore): Exchange 
   const { rank, size, exchangeFile } = pool;
   return Exchange.open(exchangeFile, { rank, size, length: store.layout.length });
 }
-
-/** Memory for caches where none is named. */
-const CACHE_BYTES = 4e9;
 
 /** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */
 function cacheRows(options: EngineOptions, config: DecoderConfig): number {

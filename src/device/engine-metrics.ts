@@ -6,7 +6,8 @@ import type { PoolStats } from "./engine-pool.ts";
 /**
  * `perf/engine/<i>/…`: sampled and prefilled tokens per second of wall time; shares of the wall time spent training,
  * generating, waiting for other engines in an update (`sync`) and without work (`idle`), which add up to 1 less what
- * loading, saving and probing took; restarts since the run was started or resumed.
+ * loading, saving and probing took; restarts since the run was started or resumed; peak of its memory so far, without what
+ * the process has before it loads a model, and the peak that was expected.
  *
  * `perf/kv/…`, over all engines: tokens of context prefilled, of those the ones that had been computed before and lost
  * (`reprefill`), tokens copied from other sequences instead (`reused`), idle sequences that lost their cache to others and
@@ -42,6 +43,8 @@ function perEngine(engines: readonly PoolStats[]): Record<string, number> {
         sync_share: share(stats.syncMs),
         idle_share: share(stats.idleMs),
         restarts: stats.restarts,
+        peak_bytes: stats.peakBytes,
+        predicted_bytes: stats.predictedBytes,
       };
       return Object.entries(values).map(([name, value]) => [`perf/engine/${i}/${name}`, value]);
     }),

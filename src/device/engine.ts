@@ -4,7 +4,7 @@
  */
 
 import { AleError, errorMessage } from "../core/errors.ts";
-import { dieWithParent } from "../runtime/process.ts";
+import { dieWithParent, residentMemory } from "../runtime/process.ts";
 import { EngineClock } from "./engine-clock.ts";
 import { EngineCore } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, EngineStats, FromEngine, ToEngine } from "./protocol.ts";
@@ -33,6 +33,8 @@ export class EngineLoop {
   readonly #streams = new Map<number, number>();
   readonly #refused = new Map<number, unknown>();
   readonly #clock = new EngineClock();
+  /** Resident memory before a model is loaded. */
+  readonly #idleBytes = residentMemory().now;
   #core: EngineCore | undefined;
   #stopped = false;
   #wake: (() => void) | undefined;
@@ -189,7 +191,11 @@ export class EngineLoop {
 
   #stats(core: EngineCore): EngineStats {
     const { stats } = core.generation;
-    return this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: stats.decodeRows, contexts: stats });
+    return {
+      ...this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: stats.decodeRows, contexts: stats }),
+      peakBytes: residentMemory().peak - this.#idleBytes,
+      predictedBytes: core.predictedBytes,
+    };
   }
 
   #loaded(): EngineCore {

@@ -65,6 +65,8 @@ export interface EngineOptions {
   readonly context: number;
   /** Tokens per forward/backward pass. */
   readonly microBatchTokens: number;
+  /** How gradients are computed, see `Learner`; `auto`, the default, chooses by the size of the model. */
+  readonly executor?: "auto" | "graph" | "layers";
   readonly deterministic: boolean;
 }
 
@@ -128,6 +130,9 @@ export interface EngineStats {
   readonly syncMs: number;
   readonly idleMs: number;
   readonly sampledTokens: number;
+  /** Resident memory: the most there was since the process started, less what there was then; and what was expected. */
+  readonly peakBytes: number;
+  readonly predictedBytes: number;
   /** What caching contexts cost. */
   readonly contexts: ContextStats;
 }

@@ -1,6 +1,7 @@
 /** Process controls of Linux that JavaScript has no name for. */
 
 import { dlopen } from "bun:ffi";
+import { readFileSync } from "node:fs";
 
 const PR_SET_PDEATHSIG = 1;
 const SIGKILL = 9;
@@ -15,4 +16,11 @@ export function dieWithParent(): void {
   libc.symbols.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   libc.close();
   if (process.ppid !== parent) process.exit(1);
+}
+
+/** Memory of this process in bytes: resident now, and the most that ever was (proc_pid_status(5)). */
+export function residentMemory(): { readonly now: number; readonly peak: number } {
+  const status = readFileSync("/proc/self/status", "utf8");
+  const bytes = (field: string) => 1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)?.[1]);
+  return { now: bytes("VmRSS"), peak: bytes("VmHWM") };
 }

@@ -1,0 +1,72 @@
+/** What memory a `Learner` needs for computing gradients, worked out from the graphs it would compile. */
+
+import { buildDecoderGraph } from "../models/decoder-graph.ts";
+import { headGraph, type LayeredModel, layerEntries, layerGraph } from "../models/layer-graphs.ts";
+import { headChunk } from "./head-calls.ts";
+import { bucketLength } from "./micro-batches.ts";
+
+export type ExecutorKind = "graph" | "layers";
+
+export interface TrainingDemand {
+  readonly executor: ExecutorKind;
+  readonly microBatchTokens: number;
+  readonly threads: number;
+  /** Longest sequence, in predictions. */
+  readonly length: number;
+}
+
+export interface TrainingMemory {
+  /** Copies of the gradients. */
+  readonly lanes: number;
+  readonly activations: number;
+  readonly logits: number;
+}
+
+/** What the allocator takes beyond what is in use: gaps between values of different sizes; measured. */
+const FRAGMENTATION = 1.12;
+const FLOAT = Float32Array.BYTES_PER_ELEMENT;
+/** Matrices of [tokens, vocabulary] that are in use together: logits, log-probabilities, probabilities. */
+const LOGIT_COPIES = 3;
+
+export function trainingMemory(model: LayeredModel, demand: TrainingDemand): TrainingMemory {
+  return demand.executor === "graph" ? wholeGraph(model, demand) : layerByLayer(model, demand);
+}
+
+/** The rectangle of the longest sequences. */
+function rectangleOf({ config }: LayeredModel, tokens: number, longest: number) {
+  const length = bucketLength(longest, config.contextLength);
+  return { length, rows: Math.max(1, Math.floor(tokens / length)) };
+}
+
+function wholeGraph(model: LayeredModel, { microBatchTokens, threads, length: longest }: TrainingDemand) {
+  const { config, adapters } = model;
+  const { rows, length } = rectangleOf(model, Math.ceil(microBatchTokens / threads), longest);
+  const graph = buildDecoderGraph(config, { profile: "cpu", mode: "gradients", rows, length, adapters });
+  const working = threads * graph.workingBytes() * FRAGMENTATION;
+  const logits = Math.min(working / 2, threads * LOGIT_COPIES * rows * length * config.vocabularySize * FLOAT);
+  return { lanes: threads, activations: working - logits, logits };
+}
+
+function layerByLayer(model: LayeredModel, { microBatchTokens, length: longest }: TrainingDemand) {
+  const { config } = model;
+  const { rows, length } = rectangleOf(model, microBatchTokens, longest);
+  const tokens = rows * length;
+  const kinds = new Map<string, number>();
+  for (let layer = 0; layer < config.layers; layer++) {
+    kinds.set(
+      layerEntries(model, layer)
+        .map(({ shape }) => shape.join("x"))
+        .join(" "),
+      layer,
+    );
+  }
+  const layers = [...kinds.values()].map((layer) =>
+    layerGraph(model, { layer, rows, length, direction: "backward" }).workingBytes(),
+  );
+  const chunk = headChunk(tokens, config.vocabularySize);
+  const head = headGraph(model, { tokens: chunk, gradients: true, terms: {} }).workingBytes() * FRAGMENTATION;
+  const layer = Math.max(...layers) * FRAGMENTATION;
+  const states = (config.layers + 3) * tokens * config.hiddenSize * FLOAT;
+  // layers and head take turns in the same memory
+  return { lanes: 1, activations: states + Math.max(0, layer - head), logits: head };
+}
