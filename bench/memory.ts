@@ -125,6 +125,7 @@ function engineOptions(shape: Shape, folder: string): EngineOptions {
     weights: kind === "full" ? { kind: "random", seed: 1 } : { kind: "folder", folder },
     context,
     microBatchTokens,
+    updatesPerStep: 1,
     slots,
     sequences,
   };

@@ -63,14 +63,38 @@ export function loadFromFlags(cli: CommandLine, files: readonly string[], flags:
   return loadExperiment({ files, overrides: [...named, ...cli.overrides] });
 }
 
-/** Prints what `--dry-run` promises. */
-export async function printDryRun(cli: CommandLine, loaded: LoadedExperiment, flags: RunFlags): Promise<void> {
+/** Memory of one engine as `--dry-run` reports it. */
+interface PredictedMemory {
+  readonly device: string;
+  readonly predictedBytes: number;
+  /** Bytes by purpose. */
+  readonly parts: object;
+}
+
+/** Prints what `--dry-run` promises; what it adds to the experiment are comments. */
+export async function printDryRun(
+  cli: CommandLine,
+  loaded: LoadedExperiment,
+  flags: RunFlags,
+  memory?: readonly PredictedMemory[],
+): Promise<void> {
   const { experiment, changed, toml, hash: configHash } = loaded;
   const engines = (await import("../experiment/engine-plan.ts")).planEngines(experiment);
-  if (flags.json) return cli.printJson({ experiment, changed, configHash, engines });
+  if (flags.json) {
+    return cli.printJson({ experiment, changed, configHash, engines, ...(memory === undefined ? {} : { memory }) });
+  }
   cli.stdout.write(highlightToml(toml, cli.paint));
-  for (const [i, { device, threads }] of engines.entries())
+  for (const [i, { device, threads }] of engines.entries()) {
     cli.print(cli.paint("dim", `# engine ${i}: ${device}, ${threads} ${threads === 1 ? "thread" : "threads"}`));
+    const predicted = memory?.[i];
+    for (const line of predicted === undefined ? [] : memoryTable(predicted)) cli.print(cli.paint("dim", line));
+  }
+}
+
+function memoryTable({ predictedBytes, parts }: PredictedMemory): readonly string[] {
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0).padStart(8)} MB`;
+  const rows = [...Object.entries(parts), ["memory at its peak", predictedBytes] as const];
+  return rows.map(([part, bytes]) => `#   ${part.padEnd(20)}${megabytes(bytes)}`);
 }
 
 /** A new run in a new directory. */

@@ -22,7 +22,10 @@ export function defineRun(command: Command, cli: CommandLine): void {
     )
     .action(async (files: string[], flags: RunFlags) => {
       const loaded = loadFromFlags(cli, files, flags);
-      if (flags.dryRun) return printDryRun(cli, loaded, flags);
+      if (flags.dryRun) {
+        const { predictRunMemory } = await import("../experiment/memory.ts");
+        return printDryRun(cli, loaded, flags, predictRunMemory(loaded.experiment));
+      }
       await startRun(cli, loaded, flags, async (options) =>
         (await import("../experiment/run.ts")).runExperiment(options),
       );

@@ -106,6 +106,12 @@ const TrainerSchema = z
     minibatches: count("Optimizer updates per step", 2, 1024),
     epochs: count("Passes over a step's trajectories", 1, 100),
     microBatchTokens: count("Tokens per forward/backward pass", 2048, 10_000_000),
+    executor: z
+      .enum(["auto", "graph", "layers"])
+      .default("auto")
+      .describe(
+        "Gradients from one graph of the whole model, or layer by layer in less memory; auto: by the model's size",
+      ),
     parityLimit: z
       .number()
       .min(0)

@@ -11,10 +11,10 @@ import type { EngineOptions } from "./protocol.ts";
 
 /** Bytes by purpose; together they are the peak. */
 export interface MemoryParts {
-  /** Parameters: of all three slots of the store, and the frozen base of adapters. */
+  /** Parameters: of the slots of the store in use, the frozen base of adapters, a frozen reference. */
   readonly weights: number;
   readonly gradients: number;
-  /** Both moments of AdamW, of all three slots. */
+  /** Both moments of AdamW, of the slots in use. */
   readonly moments: number;
   /** Intermediate values of the largest training graph, and the states between layers. */
   readonly activations: number;
@@ -40,7 +40,6 @@ const RUNTIME_BYTES = 90e6;
 /** Models up to this size train as one graph, if its intermediate values stay below the bytes. */
 const GRAPH_PARAMETERS = 30e6;
 const GRAPH_BYTES = 2e9;
-const SLOTS = 3;
 const MOMENTS = 2;
 /** Bytes per weight of quantised matrices, scales included. */
 const QUANTIZED_BYTES = { int8: 1.125, int4: 0.625 } as const;
@@ -57,9 +56,10 @@ export function chooseExecutor(options: EngineOptions): ExecutorKind {
 export function planMemory(options: EngineOptions): MemoryPlan {
   const model = modelOf(options);
   const executor = options.frozen === undefined ? chooseExecutor(options) : "graph";
-  const parts = options.frozen === undefined ? trainingParts(options, model, executor) : frozenParts(options, model);
+  const exact = options.frozen === undefined ? trainingParts(options, model, executor) : frozenParts(options, model);
+  const parts = Object.fromEntries(Object.entries(exact).map(([part, bytes]) => [part, Math.ceil(bytes)]));
   const predictedBytes = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0);
-  return { executor, parts, predictedBytes };
+  return { executor, parts: parts as unknown as MemoryParts, predictedBytes };
 }
 
 function modelOf({ modelConfig, lora }: EngineOptions): LayeredModel {
@@ -75,12 +75,14 @@ function trainingParts(options: EngineOptions, model: LayeredModel, executor: Ex
   const all = parameterLayout(model.config);
   const trained = model.adapters?.layout ?? all;
   const base = model.adapters === undefined ? 0 : bytesOf(all) + quantizedBytes(options, all);
+  const reference = options.reference === undefined ? 0 : bytesOf(all);
   const training = trainingMemory(model, { ...demandOf(options), executor });
   const generation = generationBytes(options, model.config);
+  const slots = options.updatesPerStep === 1 ? 2 : 3;
   return {
-    weights: base + SLOTS * bytesOf(trained),
+    weights: base + reference + slots * bytesOf(trained),
     gradients: training.lanes * bytesOf(trained),
-    moments: SLOTS * MOMENTS * bytesOf(trained),
+    moments: slots * MOMENTS * bytesOf(trained),
     // training and generation take turns in the same memory
     activations: Math.max(training.activations, generation - training.logits),
     logits: training.logits,

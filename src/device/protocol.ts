@@ -67,6 +67,8 @@ export interface EngineOptions {
   readonly microBatchTokens: number;
   /** How gradients are computed, see `Learner`; `auto`, the default, chooses by the size of the model. */
   readonly executor?: "auto" | "graph" | "layers";
+  /** Optimizer steps of an update: one reads and writes two slots of the store, more use all three. Default more. */
+  readonly updatesPerStep?: number;
   readonly deterministic: boolean;
 }
 

@@ -13,7 +13,7 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
-import { EnginePool } from "../device/engine-pool.ts";
+import { EnginePool, type PoolOptions } from "../device/engine-pool.ts";
 import type { EngineOptions } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
@@ -53,7 +53,7 @@ export async function startEngines(
   runDir: string,
   hub: EventHub,
 ): Promise<EnginePool> {
-  const { engine, model, rollout, trainer, deterministic } = experiment;
+  const { model } = experiment;
   if (model.quantization !== "none" && source.lora === undefined && source.frozen === undefined) {
     throw new AleError("config", `model.quantization is "${model.quantization}", but this run trains all weights`, {
       hint: 'train adapters (add a [lora] table), or set model.quantization = "none"',
@@ -66,24 +66,8 @@ export async function startEngines(
     {
       devices: plan.map(({ device }) => device),
       folder,
-      sequences: rollout.concurrency,
-      engine: {
-        modelConfig: source.modelConfig,
-        weights: source.weights,
-        ...(source.lora === undefined ? {} : { lora: source.lora }),
-        ...learning(experiment, source),
-        ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
-        ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
-        threads: plan[0]?.threads ?? 1,
-        slots: engine.slots,
-        fallback: engine.fallback,
-        cacheBytes: engine.cacheGb * 1e9,
-        afterSync: engine.afterSync,
-        prefillTokens: engine.prefillTokens,
-        context: rollout.maxEpisodeTokens,
-        microBatchTokens: trainer.microBatchTokens,
-        deterministic,
-      },
+      sequences: experiment.rollout.concurrency,
+      engine: engineSettings(experiment, source),
     },
     (restart) => hub.emit({ type: "engine.restarted", ...restart }),
   );
@@ -104,6 +88,33 @@ function learning(
     ...(algorithm.type === "ppo" && { valueHead: true }),
     ...(kl !== undefined && lora === undefined && folder !== undefined && { reference: folder }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
+  };
+}
+
+/** What all engines of a run have in common. */
+export function engineSettings(
+  experiment: Experiment,
+  source: Pick<PolicySource, "modelConfig" | "weights" | "folder" | "lora" | "frozen">,
+): PoolOptions["engine"] {
+  const { engine, model, rollout, trainer, deterministic } = experiment;
+  return {
+    modelConfig: source.modelConfig,
+    weights: source.weights,
+    ...(source.lora === undefined ? {} : { lora: source.lora }),
+    ...learning(experiment, source),
+    ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
+    ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
+    threads: planEngines(experiment)[0]?.threads ?? 1,
+    slots: engine.slots,
+    fallback: engine.fallback,
+    cacheBytes: engine.cacheGb * 1e9,
+    afterSync: engine.afterSync,
+    prefillTokens: engine.prefillTokens,
+    context: rollout.maxEpisodeTokens,
+    microBatchTokens: trainer.microBatchTokens,
+    executor: trainer.executor,
+    updatesPerStep: trainer.minibatches * trainer.epochs,
+    deterministic,
   };
 }
 

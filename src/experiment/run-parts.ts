@@ -5,6 +5,7 @@ import type { SandboxProvider } from "../core/ports.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
 import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
+import { assertMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
 import { openSandboxes, startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
@@ -37,6 +38,7 @@ export async function executeRun(
 ): Promise<RunResult> {
   const { experiment, hub, outDir } = options;
   const { suite, source } = plan;
+  assertMemory(experiment, source);
   // A run can be stopped by an interrupt and through the API.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);

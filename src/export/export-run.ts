@@ -5,6 +5,7 @@ import type { RunStatus } from "../core/events.ts";
 import type { MetricsRow } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { columnGlossary } from "./columns.ts";
+import { engineMemory } from "./engine-memory.ts";
 import { makeFolder, writeTextFile } from "./files.ts";
 import { readReportData } from "./report/data.ts";
 import { renderReport } from "./report/report.ts";
@@ -37,13 +38,12 @@ export async function exportRun(
   const formats = new Set(options.formats ?? EXPORT_FORMATS);
   makeFolder(dir);
   const run = await store.getRun(runId);
-  const summary = summarizeRun(run, await store.readEvaluations(run.id), options);
-  if (formats.has("config")) {
-    await writeTextFile(join(dir, "config.toml"), (await store.readConfiguration(run.configHash)) ?? "");
-  }
-  if (formats.has("metrics")) {
-    await writeTextFile(join(dir, "metrics.jsonl"), metricsLines(await store.readMetrics(run.id)));
-  }
+  const configuration = (await store.readConfiguration(run.configHash)) ?? "";
+  const metrics = await store.readMetrics(run.id);
+  const memory = engineMemory(configuration, metrics);
+  const summary = summarizeRun(run, await store.readEvaluations(run.id), { ...options, memory });
+  if (formats.has("config")) await writeTextFile(join(dir, "config.toml"), configuration);
+  if (formats.has("metrics")) await writeTextFile(join(dir, "metrics.jsonl"), metricsLines(metrics));
   if (formats.has("jsonl") || formats.has("parquet")) {
     const paths = {
       ...(formats.has("jsonl") ? { jsonl: join(dir, "trajectories.jsonl") } : {}),

@@ -42,6 +42,7 @@ test("the summary has the documented shape", () => {
     isolation: "userns",
     configHash: "abc",
     aleVersion: "0.1.0",
+    memory: [],
     bestStep: 10,
     heldOut: {
       initial: { step: 0, rate: 0.42, n: 100, low: 0.42 - 0.1, high: 0.42 + 0.1, greedy: 0.5 },

@@ -2,6 +2,7 @@
 
 import type { RunStatus } from "../core/events.ts";
 import type { EvaluationRecord, RunRecord } from "../store/records.ts";
+import type { EngineMemory } from "./engine-memory.ts";
 
 /** Success on held-out instances. */
 export interface HeldOutSummary {
@@ -28,6 +29,8 @@ export interface RunSummary {
   readonly isolation: string;
   readonly configHash: string;
   readonly aleVersion: string;
+  /** One entry per engine. */
+  readonly memory: readonly EngineMemory[];
   /** Step with the highest development success, whose weights are in `policy/`. */
   readonly bestStep: number | null;
   /** Each is null where the split was not evaluated at that step. */
@@ -61,7 +64,7 @@ export function heldOutAt(evaluations: readonly EvaluationRecord[], step: number
 export function summarizeRun(
   run: RunRecord,
   evaluations: readonly EvaluationRecord[],
-  options: { readonly status?: RunStatus; readonly best?: number } = {},
+  options: { readonly status?: RunStatus; readonly best?: number; readonly memory?: readonly EngineMemory[] } = {},
 ): RunSummary {
   const steps = evaluations.filter((row) => row.split === "heldout" && !row.greedy).map((row) => row.step);
   const at = (step: number | null | undefined) =>
@@ -81,6 +84,7 @@ export function summarizeRun(
     isolation: run.isolation,
     configHash: run.configHash,
     aleVersion: run.aleVersion,
+    memory: options.memory ?? [],
     bestStep: best,
     heldOut: {
       initial: at(steps.length === 0 ? null : Math.min(...steps)),

@@ -1,0 +1,90 @@
+/** Memory that a run will need, and whether there is enough. */
+
+import type { Experiment } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
+import { type MemoryPlan, planMemory } from "../device/memory-plan.ts";
+import { Placement } from "../device/placement.ts";
+import { availableMemory } from "../runtime/process.ts";
+import { planEngines } from "./engine-plan.ts";
+import { startingPolicy } from "./policy-source.ts";
+import { engineSettings } from "./resources.ts";
+
+export interface DeviceMemory extends MemoryPlan {
+  readonly device: string;
+}
+
+type Source = Parameters<typeof engineSettings>[1];
+
+/** One entry per engine. */
+export function predictMemory(experiment: Experiment, source: Source): readonly DeviceMemory[] {
+  const engines = planEngines(experiment);
+  const sequences = Placement.capacity(experiment.rollout.concurrency, engines.length);
+  const plan = planMemory({ ...engineSettings(experiment, source), storeFile: "", sequences });
+  return engines.map(({ device }) => ({ device, ...plan }));
+}
+
+/** As `predictMemory`, for the policy the experiment starts from; nothing for an experiment that names none. */
+export function predictRunMemory(experiment: Experiment): readonly DeviceMemory[] {
+  return experiment.model.path === undefined ? [] : predictMemory(experiment, startingPolicy(experiment));
+}
+
+/** Bytes of all engines of the processor together; the store is one for all. */
+function processorBytes(devices: readonly DeviceMemory[]): number {
+  const engines = devices.filter(({ device }) => device.startsWith("cpu"));
+  const sharedBytes = ({ parts }: DeviceMemory) => parts.weights + parts.moments;
+  const shared = engines[0] === undefined ? 0 : sharedBytes(engines[0]);
+  return engines.reduce((sum, engine) => sum + engine.predictedBytes - sharedBytes(engine), shared);
+}
+
+/**
+ * Refuses a run that cannot fit into memory.
+ * @param available bytes that engines may take. @throws AleError("config") naming settings with which it would fit.
+ */
+export function assertMemory(experiment: Experiment, source: Source, available = availableMemory()): void {
+  const needed = processorBytes(predictMemory(experiment, source));
+  if (needed <= available) return;
+  const fitting = smaller(experiment).find(
+    (candidate) => processorBytes(predictMemory(candidate.experiment, source)) <= available,
+  );
+  const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1);
+  throw new AleError(
+    "config",
+    `the run needs ${gigabytes(needed)} GB of memory, but ${gigabytes(available)} GB are available`,
+    {
+      hint:
+        fitting === undefined
+          ? "train adapters (add a [lora] table), or take a smaller model; `--dry-run` shows what takes the memory"
+          : `it would fit with ${fitting.settings.join(", ")}`,
+    },
+  );
+}
+
+interface Candidate {
+  readonly experiment: Experiment;
+  readonly settings: readonly string[];
+}
+
+/** The same experiment with less and less memory: slower training, then smaller batches, then smaller caches. */
+function smaller(experiment: Experiment): readonly Candidate[] {
+  const candidates: Candidate[] = [];
+  let trainer = { ...experiment.trainer, executor: "layers" as const };
+  let engine = experiment.engine;
+  const settings = new Map([["trainer.executor", '"layers"']]);
+  const add = () =>
+    candidates.push({
+      experiment: { ...experiment, trainer, engine },
+      settings: [...settings].map(([key, value]) => `${key} = ${value}`),
+    });
+  add();
+  for (let tokens = trainer.microBatchTokens / 2; tokens >= 256; tokens /= 2) {
+    trainer = { ...trainer, microBatchTokens: Math.ceil(tokens) };
+    settings.set("trainer.microBatchTokens", String(trainer.microBatchTokens));
+    add();
+  }
+  for (let cacheGb = engine.cacheGb / 2; cacheGb >= 0.05; cacheGb /= 2) {
+    engine = { ...engine, cacheGb };
+    settings.set("engine.cacheGb", String(cacheGb));
+    add();
+  }
+  return candidates;
+}
