@@ -110,7 +110,7 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
   }, 60_000);
 
   test("three steps of adapters on a frozen base", () => {
-    const adapters = adaptersFor(CONFIG, { rank: 3, alpha: 6, targets: loraTargets(CONFIG), rslora: false });
+    const adapters = adaptersFor(CONFIG, { rank: 4, alpha: 8, targets: loraTargets(CONFIG), rslora: false });
     const frozen = FrozenParameters.inMemory(LAYOUT, (flat) => initializeParameters(CONFIG, LAYOUT, flat, 7));
     const make = () => {
       const store = ParameterStore.inMemory(adapters.layout);

@@ -110,7 +110,8 @@ export class GenerationEngine {
     this.config = config;
     this.options = options;
     this.#store = store;
-    const cells = cellsFor(context);
+    // GPUs read four numbers at a time where a length is a multiple of four.
+    const cells = options.device === undefined ? cellsFor(context) : 4 * Math.ceil(cellsFor(context) / 4);
     const { base, device } = options;
     this.#place =
       device === undefined
