@@ -1,8 +1,9 @@
 /**
- * `bun bench/train-step.ts [--python PATH] [--size NAME] [--rounds N] [--steps N] [--threads N]`: one training step (forward,
- * backward, clipping, AdamW) of the shipped model, or of a size of `ale bench engine`, beside PyTorch's eager mode. Both run
- * in processes of their own, take turns, and work on the same shape; reported is the median of the rounds, and the ratio
- * torch / ale.
+ * `bun bench/train-step.ts [--python PATH] [--size NAME] [--lora RANK] [--rounds N] [--steps N] [--threads N]`: one training
+ * step (forward, backward, clipping, AdamW) of the shipped model, or of a size of `ale bench engine`, beside PyTorch's eager
+ * mode. With `--lora` adapters of that rank on all projections are trained and the model is frozen; `--layers`, `--rows` and
+ * `--length` cut a size down. Both run in processes of their own, take turns, and work on the same shape; reported is the
+ * median of the rounds, and the ratio torch / ale.
  */
 
 import { readFileSync } from "node:fs";
@@ -11,12 +12,12 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { MODEL_SIZES } from "../src/cli/benches/model-sizes.ts";
 import { configFromPreset, type DecoderConfig } from "../src/models/config.ts";
+import { type AdaptedBase, FrozenParameters } from "../src/models/frozen-parameters.ts";
+import { adaptersFor, initializeAdapters, loraTargets } from "../src/models/lora.ts";
 import { ParameterStore, type Slot } from "../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
 import { Learner } from "../src/trainer/learner.ts";
 import { median, Peer } from "./peers.ts";
-
-const WARM_UP_STEPS = 5;
 
 const { values: options } = parseArgs({
   options: {
@@ -26,6 +27,12 @@ const { values: options } = parseArgs({
     threads: { type: "string", default: "2" },
     size: { type: "string", default: "shell" },
     micro: { type: "string" },
+    lora: { type: "string", default: "0" },
+    layers: { type: "string" },
+    rows: { type: "string" },
+    length: { type: "string" },
+    executor: { type: "string", default: "graph" },
+    "warm-up": { type: "string", default: "5" },
     worker: { type: "boolean", default: false },
   },
 });
@@ -44,7 +51,8 @@ function chooseSize(name: string): Size {
   if (name === "shell") return { config: configFromPreset(readFileSync(preset, "utf8"), preset), rows: 32, length: 64 };
   const size = MODEL_SIZES.find((candidate) => candidate.name === name);
   if (size === undefined) throw new Error(`--size: shell, ${MODEL_SIZES.map((each) => each.name).join(", ")}`);
-  return { config: size.config, rows: size.train.batch, length: size.train.length };
+  const { layers = size.config.layers, rows = size.train.batch, length = size.train.length } = options;
+  return { config: { ...size.config, layers: Number(layers) }, rows: Number(rows), length: Number(length) };
 }
 
 /** Milliseconds per step of one round. */
@@ -53,12 +61,29 @@ interface Round {
   readonly cpu: number;
 }
 
+/** Random weights to train: all of them, or adapters on a frozen model. */
+function makeWeights(): { readonly store: ParameterStore; readonly base?: AdaptedBase } {
+  const layout = parameterLayout(config);
+  const fill = (flat: Float32Array) => initializeParameters(config, layout, flat, 1);
+  const rank = Number(options.lora);
+  if (rank === 0) {
+    const store = ParameterStore.inMemory(layout);
+    fill(store.parameters(0));
+    return { store };
+  }
+  const adapters = adaptersFor(config, { rank, alpha: 2 * rank, rslora: false, targets: loraTargets(config) });
+  const store = ParameterStore.inMemory(adapters.layout);
+  initializeAdapters(adapters, store.parameters(0), 1);
+  return { store, base: { parameters: FrozenParameters.inMemory(layout, fill), adapters } };
+}
+
 /** The Ale side: one line in (number of steps), one line out (`wall cpu loss`). */
 async function work(): Promise<void> {
-  const store = ParameterStore.inMemory(parameterLayout(config));
-  initializeParameters(config, store.layout, store.parameters(0), 1);
+  const { store, base } = makeWeights();
   const learner = new Learner(config, store, {
     threads,
+    base,
+    executor: options.executor === "layers" ? "layers" : "graph",
     maxTokensPerMicroBatch: Number(options.micro ?? rows * length),
   });
   const sequences = Array.from({ length: rows }, (_, r) =>
@@ -101,6 +126,7 @@ async function main(): Promise<void> {
     rows,
     length,
     threads,
+    lora: Number(options.lora),
   };
   const ale = new Peer([process.execPath, import.meta.path, "--worker", ...process.argv.slice(2)]);
   const torch = new Peer([options.python, join(import.meta.dir, "train_step_torch.py"), JSON.stringify(shape)]);
@@ -108,7 +134,7 @@ async function main(): Promise<void> {
   const hasTorch = names[1] !== "missing";
   if (!hasTorch) console.log(`${options.python} has no torch: Ale alone (give --python PATH for a comparison)`);
   const peers = hasTorch ? [ale, torch] : [ale];
-  for (const peer of peers) await peer.ask(String(WARM_UP_STEPS));
+  for (const peer of peers) await peer.ask(options["warm-up"]);
   const rounds = peers.map((): Round[] => []);
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const [i, peer] of peers.entries()) {

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
+import { candidateDistillation } from "../algorithms/candidate-distillation.ts";
 import { Rng } from "../core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
 import { trainableLayout } from "../models/decoder-graph.ts";
@@ -168,4 +169,42 @@ test("weight decay leaves alone what it is told to", () => {
       ),
     ).toBeLessThan(1e-6);
   }
+});
+
+test("a student comes nearer to its teacher, token by token of the vocabulary", () => {
+  const { learner: student, store } = makeLearner(2048);
+  const teacher = makeLearner(2048);
+  initializeParameters(CONFIG, parameterLayout(CONFIG), teacher.store.parameters(0), 2);
+  const count = CONFIG.vocabularySize;
+  const ids = sequences.map(({ length }) => Int32Array.from({ length: length * count }, (_, i) => i % count));
+  const taught = teacher.learner.forward(sequences, 0, 1, { candidates: { count, ids } }).candidateLogprobs;
+  const predictions = sequences.reduce((sum, { length }) => sum + length - 1, 0);
+  const zeros = sequences.map(({ length }) => new Float32Array(length));
+  const settings = { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 } as const;
+  const losses = Array.from({ length: 8 }, (_, step) => {
+    const slot = step % 2;
+    const { candidateLogprobs } = student.forward(sequences, slot, 1, { candidates: { count, ids } });
+    let loss = 0;
+    const weights = candidateLogprobs.map((row, i) => {
+      const result = new Float32Array(row.length);
+      for (let at = count; at < row.length; at += count) {
+        const teacher_K = (taught[i] as Float32Array).subarray(at, at + count);
+        const output = candidateDistillation(row.subarray(at, at + count), teacher_K, {
+          kind: "jensen-shannon",
+          normaliser: "top-k",
+        });
+        loss += output.loss / predictions;
+        result.set(
+          output.weights_K.map((weight) => weight / predictions),
+          at,
+        );
+      }
+      return result;
+    });
+    student.backward(sequences, zeros, slot, 1, { candidates: { count, ids, weights } });
+    store.publish(2, 1);
+    student.step(settings, slot, 1 - slot);
+    return loss;
+  });
+  expect(losses.at(-1)).toBeLessThan(0.6 * (losses[0] as number));
 });

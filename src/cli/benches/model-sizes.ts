@@ -37,6 +37,7 @@ export const MODEL_SIZES: readonly ModelSize[] = [
   { name: "5m", config: llama([256, 6, 4, 4, 768, 512]), train: { batch: 8, length: 256 }, byDefault: true },
   { name: "25m", config: llama([512, 8, 8, 8, 1376, 4096]), train: { batch: 4, length: 128 }, byDefault: true },
   { name: "100m", config: llama([768, 12, 12, 4, 2048, 32_000]), train: { batch: 2, length: 128 }, byDefault: false },
+  { name: "0.5b", config: llama([896, 24, 14, 2, 4864, 151_936]), train: { batch: 2, length: 128 }, byDefault: false },
 ];
 
 /** Multiply-adds of one token that do not depend on its context: every weight matrix once, the embedding as the head. */
