@@ -26,6 +26,12 @@ const CONFIG: DecoderConfig = {
   contextLength: 48,
 };
 
+const WITH_EXPERTS: DecoderConfig = {
+  ...CONFIG,
+  ...ARCHITECTURES.qwen3_moe,
+  experts: { count: 4, perToken: 2, intermediateSize: 16, normalizeWeights: true, sparseStep: 1, denseLayers: [1] },
+};
+
 const released: Learner[] = [];
 afterAll(() => {
   for (const learner of released) learner.release();
@@ -59,6 +65,7 @@ function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
 describe.each([
   ["tied embeddings", CONFIG, false],
   ["an untied head and biases", { ...CONFIG, ...ARCHITECTURES.qwen2, tiedEmbeddings: false }, false],
+  ["routed experts in two of three layers", WITH_EXPERTS, false],
   ["adapters", CONFIG, true],
 ] as const)("layer by layer, %s", (_name, config, adapted) => {
   const whole = run(config, adapted, { executor: "graph" });
