@@ -327,6 +327,11 @@ class DecoderGraph {
     if (!hasExperts(this.#config, layer)) return this.#gatedMlp(normed, layerNames(layer));
     const { extent } = this.#shape;
     if (extent === "any") throw new AleError("internal", "a graph with experts has a fixed shape");
+    if (this.#places.onDevice) {
+      throw new AleError("model", "a model with routed experts is computed on the cpu only", {
+        hint: "use the device cpu for this model",
+      });
+    }
     const logits = this.linear(normed, layerNames(layer).router);
     const experts = this.#config.experts as ExpertConfig;
     const tokens = extent.rows * extent.tokens;
