@@ -20,11 +20,15 @@ import { versionInfo } from "./version-info.ts";
 
 interface Section {
   readonly title: string;
+  /** How long it may take before it counts as failed; `SECTION_MS` when omitted. */
+  readonly ms?: number;
   readonly probe: () => Promise<readonly Probe[]> | readonly Probe[];
 }
 
 /** How long a section may take before it counts as failed. */
 const SECTION_MS = 30_000;
+/** A GPU's driver in software compiles slowly. */
+const DEVICES_MS = 120_000;
 const DEFAULT_PORT = 4242;
 
 export function defineDoctor(command: Command, cli: CommandLine): void {
@@ -66,7 +70,11 @@ function doctorSections(env: CommandLine["env"], selfTest: boolean): Section[] {
   return [
     { title: "machine", probe: () => [...probeCpu(), probeMemory(), probeOpenFiles()] },
     { title: "engine", probe: async () => (await import("../runtime/doctor.ts")).probeNatives() },
-    { title: "devices", probe: async () => (await import("../device/doctor.ts")).probeDevices(selfTest) },
+    {
+      title: "devices",
+      ms: DEVICES_MS,
+      probe: async () => (await import("../device/doctor.ts")).probeDevices(selfTest),
+    },
     { title: "sandbox", probe: async () => (await import("../sandbox/doctor.ts")).probeSandbox() },
     {
       title: "places",
@@ -96,9 +104,9 @@ async function probeStore(path: string): Promise<Probe> {
 }
 
 /** A section that throws or hangs is itself a failed check: doctor always comes to its end. */
-async function runSection({ title, probe }: Section): Promise<readonly Probe[]> {
+async function runSection({ title, ms = SECTION_MS, probe }: Section): Promise<readonly Probe[]> {
   try {
-    return await deadline(`checking ${title}`, SECTION_MS, Promise.resolve().then(probe));
+    return await deadline(`checking ${title}`, ms, Promise.resolve().then(probe));
   } catch (error) {
     const hint =
       error instanceof AleError && error.hint !== undefined ? error.hint : "run ale doctor again with ALE_DEBUG=1";

@@ -17,8 +17,8 @@ export interface DeviceProbe {
   readonly selfTest?: SelfTestReport & { readonly limits: typeof SELF_TEST_LIMITS };
 }
 
-/** A software driver compiles for many seconds; a GPU's for about one. */
-const SELF_TEST_MS = 25_000;
+/** The driver of a GPU needs a second or two to compile; one in software, on busy cores, most of a minute. */
+const SELF_TEST_MS = 90_000;
 
 /** @param test run a small model on every device that is there. */
 export async function probeDevices(test: boolean): Promise<DeviceProbe[]> {
