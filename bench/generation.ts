@@ -22,6 +22,8 @@ import { median, Peer } from "./peers.ts";
 
 const GROUPS = 32;
 const GROUP_SIZE = 8;
+/** Rounds until every cache has been in use. */
+const WARM_UP = 4;
 
 const { values: options } = parseArgs({
   options: {
@@ -45,11 +47,11 @@ const config = options.model === "small" ? small : shell;
 const contextTokens = options.model === "small" ? 256 : 40;
 const threads = Number(options.threads);
 
-function newEngine(): GenerationEngine {
+function newEngine(rows = 256): GenerationEngine {
   const store = ParameterStore.inMemory(parameterLayout(config));
   initializeParameters(config, store.layout, store.parameters(0), 1);
   store.publish(0, 0);
-  return new GenerationEngine(config, store, { threads, slots: 32, rows: 256, context: config.contextLength });
+  return new GenerationEngine(config, store, { threads, slots: 32, rows, context: config.contextLength });
 }
 
 function tokens(rng: Rng, length: number): Int32Array {
@@ -174,6 +176,39 @@ function measureTrainingStep(rounds: number): void {
   engine.dispose();
 }
 
+/** A group that shares a context of 200 tokens beside one sequence of it; medians of the time until all can be sampled. */
+function measureGroupPrefill(rounds: number): void {
+  const engine = newEngine(2 * GROUP_SIZE);
+  const times: [number, number][] = [];
+  const counts: [number, number] = [0, 0];
+  const prefill = (members: number, label: string): readonly [ms: number, tokens: number] => {
+    const context = tokens(new Rng(label), Math.min(200, config.contextLength - 8));
+    const before = { ...engine.stats };
+    for (let id = 0; id < members; id++) {
+      engine.open(id, `${label} ${id}`);
+      engine.submit({ sequenceId: id, context, sampling: sampling(1) });
+    }
+    engine.drain(new Set(Array.from({ length: members }, (_, id) => id)), () => {});
+    for (let id = 0; id < members; id++) engine.close(id);
+    const { prefillMs, reuseMs, prefillTokens } = engine.stats;
+    return [prefillMs - before.prefillMs + reuseMs - before.reuseMs, prefillTokens - before.prefillTokens];
+  };
+  for (let round = -WARM_UP; round < rounds; round++) {
+    const one = prefill(1, `one ${round}`);
+    const group = prefill(GROUP_SIZE, `group ${round}`);
+    if (round < 0) continue;
+    times.push([one[0], group[0]]);
+    counts[0] += one[1];
+    counts[1] += group[1];
+  }
+  const [one, group] = [0, 1].map((k) => median(times.map((pair) => pair[k] as number))) as [number, number];
+  const ratio = median(times.map(([alone, together]) => together / alone));
+  console.log(
+    `prefill of a group of ${GROUP_SIZE}: ${group.toFixed(2)} ms, of one: ${one.toFixed(2)} ms, ratio ${ratio.toFixed(2)}; tokens ${(counts[1] / counts[0]).toFixed(2)}×`,
+  );
+  engine.dispose();
+}
+
 if (options.worker) {
   await work();
 } else {
@@ -183,6 +218,7 @@ if (options.worker) {
       .join(" ");
   console.log(`${options.rounds} rounds, ${options.steps} steps each, ${threads} threads, load ${load()}`);
   await compareDecode(Number(options.rounds), Number(options.steps));
+  measureGroupPrefill(Number(options.rounds));
   measureTrainingStep(Number(options.rounds));
   console.log(`load ${load()}`);
 }
