@@ -8,6 +8,7 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import { findAdapter } from "../experiment/adapter.ts";
 import { writeHuggingFaceFolder } from "../export/hugging-face.ts";
 import { type FloatType, TORCH_NAMES } from "../models/float-types.ts";
+import { ADAPTER_CONFIG_FILE } from "../models/peft.ts";
 import { openPolicyFolder } from "../models/policy-folder.ts";
 import type { RunRecord } from "../store/records.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
@@ -24,6 +25,19 @@ function chosenType({ dtype }: ExportFlags): FloatType | undefined {
   throw new AleError("usage", `--dtype ${dtype} is not a type of weights`, {
     hint: `use ${OFFERED.map((candidate) => TORCH_NAMES[candidate]).join(", ")}`,
   });
+}
+
+/** Whether `path` is a policy, on disk or a shipped one, and not a run or its directory. */
+export function isPolicy(path: string): boolean {
+  if (path.endsWith(".gguf")) return true;
+  try {
+    const folder = openPolicyFolder(path);
+    return ["config.json", ADAPTER_CONFIG_FILE].some((name) => folder.has(name));
+  } catch (error) {
+    // no such folder: the name of a run
+    if (error instanceof AleError && !existsSync(path)) return false;
+    throw error;
+  }
 }
 
 /** A policy folder, PEFT folder or GGUF file, written to `--out`. */

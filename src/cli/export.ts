@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { prepareEmptyFolder } from "../config/paths.ts";
@@ -52,10 +51,8 @@ export function defineExport(command: Command, cli: CommandLine): void {
       ),
     )
     .action(async (name: string, flags: ExportFlags) => {
-      if (flags.hf && isPolicy(name)) {
-        const { exportPolicy } = await import("./export-policy.ts");
-        return exportPolicy(cli, name, flags);
-      }
+      const policies = flags.hf ? await import("./export-policy.ts") : undefined;
+      if (policies?.isPolicy(name)) return policies.exportPolicy(cli, name, flags);
       const { exportRun } = await import("../export/export-run.ts");
       const path = storePathOf(cli, flags.store);
       const run = await findRun(path, name);
@@ -66,19 +63,13 @@ export function defineExport(command: Command, cli: CommandLine): void {
         exportRun(store, run.id, folder, formats.length === 0 && !flags.hf ? {} : { formats }),
       );
       if (summary === undefined) throw noStore(path);
-      if (flags.hf) {
-        const { exportRunPolicy } = await import("./export-policy.ts");
+      if (policies !== undefined) {
         const toml = await readStore(path, (store) => store.readConfiguration(run.configHash));
-        exportRunPolicy(run, toml ?? "", join(folder, "hf"), flags);
+        policies.exportRunPolicy(run, toml ?? "", join(folder, "hf"), flags);
       }
       if (flags.json) cli.printJson({ run: run.id, folder, summary });
       else cli.print(`${sanitizeLine(run.id, 100)} written to ${sanitizeLine(dirname(summary))}`);
     });
-}
-
-/** Whether a path is a policy and not a run directory. */
-function isPolicy(path: string): boolean {
-  return path.endsWith(".gguf") || ["config.json", "adapter_config.json"].some((name) => existsSync(join(path, name)));
 }
 
 function chosenFormats(flags: ExportFlags): ExportFormat[] {
