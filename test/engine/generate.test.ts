@@ -143,3 +143,20 @@ test.each([
   const { code, err } = await generate("--model", model, ...args);
   expect([code, err]).toEqual([2, expect.stringContaining(message)]);
 });
+
+test("with quantised weights the golden log-probabilities are near, and a form that does not exist is named", async () => {
+  for (const [form, limit] of [
+    ["int8", 0.2],
+    ["int4", 1],
+  ] as const) {
+    const { ids, greedy, greedy_logprobs } = prompts[0] as (typeof prompts)[0];
+    const got = await answer("--ids", ids.join(","), "--greedy", "--max-tokens", "1", "--quantization", form);
+    expect(got.ids).toEqual(greedy.slice(0, 1));
+    const difference = Math.abs((got.logprobs[0] as number) - (greedy_logprobs[0] as number));
+    expect(difference).toBeLessThan(limit);
+    expect(difference).toBeGreaterThan(1e-5);
+  }
+  const refused = await generate("--model", model, "--ids", "1", "--quantization", "int2");
+  expect(refused.code).toBe(2);
+  expect(refused.err).toContain("int2");
+});
