@@ -105,6 +105,12 @@ test("adapters read again give the same greedy tokens, and others than the base"
   expect(answer(beside)).toEqual(answer(alone));
 }, 60_000);
 
+test("a quantised model is not trained as a whole", async () => {
+  const experiment = ExperimentSchema.parse({ model: { quantization: "int4" } });
+  const start = startEngines(experiment, policyFromFolder(BASE), mkdtempSync(join(place, "engine-")), new EventHub());
+  await expect(start).rejects.toThrow('model.quantization is "int4", but this run trains all weights');
+});
+
 /** Greedy answers to a few prompts, and the log-probability of each token. */
 async function greedyIds(source: PolicySource): Promise<unknown> {
   const experiment = ExperimentSchema.parse({ deterministic: true });
