@@ -10,7 +10,7 @@ import { EngineClient } from "../src/device/engine-client.ts";
 import { planMemory } from "../src/device/memory-plan.ts";
 import type { EngineOptions } from "../src/device/protocol.ts";
 import { configFromHuggingFace } from "../src/models/config.ts";
-import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
+import { parameterLayout } from "../src/models/parameters.ts";
 import { writeWeights } from "../src/models/weights.ts";
 
 type Shape = Pick<EngineOptions, "executor" | "context" | "microBatchTokens" | "slots" | "sequences"> & {
@@ -58,22 +58,22 @@ const CASES: Readonly<Record<string, Shape>> = {
     kind: "lora",
     executor: "layers",
     hidden: 768,
-    layers: 10,
+    layers: 5,
     vocabulary: 8192,
-    context: 513,
-    microBatchTokens: 2048,
+    context: 257,
+    microBatchTokens: 512,
     slots: 8,
-    sequences: 16,
+    sequences: 8,
   },
   "generation only": {
     kind: "frozen",
     hidden: 768,
     layers: 10,
     vocabulary: 8192,
-    context: 1025,
+    context: 257,
     microBatchTokens: 1,
-    slots: 16,
-    sequences: 32,
+    slots: 8,
+    sequences: 16,
   },
 };
 
@@ -99,7 +99,8 @@ function writeModel(folder: string, shape: Shape): void {
   const config = configFromHuggingFace(json, "config.json");
   const layout = parameterLayout(config);
   const flat = new Float32Array(layout.length);
-  initializeParameters(config, layout, flat, 1);
+  for (let i = 0; i < flat.length; i++) flat[i] = 0.02 * Math.sin(i * 1.7);
+  for (const { kind, offset, size } of layout.entries) if (kind === "norm") flat.fill(1, offset, offset + size);
   writeWeights(join(folder, "model.safetensors"), layout, flat);
   writeFileSync(join(folder, "config.json"), JSON.stringify(json));
 }
@@ -122,7 +123,7 @@ function engineOptions(shape: Shape, folder: string): EngineOptions {
     ...(executor === undefined ? {} : { executor }),
     ...(kind === "lora" ? { lora } : {}),
     ...(kind === "frozen" ? { frozen: { folder } } : {}),
-    weights: kind === "full" ? { kind: "random", seed: 1 } : { kind: "folder", folder },
+    weights: { kind: "folder", folder },
     context,
     microBatchTokens,
     updatesPerStep: 1,
@@ -134,7 +135,7 @@ function engineOptions(shape: Shape, folder: string): EngineOptions {
 async function measure(name: string, shape: Shape): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "ale-memory-"));
   try {
-    if (shape.kind !== "full") writeModel(folder, shape);
+    writeModel(folder, shape);
     const options = engineOptions(shape, folder);
     const { parts } = planMemory(options);
     const engine = await EngineClient.start(options);
