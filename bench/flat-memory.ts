@@ -1,7 +1,7 @@
 /**
  * Resident memory over many decode steps: `bun bench/flat-memory.ts [--steps N] [--every N] [--rows N]`
  *
- * Episodes of the shipped model come and go as in a run: groups with the same prompt, several turns, some cancelled, more
+ * Episodes of a tiny model (what grows does not depend on its size) come and go as in a run: groups with the same prompt, several turns, some cancelled, more
  * of them open than have a cache, weights published now and then. Prints resident memory every so many steps, and last how
  * much the second half of the run added.
  */
@@ -10,7 +10,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Rng } from "../src/core/rng.ts";
-import { configFromPreset } from "../src/models/config.ts";
+import { configFromPreset, type DecoderConfig } from "../src/models/config.ts";
 import { ParameterStore, type Slot } from "../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
 import { GenerationEngine } from "../src/policy/generation/engine.ts";
@@ -29,7 +29,10 @@ const { values: options } = parseArgs({
 });
 
 const preset = join(import.meta.dir, "../models/shell.toml");
-const config = configFromPreset(readFileSync(preset, "utf8"), preset);
+const config: DecoderConfig = {
+  ...configFromPreset(readFileSync(preset, "utf8"), preset),
+  ...{ vocabularySize: 300, hiddenSize: 32, layers: 2, heads: 2, kvHeads: 1, headDim: 16, intermediateSize: 64 },
+};
 const store = ParameterStore.inMemory(parameterLayout(config));
 for (const slot of [0, 1, 2] as const) initializeParameters(config, store.layout, store.parameters(slot), slot + 1);
 store.publish(0, 0);
