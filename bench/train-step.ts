@@ -15,7 +15,7 @@ import { configFromPreset, type DecoderConfig } from "../src/models/config.ts";
 import { type AdaptedBase, FrozenParameters } from "../src/models/frozen-parameters.ts";
 import { adaptersFor, initializeAdapters, loraTargets } from "../src/models/lora.ts";
 import { ParameterStore, type Slot } from "../src/models/parameter-store.ts";
-import { initializeParameters, parameterLayout } from "../src/models/parameters.ts";
+import { type ParameterLayout, parameterLayout, parameterView } from "../src/models/parameters.ts";
 import { Learner } from "../src/trainer/learner.ts";
 import { median, Peer } from "./peers.ts";
 
@@ -61,10 +61,23 @@ interface Round {
   readonly cpu: number;
 }
 
+/** Weights of the usual spread; drawing half a billion of them from a normal distribution would take minutes. */
+function fillQuickly(layout: ParameterLayout, flat: Float32Array): void {
+  let state = 1;
+  for (const { name, kind, shape } of layout.entries) {
+    const view = parameterView(layout, flat, name);
+    const spread = kind === "norm" ? 0 : (shape[1] ?? 1) ** -0.5;
+    for (let i = 0; i < view.length; i++) {
+      state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff;
+      view[i] = (kind === "norm" ? 1 : 0) + spread * ((2 * state) / 0x7fffffff - 1);
+    }
+  }
+}
+
 /** Random weights to train: all of them, or adapters on a frozen model. */
 function makeWeights(): { readonly store: ParameterStore; readonly base?: AdaptedBase } {
   const layout = parameterLayout(config);
-  const fill = (flat: Float32Array) => initializeParameters(config, layout, flat, 1);
+  const fill = (flat: Float32Array) => fillQuickly(layout, flat);
   const rank = Number(options.lora);
   if (rank === 0) {
     const store = ParameterStore.inMemory(layout);

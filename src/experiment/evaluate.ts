@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Experiment } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
 import type { Policy } from "../core/ports.ts";
 import { wilsonInterval } from "../core/statistics.ts";
 import type { Trajectory } from "../core/types.ts";
@@ -28,6 +29,9 @@ interface Outcome {
 
 /** Evaluates a policy folder, or one of `oracle`, `noop` and `random`. */
 export const evaluatePolicy: EvaluatePolicy = async (options) => {
+  if (options.adapter !== undefined && ["oracle", "noop", "random"].includes(options.policy)) {
+    throw new AleError("usage", `--adapter needs a policy's folder, and ${options.policy} is none`);
+  }
   const started = performance.now();
   const { outcomes, isolation } =
     options.policy === "oracle" || options.policy === "noop"
