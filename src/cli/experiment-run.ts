@@ -53,14 +53,25 @@ export function addRunOptions(command: Command): Command {
     );
 }
 
-/** Loads the experiment of a command line: files, then named options, then dotted settings. */
-export function loadFromFlags(cli: CommandLine, files: readonly string[], flags: RunFlags): LoadedExperiment {
+/**
+ * Loads the experiment of a command line: files, then named options, then dotted settings. For a policy that holds
+ * conversations, limits that nobody set get other defaults.
+ */
+export async function loadFromFlags(
+  cli: CommandLine,
+  files: readonly string[],
+  flags: RunFlags,
+): Promise<LoadedExperiment> {
   const named: string[] = [];
   if (flags.seed !== undefined) named.push(`seed=${flags.seed}`);
   if (flags.name !== undefined) named.push(`name=${flags.name}`);
   if (flags.model !== undefined) named.push(`model.path=${flags.model}`);
   if (flags.deterministic) named.push("deterministic=true");
-  return loadExperiment({ files, overrides: [...named, ...cli.overrides] });
+  const overrides = [...named, ...cli.overrides];
+  const loaded = loadExperiment({ files, overrides });
+  const { conversationSettings } = await import("../experiment/conversation-limits.ts");
+  const settings = conversationSettings(loaded.experiment, loaded.changed);
+  return settings.length === 0 ? loaded : loadExperiment({ files, overrides: [...settings, ...overrides] });
 }
 
 /** Memory of one engine as `--dry-run` reports it. */

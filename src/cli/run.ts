@@ -21,7 +21,7 @@ export function defineRun(command: Command, cli: CommandLine): void {
       ),
     )
     .action(async (files: string[], flags: RunFlags) => {
-      const loaded = loadFromFlags(cli, files, flags);
+      const loaded = await loadFromFlags(cli, files, flags);
       if (flags.dryRun) {
         const { predictRunMemory } = await import("../experiment/memory.ts");
         return printDryRun(cli, loaded, flags, predictRunMemory(loaded.experiment));

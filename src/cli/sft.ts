@@ -17,7 +17,7 @@ export function defineSft(command: Command, cli: CommandLine): void {
       ),
     )
     .action(async (files: string[], flags: RunFlags) => {
-      const loaded = loadFromFlags(cli, files, flags);
+      const loaded = await loadFromFlags(cli, files, flags);
       if (flags.dryRun) return printDryRun(cli, loaded, flags);
       await startRun(cli, loaded, flags, async (options) => (await import("../experiment/sft.ts")).runSft(options));
     });

@@ -189,7 +189,16 @@ test("settings without room for a conversation are refused before anything start
     "--out",
     join(place, "small"),
     "--no-serve",
+    "--rollout.maxEpisodeTokens=100",
   );
-  expect([code, err]).toEqual([2, expect.stringMatching(/rollout\.maxEpisodeTokens is 208, but .* has \d+ tokens/)]);
+  expect([code, err]).toEqual([2, expect.stringMatching(/rollout\.maxEpisodeTokens is 100, but .* has \d+ tokens/)]);
   expect(existsSync(join(place, "small"))).toBe(false);
+});
+
+test("limits that nobody set have room for a conversation", async () => {
+  const { out } = await ale("run", "experiments/shell.toml", "--model", MODEL, "--dry-run", "--json");
+  const { experiment, memory } = JSON.parse(out);
+  expect(experiment.rollout).toMatchObject({ maxCommandTokens: 512, maxObservationChars: 2000 });
+  expect(experiment.rollout.maxEpisodeTokens).toBeGreaterThan(500);
+  expect(memory[0].predictedBytes).toBeGreaterThan(1e6);
 });
