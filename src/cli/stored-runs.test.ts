@@ -60,7 +60,7 @@ describe("runs", () => {
     expect(lines).toHaveLength(6);
     expect(lines[0]).toMatch(/^run +status +algorithm +seed +step +episodes +work +held-out +started$/);
     expect(lines[1]).toStartWith(ids.running ?? "");
-    expect(lines[1]).toMatch(/ running +grpo +1 +2\/4 +0 +2 min 10 s +40\.0 % → 60\.0 % +\d+ m?s ago$/);
+    expect(lines[1]).toMatch(/ running +grpo +1 +2\/4 +0 +2 min 10 s +40\.0 % → 60\.0 % +[\d.]+ m?s ago$/);
     expect(out).not.toContain("\x1b");
   });
 

@@ -215,6 +215,13 @@ const ServiceSchema = z
   })
   .describe("Local dashboard and API");
 
+const TimelineSchema = z
+  .strictObject({
+    enabled: z.boolean().default(true).describe("Record when engines and episodes did what, for traces and the report"),
+    keep: count("Newest steps whose timeline stays in the store", 20, 1_000_000),
+  })
+  .describe("What happened when");
+
 const SftStageSchema = z.strictObject({
   steps: count("Optimizer steps of the stage", 1000),
   lr: z.number().min(0).max(10).default(2e-3).describe("Peak learning rate of the stage"),
@@ -265,6 +272,7 @@ export const ExperimentSchema = z.strictObject({
   sandbox: SandboxSchema.prefault({}),
   checkpoint: CheckpointSchema.prefault({}),
   service: ServiceSchema.prefault({}),
+  timeline: TimelineSchema.prefault({}),
   sft: SftSchema.prefault({}),
 });
 

@@ -3,6 +3,8 @@
  * command. To add a boundary, add its code here and throw `new AleError(code, message, { hint, cause })`.
  */
 
+import { beginWait } from "./waits.ts";
+
 /** Exit codes: 1 for a failure of the job, 2 for input the user can correct, 130 after an interrupt. */
 export type ErrorCode =
   | "usage"
@@ -60,13 +62,18 @@ export async function boundary<T>(code: ErrorCode, what: string, work: () => Pro
   }
 }
 
-/** Rejects with a named error when `work` takes longer than `ms`: no wait without an owner and a deadline. */
+/**
+ * Rejects with a named error when `work` takes longer than `ms`: no wait without an owner and a deadline. `who` waits is said
+ * where waits are listed.
+ */
 export async function deadline<T>(
   what: string,
   ms: number,
   work: Promise<T>,
   code: ErrorCode = "internal",
+  who = "control",
 ): Promise<T> {
+  const endWait = beginWait(who, what, ms);
   let timer: Timer | undefined;
   const expired = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new AleError(code, `${what} did not finish within ${ms} ms`)), ms);
@@ -75,5 +82,6 @@ export async function deadline<T>(
     return await Promise.race([work, expired]);
   } finally {
     clearTimeout(timer);
+    endWait();
   }
 }

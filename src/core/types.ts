@@ -133,6 +133,8 @@ export interface Trajectory {
   readonly grading: GradingMode;
   readonly startedAt: number;
   readonly phases: PhaseTimes;
+  /** Where `phases` come from, in order; left out where nobody recorded them. */
+  readonly spans?: readonly PhaseSpan[];
 }
 
 /** The state an episode began in: an expert's, before its chunk number `anchor` (from 1). */
@@ -150,6 +152,13 @@ export interface PhaseTimes {
   readonly generate: number;
   readonly tool: number;
   readonly grade: number;
+}
+
+/** A stretch of an episode; milliseconds since 1970 with fractions. */
+export interface PhaseSpan {
+  readonly phase: keyof PhaseTimes;
+  readonly begin: number;
+  readonly end: number;
 }
 
 /** Episodes of one task and seed. */

@@ -181,7 +181,7 @@ export class EngineClient {
     ms: number,
   ): Promise<EngineCalls[K]["reply"]> {
     const engine = await this.#running();
-    return deadline(`"${type}" in the engine`, ms, this.#send(engine, type, body), "engine");
+    return deadline(`"${type}" in the engine`, ms, this.#send(engine, type, body), "engine", this.#name);
   }
 
   /** The live engine process, started again if the last one ended. */
@@ -216,10 +216,12 @@ export class EngineClient {
     void child.exited.then(() => this.#lost(engine));
     const options: EngineOptions = this.#started ? { ...this.#options, weights: { kind: "reopen" } } : this.#options;
     const start = this.#send(engine, "start", options);
-    this.#info = await deadline("starting the engine", START_DEADLINE_MS, start, "engine").catch((error) => {
-      child.kill("SIGKILL");
-      throw error;
-    });
+    this.#info = await deadline("starting the engine", START_DEADLINE_MS, start, "engine", this.#name).catch(
+      (error) => {
+        child.kill("SIGKILL");
+        throw error;
+      },
+    );
     this.#started = true;
     this.#live = true;
     return engine;
@@ -272,7 +274,12 @@ export class EngineClient {
     const stream = onToken !== undefined;
     const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
     const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
-    return deadline("generating an answer in the engine", ms, reply, "engine");
+    return deadline("generating an answer in the engine", ms, reply, "engine", `sequence ${sequence} of ${this.#name}`);
+  }
+
+  /** Who waits, where waits are listed. */
+  get #name(): string {
+    return `engine ${this.#options.pool?.rank ?? 0}`;
   }
 }
 

@@ -1,6 +1,7 @@
 /** What an engine holds: one model's weights, its generation and its training. No messages here. */
 
 import { AleError } from "../core/errors.ts";
+import type { RecordSpan } from "../core/timeline.ts";
 import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import type { DeviceParameters } from "../models/device-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
@@ -35,7 +36,7 @@ export class EngineCore {
   /** Peak memory that was expected before anything was loaded. */
   readonly predictedBytes: number;
 
-  private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts) {
+  private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts, record: RecordSpan) {
     this.#weights = weights;
     this.#device = device;
     const parameters = deviceParameters(device, weights);
@@ -44,7 +45,7 @@ export class EngineCore {
     const { threads, slots, noDecay } = options;
     const { executor, predictedBytes } = planMemory(options);
     this.predictedBytes = predictedBytes;
-    this.#exchange = options.frozen === undefined ? openExchange(options, store) : undefined;
+    this.#exchange = options.frozen === undefined ? openExchange(options, store, record) : undefined;
     if (options.frozen === undefined) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
@@ -52,6 +53,7 @@ export class EngineCore {
         base,
         reference,
         noDecay,
+        record,
         ...(this.#exchange === undefined ? {} : { gradients: this.#exchange.gradients(this.#exchange.rank) }),
       };
       this.#learner =
@@ -64,6 +66,7 @@ export class EngineCore {
           : new SharedLearner(this.#learner, store, this.#exchange, {
               threads,
               noDecay,
+              record,
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }
@@ -81,8 +84,11 @@ export class EngineCore {
     this.#determinism = options.deterministic ? this.#proveDeterminism() : undefined;
   }
 
-  /** Loads the model. Throws `AleError("model")` when config and weights do not fit. */
-  static open(options: EngineOptions): EngineCore {
+  /**
+   * Loads the model. `record` hears of the micro-operations of training.
+   * @throws AleError("model") when config and weights do not fit.
+   */
+  static open(options: EngineOptions, record: RecordSpan): EngineCore {
     const config = configFromHuggingFace(options.modelConfig, "config.json");
     if (options.context > config.contextLength) {
       throw new AleError(
@@ -93,7 +99,7 @@ export class EngineCore {
     }
     // Before the weights are read: a device that cannot be used is said at once.
     const device = openDevice(options);
-    return new EngineCore(options, PolicyWeights.open(options, config), device);
+    return new EngineCore(options, PolicyWeights.open(options, config), device, record);
   }
 
   info(): EngineInfo {
@@ -169,10 +175,10 @@ function trains<T>(part: T | undefined): T {
   return part;
 }
 
-function openExchange({ pool }: EngineOptions, store: ParameterStore): Exchange | undefined {
+function openExchange({ pool }: EngineOptions, store: ParameterStore, record: RecordSpan): Exchange | undefined {
   if (pool === undefined) return undefined;
   const { rank, size, exchangeFile } = pool;
-  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length });
+  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, record });
 }
 
 /** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */

@@ -4,12 +4,21 @@
  */
 
 import { AleError, errorMessage } from "../core/errors.ts";
+import type { EngineSpan } from "../core/timeline.ts";
 import { dieWithParent, residentMemory } from "../runtime/process.ts";
 import { EngineClock } from "./engine-clock.ts";
 import { EngineCore } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, EngineStats, FromEngine, ToEngine } from "./protocol.ts";
 
 type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "cut" | "close" | "abandon" }>;
+
+/** What serving a call is in the timeline; the others are over at once, or before anybody asks. */
+const SPANS: Partial<Record<EngineCall, EngineSpan>> = {
+  update: "update",
+  publish: "publish",
+  save: "save",
+  probeParity: "probe",
+};
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
@@ -79,13 +88,16 @@ export class EngineLoop {
     while (!this.#stopped) {
       const call = this.#calls.shift();
       if (call !== undefined) {
-        await this.#clock.time(call.type === "update" ? "train" : "other", () => this.#serve(call));
+        const began = performance.now();
+        await this.#serve(call);
+        const span = SPANS[call.type];
+        if (span !== undefined) this.#clock.count(span, began);
         // what it took to start is nobody's question
         if (call.type === "start" && this.#core !== undefined) this.#stats(this.#core);
         continue;
       }
       const core = this.#core;
-      if (core !== undefined && this.#clock.timeSync("generate", () => this.#generate(core))) {
+      if (core !== undefined && this.#generate(core)) {
         // let messages in between two micro-operations
         await new Promise((resolve) => setImmediate(resolve));
         continue;
@@ -99,8 +111,15 @@ export class EngineLoop {
 
   /** One micro-operation of generation; false when there is nothing to do. */
   #generate(core: EngineCore): boolean {
+    const began = performance.now();
+    const { stats } = core.generation;
+    const prefilled = stats.prefillTokens;
+    let sampled: readonly number[] = [];
     try {
-      const { finished, worked, sampled } = core.generation.step();
+      const step = core.generation.step();
+      const { finished, worked } = step;
+      sampled = step.sampled;
+      if (!worked) return false;
       for (const sequence of sampled) this.#stream(core, sequence);
       for (const { sequenceId, generation } of finished) {
         this.#streams.delete(sequenceId);
@@ -109,7 +128,6 @@ export class EngineLoop {
         this.#generating.delete(sequenceId);
         this.#send({ type: "reply", id, body: generation });
       }
-      return worked;
     } catch (error) {
       for (const [sequence, id] of this.#generating) {
         this.#fail(id, error);
@@ -117,8 +135,10 @@ export class EngineLoop {
       }
       this.#generating.clear();
       this.#streams.clear();
-      return true;
     }
+    if (sampled.length > 0) this.#clock.count("decode", began, sampled.length);
+    else this.#clock.count("prefill", began, stats.prefillTokens - prefilled);
+    return true;
   }
 
   /** Sends what a streamed answer has got; its last token comes with the reply. */
@@ -156,7 +176,8 @@ export class EngineLoop {
     try {
       switch (call.type) {
         case "start":
-          this.#core = EngineCore.open(call.body);
+          if (call.body.timeline) this.#clock.recordSpans();
+          this.#core = EngineCore.open(call.body, this.#clock.record);
           reply<"start">(this.#core.info());
           break;
         case "update":

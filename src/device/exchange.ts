@@ -10,6 +10,7 @@
  */
 
 import { AleError } from "../core/errors.ts";
+import type { RecordSpan } from "../core/timeline.ts";
 import { mapSharedFile } from "../runtime/memory.ts";
 
 export interface ExchangeOptions {
@@ -17,6 +18,8 @@ export interface ExchangeOptions {
   readonly size: number;
   /** Length of the flat gradient arrays. */
   readonly length: number;
+  /** Told of each meeting. */
+  readonly record?: RecordSpan;
 }
 
 const PAGE = 4096;
@@ -35,14 +38,16 @@ export class Exchange {
   /** Per engine, its two areas. */
   readonly #areas: readonly (readonly [Float64Array, Float64Array])[];
   readonly #gradients: readonly Float32Array[];
+  readonly #record: RecordSpan | undefined;
   #attempt = 0;
   #abandoned = 0;
   #meetings = 0;
   #waitedMs = 0;
 
-  private constructor({ rank, size, length }: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
+  private constructor({ rank, size, length, record }: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
     this.rank = rank;
     this.size = size;
+    this.#record = record;
     const ranks = Array.from({ length: size }, (_, engine) => engine);
     const { buffer, byteOffset } = memory;
     this.#words = new BigUint64Array(buffer, byteOffset, size * LINE_WORDS);
@@ -98,6 +103,7 @@ export class Exchange {
       await (waited < SPIN_MS ? new Promise<void>((resolve) => setImmediate(resolve)) : Bun.sleep(1));
     }
     this.#waitedMs += performance.now() - started;
+    this.#record?.("exchange", started);
   }
 
   /**

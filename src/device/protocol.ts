@@ -1,6 +1,7 @@
 /** Messages between the control process and an engine; they travel by structured clone over Bun's IPC channel. */
 
 import type { Generation, SamplingOptions } from "../core/ports.ts";
+import type { Spans } from "../core/timeline.ts";
 import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { QuantizationScheme } from "../models/quantization.ts";
@@ -70,6 +71,8 @@ export interface EngineOptions {
   /** Optimizer steps of an update: one reads and writes two slots of the store, more use all three. Default more. */
   readonly updatesPerStep?: number;
   readonly deterministic: boolean;
+  /** Record when each micro-operation began and ended. Default false. */
+  readonly timeline?: boolean;
 }
 
 /** Which of the engines of a pool an engine is. */
@@ -137,6 +140,8 @@ export interface EngineStats {
   readonly predictedBytes: number;
   /** What caching contexts cost. */
   readonly contexts: ContextStats;
+  /** What happened when, where `EngineOptions.timeline` asks for it. */
+  readonly spans?: Spans;
 }
 
 export type EngineCall = keyof EngineCalls;

@@ -7,6 +7,7 @@
  * Sums are taken in a fixed order: results are equal to the bit for equal inputs, threads and number of engines.
  */
 
+import type { RecordSpan } from "../core/timeline.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import type { Learner } from "../trainer/learner.ts";
 import type { BackwardTerms, ForwardResult, ForwardTerms } from "../trainer/loss-terms.ts";
@@ -23,6 +24,8 @@ export interface SharedLearnerOptions {
   readonly threads: number;
   /** As in `LearnerOptions`. */
   readonly noDecay?: readonly NoDecay[] | undefined;
+  /** Told of each sum of gradients and each update of parameters. */
+  readonly record?: RecordSpan | undefined;
   /** Called when the engines have written a slot of the store. */
   readonly onStep?: ((slot: Slot) => void) | undefined;
 }
@@ -30,6 +33,7 @@ export interface SharedLearnerOptions {
 export class SharedLearner implements PolicyLearner {
   readonly #learner: SharingLearner;
   readonly #onStep: (slot: Slot) => void;
+  readonly #record: RecordSpan | undefined;
   readonly #store: ParameterStore;
   readonly #exchange: Exchange;
   readonly #sum: GradientSum | undefined;
@@ -37,8 +41,9 @@ export class SharedLearner implements PolicyLearner {
 
   /** @param learner collects its gradients in `exchange.gradients(rank)`. */
   constructor(learner: SharingLearner, store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
-    const { threads, noDecay, onStep = () => {} } = options;
+    const { threads, noDecay, record, onStep = () => {} } = options;
     this.#onStep = onStep;
+    this.#record = record;
     this.#learner = learner;
     this.#store = store;
     this.#exchange = exchange;
@@ -125,8 +130,12 @@ export class SharedLearner implements PolicyLearner {
 
   /** All engines have told what `backward` found, so the gradients are complete. */
   async step(settings: OptimizerSettings, from: Slot, to: Slot): Promise<{ readonly gradNorm: number }> {
+    const summed = performance.now();
     this.#sum?.collect();
-    const norms = await this.#gatherNumbers("gradient norm", [this.#optimizer.gradNorm()]);
+    const mine = this.#optimizer.gradNorm();
+    this.#record?.("optimizer", summed);
+    const norms = await this.#gatherNumbers("gradient norm", [mine]);
+    const began = performance.now();
     const gradNorm = Math.sqrt(norms.reduce((sum, [norm = 0]) => sum + norm * norm, 0));
     if (Number.isFinite(gradNorm)) {
       this.#optimizer.update(settings, gradNorm, from, to);
@@ -134,6 +143,7 @@ export class SharedLearner implements PolicyLearner {
     }
     // Nobody reads them any more: at the last meeting all sums were made.
     this.clearGradients();
+    this.#record?.("optimizer", began);
     await this.#exchange.meet("new weights");
     this.#onStep(to);
     return { gradNorm };

@@ -115,6 +115,7 @@ export function engineSettings(
     executor: trainer.executor,
     updatesPerStep: trainer.minibatches * trainer.epochs,
     deterministic,
+    timeline: experiment.timeline.enabled,
   };
 }
 

@@ -8,6 +8,7 @@ import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "no
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
+import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
@@ -16,6 +17,7 @@ import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 import { Checkpoints } from "./checkpoints.ts";
+import { RunTimeline } from "./run-timeline.ts";
 
 export interface RunDescription {
   /** `grpo`, `reinforce` or `sft`. */
@@ -45,12 +47,15 @@ export interface StepResult {
   readonly checkpoint: boolean;
   /** What a resumed run needs besides the checkpoint; plain JSON. */
   readonly state?: Readonly<Record<string, unknown>>;
+  /** What each engine did since the last step. */
+  readonly engines: readonly { readonly spans?: Spans }[];
 }
 
 export class RunSession implements AsyncDisposable {
   readonly runId: string;
   readonly store: Store;
   readonly checkpoints: Checkpoints;
+  readonly timeline: RunTimeline;
   readonly resumedFrom: ResumePoint | undefined;
   /** What the step the run goes on from left with its commit. */
   readonly resumedState: Readonly<Record<string, unknown>>;
@@ -80,6 +85,7 @@ export class RunSession implements AsyncDisposable {
     this.store = store;
     this.runId = start.runId;
     this.checkpoints = start.checkpoints;
+    this.timeline = new RunTimeline(options.experiment.timeline.enabled);
     this.resumedFrom = start.resumedFrom;
     this.resumedState = start.state;
     this.evaluations = start.evaluations;
@@ -173,20 +179,26 @@ export class RunSession implements AsyncDisposable {
 
   async writeEpisodes(step: number, purpose: EpisodePurpose, trajectories: readonly Trajectory[]): Promise<void> {
     await this.store.writeEpisodes(this.runId, step, purpose, trajectories);
+    this.timeline.addEpisodes(trajectories);
   }
 
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
     const { metrics, evaluations } = result;
-    const path = result.checkpoint ? await this.checkpoints.save(engine, step) : undefined;
-    await this.store.commitStep(this.runId, step, {
+    const { timeline } = this;
+    const save = () => timeline.time("checkpoint", step, () => this.checkpoints.save(engine, step));
+    const path = result.checkpoint ? await save() : undefined;
+    const tracks = timeline.take(result.engines.map(({ spans }) => spans));
+    const commit = {
       metrics,
       weightVersion: engine.version,
       wallSeconds: this.wallSeconds,
       evaluations,
       ...(result.state === undefined ? {} : { state: result.state }),
       ...(path === undefined ? {} : { checkpoint: { path } }),
-    });
+      ...(tracks.length === 0 ? {} : { timeline: { tracks, keep: this.#options.experiment.timeline.keep } }),
+    };
+    await timeline.time("commit", step, () => this.store.commitStep(this.runId, step, commit));
     this.committedStep = step;
     this.evaluations.push(...evaluations);
     appendFileSync(this.#metricsFile, `${JSON.stringify({ step, ...metrics })}\n`);

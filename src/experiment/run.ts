@@ -11,6 +11,7 @@ import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import { loadSuite } from "../tasks/suite.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, train } from "../trainer/loop.ts";
+import type { PolicyJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
@@ -55,10 +56,11 @@ class ReinforcementRun {
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
+    const { timeline } = session;
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
-      collect: (step: number) => this.#collect(step),
-      update: engine.update.bind(engine),
+      collect: (step: number) => timeline.time("collect", step, () => this.#collect(step)),
+      update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>) => this.#commit(step, metrics),
     };
@@ -90,14 +92,16 @@ class ReinforcementRun {
     return { forks, ...rest };
   }
 
-  async #evaluate(step: number): Promise<Record<string, number>> {
+  #evaluate(step: number): Promise<Record<string, number>> {
     const started = performance.now();
-    this.#evaluations = await this.#evaluator.evaluate(step);
-    return {
-      ...evaluationMetrics(this.#evaluations),
-      ...(await this.#evaluator.probeParity()),
-      "timing_s/testing": (performance.now() - started) / 1000,
-    };
+    return this.#parts.session.timeline.time("evaluate", step, async () => {
+      this.#evaluations = await this.#evaluator.evaluate(step);
+      return {
+        ...evaluationMetrics(this.#evaluations),
+        ...(await this.#evaluator.probeParity()),
+        "timing_s/testing": (performance.now() - started) / 1000,
+      };
+    });
   }
 
   async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
@@ -109,8 +113,10 @@ class ReinforcementRun {
     const evaluations = this.#evaluations;
     this.#evaluations = [];
     const best = bestStep([...session.evaluations, ...evaluations]);
+    const engines = await engine.stats();
     await session.commit(step, engine, {
-      metrics: { ...metrics, ...engineMetrics(await engine.stats()) },
+      metrics: { ...metrics, ...engineMetrics(engines) },
+      engines,
       evaluations,
       keep: best === null ? [] : [best],
       state: this.#resampler === undefined ? {} : { resampling: this.#resampler.state },

@@ -100,7 +100,7 @@ class SupervisedRun {
     let offset = 0;
     for (const [s, stage] of sft.stages.entries()) {
       if (session.committedStep < offset + stage.steps) {
-        const records = await this.#record(s);
+        const records = await session.timeline.time("record", offset, () => this.#record(s));
         await this.#train(s, offset, records);
       }
       offset += stage.steps;
@@ -146,7 +146,8 @@ class SupervisedRun {
       signal.throwIfAborted();
       const lr = stageRate(stage, offset === 0 ? experiment.optimizer.warmupSteps : 0, step);
       const batch = order.at(step - 1).map((i) => records[i] as TokenRecord);
-      const update = await engine.update(supervisedJob(experiment, batch, lr), offset + step);
+      const job = supervisedJob(experiment, batch, lr);
+      const update = await session.timeline.time("update", offset + step, () => engine.update(job, offset + step));
       sums.loss += update.loss;
       sums.gradNorm += update.gradNorm;
       sums.ms += update.ms;
@@ -173,10 +174,13 @@ class SupervisedRun {
   /** Evaluates when due, saves and commits. */
   async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
     const { options, session, engine } = this.#parts;
-    const evaluations = evaluationDue(options.experiment, step) ? await this.#evaluator.evaluate(step) : [];
+    const evaluate = () => session.timeline.time("evaluate", step, () => this.#evaluator.evaluate(step));
+    const evaluations = evaluationDue(options.experiment, step) ? await evaluate() : [];
     const best = bestStep([...session.evaluations, ...evaluations]);
+    const engines = await engine.stats();
     await session.commit(step, engine, {
-      metrics: { ...metrics, ...evaluationMetrics(evaluations), ...engineMetrics(await engine.stats()) },
+      metrics: { ...metrics, ...evaluationMetrics(evaluations), ...engineMetrics(engines) },
+      engines,
       evaluations,
       keep: best === null ? [] : [best],
       checkpoint: true,

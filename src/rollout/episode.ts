@@ -8,9 +8,11 @@ import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
+import { clockTime } from "../core/timeline.ts";
 import type {
   ForkPoint,
   GradingMode,
+  PhaseSpan,
   PhaseTimes,
   StopReason,
   Task,
@@ -18,6 +20,7 @@ import type {
   Trajectory,
   Turn,
 } from "../core/types.ts";
+import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
 import type { Limiter } from "./limiter.ts";
@@ -78,7 +81,7 @@ interface Outcome {
 /** Runs one episode to its end. Rejects only with `EngineLost` or when `context.signal` is aborted. */
 export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {
   const startedAt = Date.now();
-  const clock = new PhaseClock(plan, context.hub);
+  const clock = new PhaseClock(plan, context);
   const outcome: Outcome = {
     tokens: NO_TOKENS,
     turns: [],
@@ -89,6 +92,7 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
   try {
     await attempt(plan, context, clock, outcome);
   } catch (error) {
+    clock.endWait();
     context.signal.throwIfAborted();
     if (error instanceof EngineLost) throw error;
     outcome.error = errorMessage(error);
@@ -108,6 +112,7 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
     grading: context.grading,
     startedAt,
     phases: clock.times(),
+    spans: clock.spans,
   };
 }
 
@@ -172,28 +177,51 @@ async function judge(
   }
 }
 
-/** Adds up the time spent per phase and tells the hub of each change. */
-class PhaseClock {
-  readonly #plan: EpisodePlan;
-  readonly #hub: EventHub;
-  readonly #times = { reset: 0, generate: 0, tool: 0, grade: 0 };
-  #phase: EpisodePhase = "queued";
-  #since = performance.now();
+/** What an episode waits for in each phase. */
+const WAITS: Record<keyof PhaseTimes, string> = {
+  reset: "a sandbox with its files",
+  generate: "an answer of the policy",
+  tool: "a command in its sandbox",
+  grade: "its grade",
+};
 
-  constructor(plan: EpisodePlan, hub: EventHub) {
+/** Notes when each phase began and ended, lists what the episode waits for, and tells the hub of each change. */
+class PhaseClock {
+  readonly spans: PhaseSpan[] = [];
+  readonly #plan: EpisodePlan;
+  readonly #context: EpisodeContext;
+  #phase: EpisodePhase = "queued";
+  #since = clockTime();
+  /** When the agent's time is over. */
+  #agentEnds: number | undefined;
+  endWait: () => void = () => {};
+
+  constructor(plan: EpisodePlan, context: EpisodeContext) {
     this.#plan = plan;
-    this.#hub = hub;
+    this.#context = context;
   }
 
   enter(phase: EpisodePhase): void {
-    const now = performance.now();
-    if (this.#phase !== "queued" && this.#phase !== "finished") this.#times[this.#phase] += now - this.#since;
+    const now = clockTime();
+    this.endWait();
+    if (this.#phase !== "queued" && this.#phase !== "finished") {
+      this.spans.push({ phase: this.#phase, begin: this.#since, end: now });
+    }
     this.#phase = phase;
     this.#since = now;
-    this.#hub.emit({ type: "episode.phase", episodeId: this.#plan.episodeId, phase });
+    const { episodeId, task } = this.#plan;
+    if (phase !== "queued" && phase !== "finished") {
+      const { episodeMs } = this.#context;
+      if (phase === "generate") this.#agentEnds ??= now + Math.min(episodeMs, task.timeouts.agent * 1000);
+      const left = phase === "generate" || phase === "tool" ? (this.#agentEnds ?? now) - now : undefined;
+      this.endWait = beginWait(episodeId, WAITS[phase], left);
+    }
+    this.#context.hub.emit({ type: "episode.phase", episodeId, phase });
   }
 
   times(): PhaseTimes {
-    return { ...this.#times };
+    const times = { reset: 0, generate: 0, tool: 0, grade: 0 };
+    for (const { phase, begin, end } of this.spans) times[phase] += end - begin;
+    return times;
   }
 }

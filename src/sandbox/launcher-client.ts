@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileSink, Subprocess } from "bun";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
+import { beginWait } from "../core/waits.ts";
 import { launcherPath } from "./launcher-path.ts";
 import { concat, encodeMessage, encodeSettings, Flag, type Frame, FrameReader, Op, type OpCode } from "./protocol.ts";
 import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher } from "./registry.ts";
@@ -248,6 +249,8 @@ class Connection {
       this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, timer });
     });
     this.send(encodeMessage(op, request, sandbox, payload));
+    const endWait = beginWait(sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`, what, timeoutMs);
+    reply.then(endWait, endWait);
     return [request, reply];
   }
 

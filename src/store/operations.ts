@@ -1,6 +1,7 @@
 /** What the writer can be asked to do. Each operation is applied completely or not at all. */
 
 import type { AleEvent, EvaluationSummary, RunStatus } from "../core/events.ts";
+import type { Track } from "../core/timeline.ts";
 import type { Task, Trajectory } from "../core/types.ts";
 import type { EpisodePurpose } from "./schema.ts";
 
@@ -30,6 +31,8 @@ export interface StepCommit {
   readonly checkpoint?: { readonly path: string };
   /** Steps whose checkpoint folders were removed to save space. */
   readonly prunedCheckpoints?: readonly number[];
+  /** What happened when; afterwards only the newest `keep` steps have a timeline. */
+  readonly timeline?: { readonly tracks: readonly Track[]; readonly keep: number };
 }
 
 export interface NewEvent {
@@ -47,7 +50,7 @@ export interface Truncation {
 }
 
 /** A trajectory whose tokens travel in a block. */
-export interface NewEpisode extends Omit<Trajectory, "tokens"> {
+export interface NewEpisode extends Omit<Trajectory, "tokens" | "spans"> {
   readonly tokenCount: number;
   readonly sampledTokens: number;
 }

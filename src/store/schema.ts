@@ -241,6 +241,26 @@ export const evaluations = sqliteTable(
   ],
 );
 
+/** What happened when, in the newest steps of a run: a block per step and track, packed by `timelines.ts`. */
+export const timelines = sqliteTable(
+  "timelines",
+  {
+    runId: text("run_id")
+      .notNull()
+      .references(() => runs.id, cascade),
+    step: integer("step").notNull(),
+    /** `control`, `episodes`, `engine/<i>`. */
+    track: text("track").notNull(),
+    /** Of the first span; with fractions. */
+    startedAt: real("started_at").notNull(),
+    /** Spans. */
+    count: integer("count").notNull(),
+    format: integer("format").notNull(),
+    data: blob("data", { mode: "buffer" }).notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.runId, t.step, t.track] })],
+);
+
 /** The log that the page and other readers follow; ids only grow, so the last id read is where to go on. */
 export const events = sqliteTable(
   "events",

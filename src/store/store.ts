@@ -7,6 +7,7 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { RunStatus } from "../core/events.ts";
+import type { Track } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { type Connection, needsMigration, openReader } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
@@ -28,6 +29,7 @@ import type {
   StepRecord,
 } from "./records.ts";
 import type { EpisodePurpose } from "./schema.ts";
+import { selectTimeline, selectTimelineSteps } from "./timelines.ts";
 import { layOutTokens, plainBytes } from "./tokens.ts";
 import { Writer } from "./writer.ts";
 
@@ -222,6 +224,16 @@ export class Store implements AsyncDisposable {
     return this.#read((database) => readRuns.selectEvaluations(database, runId));
   }
 
+  /** Steps whose timeline is kept, in order. */
+  async readTimelineSteps(runId: string): Promise<number[]> {
+    return this.#read((database) => selectTimelineSteps(database, runId));
+  }
+
+  /** What happened when in a step; no tracks where that was not recorded or is no longer kept. */
+  async readTimeline(runId: string, step: number): Promise<Track[]> {
+    return this.#read((database) => selectTimeline(database, runId, step));
+  }
+
   async readEpisodes(
     filter: EpisodeFilter,
     page: { readonly limit?: number; readonly cursor?: string; readonly newestFirst?: boolean } = {},
@@ -293,7 +305,7 @@ function ownIdentity(): string {
   return processIdentity(process.pid) ?? `${process.pid}:`;
 }
 
-function toNewEpisode({ tokens, ...rest }: Trajectory): NewEpisode {
+function toNewEpisode({ tokens, spans: _, ...rest }: Trajectory): NewEpisode {
   let sampledTokens = 0;
   for (const bit of tokens.mask) sampledTokens += bit;
   return { ...rest, tokenCount: tokens.ids.length, sampledTokens };

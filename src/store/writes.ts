@@ -17,6 +17,7 @@ import type {
 } from "./operations.ts";
 import { isAlive } from "./owner.ts";
 import * as schema from "./schema.ts";
+import { writeTimeline } from "./timelines.ts";
 import { writeEpisodes, writeTasks } from "./write-episodes.ts";
 
 export async function applyOperation(
@@ -144,6 +145,7 @@ async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commi
     await tx.insert(schema.evaluations).values({ ...row, runId });
   }
   await recordCheckpoints(tx, runId, step, commit, now);
+  if (commit.timeline !== undefined) await writeTimeline(tx, runId, step, commit.timeline);
   const events: AleEvent[] = [
     ...(commit.evaluations ?? []).map((row) => ({ type: "evaluation.finished" as const, ...row })),
     { type: "step.finished", step, metrics: commit.metrics },
@@ -191,6 +193,7 @@ async function truncateAfter(tx: LibSQLDatabase, runId: string, step: number): P
     schema.weightVersions,
     schema.checkpoints,
     schema.evaluations,
+    schema.timelines,
     schema.events,
   ] as const;
   const countSteps = () => tx.$count(schema.steps, eq(schema.steps.runId, runId));

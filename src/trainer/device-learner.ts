@@ -5,6 +5,7 @@
 
 import type { Profile } from "../autodiff/graph.ts";
 import { AleError } from "../core/errors.ts";
+import type { RecordSpan } from "../core/timeline.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, decoderGraph, gradientName, IDS, trainableLayout } from "../models/decoder-graph.ts";
 import { LOGPROBS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
@@ -37,7 +38,7 @@ import {
   lossTerms,
   weightColumns,
 } from "./loss-terms.ts";
-import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
+import { countTokens, type MicroBatch, planMicroBatches } from "./micro-batches.ts";
 import { clipScale, type NoDecay, optimizerGroup } from "./optimizer.ts";
 import type { StepSettings } from "./store-optimizer.ts";
 
@@ -52,6 +53,8 @@ export interface DeviceLearnerOptions {
   readonly reference?: FrozenParameters | undefined;
   /** On the host: where `backward` adds its gradients, in the store's layout, so that others see them. They stay on the device when omitted. */
   readonly gradients?: Float32Array | undefined;
+  /** Told of each micro-batch and of each optimizer step. */
+  readonly record?: RecordSpan | undefined;
 }
 
 export class DeviceLearner {
@@ -61,6 +64,7 @@ export class DeviceLearner {
   readonly #base: AdaptedBase | undefined;
   readonly #reference: DeviceTensors | undefined;
   readonly #maxTokens: number;
+  readonly #record: RecordSpan | undefined;
   readonly #gradients: DeviceGradients;
   readonly #adamW: DeviceAdamW;
   readonly #norm: DeviceNorm;
@@ -83,6 +87,7 @@ export class DeviceLearner {
     this.#reference = options.reference && uploaded(provider, options.reference);
     this.#hostGradients = options.gradients;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
+    this.#record = options.record;
     this.#gradients = new DeviceGradients(provider, layout);
     this.#adamW = new DeviceAdamW(parameters, this.#gradients, ({ kind }) => optimizerGroup(kind, noDecay));
     this.#norm = new DeviceNorm(provider, this.#gradients);
@@ -123,10 +128,12 @@ export class DeviceLearner {
     const outputs = forwardOutputs(asked, sequences);
     const mode = { gradients: false, terms: forwardTerms(asked) };
     for (const batch of this.#plan(sequences)) {
+      const began = performance.now();
       const runner = this.#runner(mode, batch, model);
       runner.load(pick(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
       runner.run(slot, temperature);
       for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
+      this.#record?.("forward", began, countTokens([batch], sequences));
     }
     return forwardResult(outputs);
   }
@@ -147,6 +154,7 @@ export class DeviceLearner {
     const columns = Object.entries(weightColumns(weights, terms));
     const mode = { gradients: true, terms: lossTerms(terms) };
     for (const batch of this.#plan(sequences)) {
+      const began = performance.now();
       const runner = this.#runner(mode, batch, "policy");
       const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)]));
       runner.load(pick(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
@@ -154,6 +162,7 @@ export class DeviceLearner {
       this.#gradients.swap();
       copyOutputs(runner, batch, LOGPROBS, logprobs);
       runner.addSums(sums);
+      this.#record?.("backward", began, countTokens([batch], sequences));
     }
     this.#share();
     const { loss, entropy, tokens } = sums;
@@ -172,6 +181,7 @@ export class DeviceLearner {
   /** As `Learner.step`; the store's copy of `to` is out of date until `DeviceParameters.toStore`. */
   step(settings: StepSettings, from: Slot, to: Slot): { readonly gradNorm: number } {
     this.#store.assertWritable(to);
+    const began = performance.now();
     const gradNorm = this.#norm.compute();
     if (Number.isFinite(gradNorm)) {
       const step = this.#store.step(from) + 1;
@@ -179,6 +189,7 @@ export class DeviceLearner {
       this.#store.setStep(to, step);
     }
     this.clearGradients();
+    this.#record?.("optimizer", began);
     return { gradNorm };
   }
 

@@ -4,6 +4,7 @@
  */
 
 import { AleError } from "../core/errors.ts";
+import type { RecordSpan } from "../core/timeline.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { LOGPROBS } from "../models/decoder-head.ts";
 import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
@@ -24,7 +25,7 @@ import {
   lossTerms,
   weightColumns,
 } from "./loss-terms.ts";
-import { type MicroBatch, planMicroBatches } from "./micro-batches.ts";
+import { countTokens, type MicroBatch, planMicroBatches } from "./micro-batches.ts";
 import { GradientSum, type NoDecay } from "./optimizer.ts";
 import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
@@ -51,12 +52,15 @@ export interface LearnerOptions {
   readonly reference?: FrozenParameters | undefined;
   /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
   readonly gradients?: Float32Array;
+  /** Told of each micro-batch, or of those that run together, and of each optimizer step. */
+  readonly record?: RecordSpan | undefined;
 }
 
 export class Learner {
   readonly #config: DecoderConfig;
   readonly #store: ParameterStore;
   readonly #maxTokens: number;
+  readonly #record: RecordSpan | undefined;
   /** One flat array per thread; the first collects the sum. */
   readonly #gradients: readonly Float32Array[];
   readonly #sum: GradientSum;
@@ -68,6 +72,7 @@ export class Learner {
     this.#config = config;
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
+    this.#record = options.record;
     const { threads, base, reference = base?.parameters, noDecay } = options;
     const layered = options.executor === "layers";
     this.#gradients = Array.from({ length: layered ? 1 : threads }, (_, lane) =>
@@ -160,8 +165,10 @@ export class Learner {
         },
       },
     );
+    const began = performance.now();
     this.#sum.collect();
     for (const lane of this.#gradients.slice(1)) lane.fill(0);
+    this.#record?.("optimizer", began);
     const { loss, entropy, tokens } = sums;
     return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
   }
@@ -174,12 +181,14 @@ export class Learner {
     const source = checkedSlot(from);
     const target = checkedSlot(to);
     this.#store.assertWritable(target);
+    const began = performance.now();
     const gradNorm = this.#optimizer.gradNorm();
     if (Number.isFinite(gradNorm)) {
       this.#optimizer.update(settings, gradNorm, source, target);
       this.#store.setStep(target, this.#store.step(source) + 1);
     }
     this.clearGradients();
+    this.#record?.("optimizer", began);
     return { gradNorm };
   }
 
@@ -201,6 +210,7 @@ export class Learner {
     const plan = this.#plan(sequences);
     const { lanes } = executor;
     for (let begin = 0; begin < plan.length; begin += lanes) {
+      const began = performance.now();
       const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
         const runner = executor.get(mode, batch, lane);
         const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
@@ -213,6 +223,8 @@ export class Learner {
         temperature,
       );
       for (const { runner, batch } of group) work.finish(runner, batch);
+      const batches = group.map(({ batch }) => batch);
+      this.#record?.(mode.gradients ? "backward" : "forward", began, countTokens(batches, sequences));
     }
   }
 

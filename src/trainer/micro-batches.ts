@@ -54,3 +54,10 @@ export function planMicroBatches(lengths: readonly number[], limits: MicroBatchL
   }
   return plan;
 }
+
+/** Predictions in some micro-batches, without padding: a sequence of n tokens has n − 1. */
+export function countTokens(batches: readonly MicroBatch[], sequences: readonly { readonly length: number }[]): number {
+  let tokens = 0;
+  for (const { members } of batches) for (const index of members) tokens += (sequences[index]?.length ?? 1) - 1;
+  return tokens;
+}
