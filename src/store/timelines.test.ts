@@ -37,7 +37,7 @@ test("a track comes back as it was, to the microsecond, in few bytes", () => {
 test("what ended together still does, and what lay inside still does", () => {
   const recorder = new SpanRecorder(["inner", "outer"]);
   for (let i = 0; i < 200; i++) {
-    const begin = START + i * 3.1415;
+    const begin = START + i * 3.1271;
     recorder.add("inner", begin + 0.00049, begin + 1.00051);
     recorder.add("outer", begin, begin + 1.00051);
   }
