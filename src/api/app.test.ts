@@ -48,6 +48,14 @@ test("health names version and store", async () => {
   expect(body).toMatchObject({ status: "ok", store: store.path, live: false });
 });
 
+test("who waits for what is told of a run that this process works on", async () => {
+  expect((await get(`/v1/runs/${runId}/waiting`)).body.error.code).toBe("not_here");
+  const wait = { who: "run", forWhat: "collect, step 3", since: 1, deadline: null };
+  const own = createApp({ store, token: TOKEN, listWaits: (id) => (id === runId ? [wait] : undefined) });
+  const response = await own.request("/v1/runs/shell/waiting");
+  expect(await response.json()).toMatchObject({ runId, waiting: [wait] });
+});
+
 test("runs, one run by a unique beginning, and its metrics", async () => {
   expect((await get("/v1/runs")).body.runs.map((run: { id: string }) => run.id)).toEqual([runId]);
   const { body } = await get("/v1/runs/shell");

@@ -5,6 +5,7 @@ import { z } from "zod";
 import type { EventHub } from "../core/events.ts";
 import { SPLITS } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
+import type { Wait } from "../core/waits.ts";
 import type { EpisodeDetail, EpisodeFilter } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { eventStream } from "./event-stream.ts";
@@ -19,6 +20,8 @@ export interface AppOptions {
   readonly token: string;
   /** Ends a run of this process and says so; runs of other processes get a signal. */
   readonly stopRun?: (runId: string) => boolean;
+  /** Who waits for what, in a run of this process. */
+  readonly listWaits?: (runId: string) => readonly Wait[] | undefined;
   /** Host names besides those of this machine. */
   readonly hosts?: readonly string[];
 }
@@ -64,7 +67,7 @@ export function createApp(options: AppOptions): Hono {
   return app;
 }
 
-function addRuns(app: Hono, { store, token, hub, stopRun }: AppOptions): void {
+function addRuns(app: Hono, { store, token, hub, stopRun, listWaits }: AppOptions): void {
   const startedAt = Date.now();
   app.get("/v1/health", (c) =>
     c.json({
@@ -94,6 +97,14 @@ function addRuns(app: Hono, { store, token, hub, stopRun }: AppOptions): void {
       ...(names === undefined ? {} : { names: names.split(",") }),
     });
     return c.json({ runId, rows });
+  });
+  app.get("/v1/runs/:id/waiting", async (c) => {
+    const runId = await store.resolveRun(c.req.param("id"));
+    const waiting = listWaits?.(runId);
+    if (waiting === undefined) {
+      throw new HttpError(409, "not_here", `this process does not work on run ${runId}`, "ask the run's own service");
+    }
+    return c.json({ runId, at: Date.now(), waiting });
   });
   app.post("/v1/runs/:id/stop", requireToken(token), async (c) => {
     const run = await store.getRun(c.req.param("id"));

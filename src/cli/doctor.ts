@@ -34,16 +34,24 @@ const DEFAULT_PORT = 4242;
 export function defineDoctor(command: Command, cli: CommandLine): void {
   command
     .option("--no-self-test", "do not compute on the devices, only look for them")
-    .option("--json", "print JSON: ok, and one entry per check")
+    .option("--run <run>", "what a running run waits for, instead of checking the machine")
+    .option("--store <file>", "with --run: database of runs (default: ale.db in ALE_HOME)")
+    .option("--json", "print JSON: ok, and one entry per check; with --run: waiting, one entry per wait")
     .addHelpText(
       "after",
       examples(
         ["ale doctor", "every check, and the fix for each that failed"],
         ["ale doctor --json", "for programs; exit code 1 when something required is missing"],
+        ["ale doctor --run runs/second", "who waits for what since when, and until when at most"],
         ["ale doctor --json | jq '.checks[] | select(.ok | not)'", "only what failed"],
       ),
     )
-    .action(async (options: { json?: boolean; selfTest: boolean }) => {
+    .action(async (options: { json?: boolean; selfTest: boolean; run?: string; store?: string }) => {
+      const { run, ...others } = options;
+      if (run !== undefined) {
+        const { examineRun } = await import("./doctor-run.ts");
+        return examineRun(cli, { ...others, run });
+      }
       const sections = doctorSections(cli.env, options.selfTest);
       const checks: (Probe & { readonly section: string })[] = [];
       if (!options.json) {

@@ -24,6 +24,11 @@ function temporaryHome(): string {
   return join(tmpdir(), `ale-${process.getuid?.() ?? "user"}`);
 }
 
+/** Where a run says how its service is reached while it lasts. */
+export function runServiceFile(runDir: string): string {
+  return join(runDir, "state", "service.json");
+}
+
 /** The store of this user; many runs share it. */
 export function defaultStorePath(env: Environment = process.env): string {
   return join(aleHome(env), "ale.db");

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { deadline } from "./errors.ts";
-import { beginWait, listWaits } from "./waits.ts";
+import { beginWait, groupWaits, listWaits } from "./waits.ts";
 
 const mine = () => listWaits().filter(({ who }) => who.startsWith("waits.test"));
 
@@ -29,4 +29,19 @@ test("a wait that failed or passed its deadline is no longer listed", async () =
     "nothing did not finish within 1 ms",
   );
   expect(mine()).toEqual([]);
+});
+
+test("waits for the same are one group, with the longest wait and the nearest deadline", () => {
+  const wait = (who: string, forWhat: string, since: number, deadline: number | null) => ({
+    ...{ who, forWhat, since, deadline },
+  });
+  const groups = groupWaits([
+    wait("sandbox s2", "a command in sandbox s2", 30, 90),
+    wait("sandbox s10", "a command in sandbox s10", 20, 100),
+    wait("run", "collect, step 3", 10, null),
+  ]);
+  expect(groups).toEqual([
+    { ...wait("run", "collect, step 3", 10, null), count: 1 },
+    { ...wait("sandbox s10", "a command in sandbox s10", 20, 90), count: 2 },
+  ]);
 });

@@ -26,3 +26,22 @@ export function beginWait(who: string, forWhat: string, ms?: number): () => void
 export function listWaits(): Wait[] {
   return [...waits].sort((a, b) => a.since - b.since);
 }
+
+/** Waits for the same, as one line. */
+export interface WaitGroup extends Wait {
+  /** How many wait; `who`, `forWhat` and `since` are those of the one that waits longest, `deadline` is the nearest. */
+  readonly count: number;
+}
+
+/** What differs in numbers only is the same; the longest waiting first. */
+export function groupWaits(all: readonly Wait[]): WaitGroup[] {
+  const groups = new Map<string, WaitGroup>();
+  for (const wait of [...all].sort((a, b) => a.since - b.since)) {
+    const key = wait.forWhat.replace(/\d+/g, "#");
+    const group = groups.get(key);
+    const nearest = Math.min(...[group?.deadline, wait.deadline].map((time) => time ?? Number.POSITIVE_INFINITY));
+    const deadline = Number.isFinite(nearest) ? nearest : null;
+    groups.set(key, { ...(group ?? wait), count: (group?.count ?? 0) + 1, deadline });
+  }
+  return [...groups.values()];
+}

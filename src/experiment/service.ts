@@ -1,11 +1,13 @@
 /** The dashboard and API of a running experiment. */
 
-import { join } from "node:path";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { createApp } from "../api/app.ts";
 import { type Service, serve } from "../api/serve.ts";
 import { loadToken } from "../api/token.ts";
-import { aleHome } from "../config/paths.ts";
+import { aleHome, runServiceFile } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
+import { listWaits } from "../core/waits.ts";
 import type { Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 
@@ -28,8 +30,13 @@ export async function startService(
     if (id === runId) stop();
     return id === runId;
   };
-  const app = createApp({ store, hub, token: loadToken(join(aleHome(), "token")), stopRun });
+  const waitsOf = (id: string) => (id === runId ? listWaits() : undefined);
+  const app = createApp({ store, hub, token: loadToken(join(aleHome(), "token")), stopRun, listWaits: waitsOf });
   const service = bind(app, options.experiment.service.port);
+  // For `ale doctor --run`: the port is not always the one that was asked for.
+  const file = runServiceFile(options.outDir);
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, JSON.stringify({ pid: process.pid, url: service.url }));
   hub.emit({ type: "service.listening", url: service.url });
   return service;
 }
