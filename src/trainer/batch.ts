@@ -128,7 +128,7 @@ export function buildBatch(
 
 /**
  * Limits of a quantised model where the experiment sets none: twice the mean and the KL divergence measured on the worst
- * of several models (docs/adr/0010-quantised-base.md). Single tokens may be off by more.
+ * of several models (docs/adr/0012-quantised-base.md). Single tokens may be off by more.
  */
 const QUANTIZED_LIMITS: ParityLimits = { max: 0, mean: 0.06, kl: 4e-3 };
 

@@ -11,7 +11,7 @@ import { float32Value, Value } from "../../runtime/value.ts";
 
 /**
  * Activations are rounded to int8 in blocks of 32 and products summed in whole numbers. Exact float32 activations (level 1)
- * are 3 to 4 times slower and, with 8 bits, have no kernel at all; see docs/adr/0010-quantised-base.md.
+ * are 3 to 4 times slower and, with 8 bits, have no kernel at all; see docs/adr/0012-quantised-base.md.
  */
 const ACCURACY_LEVEL = 4;
 
