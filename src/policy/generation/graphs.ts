@@ -10,41 +10,21 @@
 
 import { AleError } from "../../core/errors.ts";
 import { type DecoderConfig, type ExpertConfig, hasExperts } from "../../models/config.ts";
-import type { Adapter, Adapters } from "../../models/lora.ts";
-import {
-  biasName,
-  EMBEDDING,
-  expertNames,
-  FINAL_NORM,
-  headName,
-  layerNames,
-  type ParameterLayout,
-  parameterLayout,
-} from "../../models/parameters.ts";
+import { expertNames, FINAL_NORM, headName, layerNames } from "../../models/parameters.ts";
 import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
 import { type CachedPositions, cachedPositions, emitCachedAttention } from "./cached-attention.ts";
 import { emitRoutedExperts } from "./expert-graph.ts";
-import {
-  constantNames,
-  EMBEDDING_TABLE,
-  productAttributes,
-  productShapes,
-  tableAttributes,
-  tableShapes,
-} from "./quantized-operators.ts";
+import { Projections } from "./projections.ts";
 import { emitSampling, type SamplingVariant } from "./sampling-graph.ts";
-import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
+import type { WeightPlaces } from "./weight-values.ts";
 
 /** Shape of a graph: `rows` sequences × `tokens` new tokens each, over caches of `cells` positions. */
 interface GraphShape {
   /** Both may be left open until the graph runs. */
   readonly extent: { readonly rows: number; readonly tokens: number } | "any";
   readonly cells: number;
-  /**
-   * Compute W xᵀ and turn it round instead of x Wᵀ. A library of matrix products first copies the right operand into an order
-   * of its own; with a few rows that is most of the work where it is the weights. In another order of summation.
-   */
+  /** See `Projections`. */
   readonly weightsFirst?: boolean;
 }
 
@@ -71,8 +51,7 @@ class DecoderGraph {
   readonly #shape: GraphShape;
   /** Sequences, as a dimension of graph inputs. */
   readonly #rows: number | string;
-  readonly #weights = new Map<string, string>();
-  readonly #weightNames: string[] = [];
+  readonly #projections: Projections;
   /** Name of the value [1] that holds the number of sequences, where it is not known before the graph runs. */
   #rowCount = "";
   #cos = "";
@@ -85,137 +64,12 @@ class DecoderGraph {
     this.#config = config;
     this.#places = places;
     this.#shape = shape;
+    this.#projections = new Projections(this.graph, config, places, shape.weightsFirst ?? false);
     this.#rows = shape.extent === "any" ? "rows" : shape.extent.rows;
   }
 
-  /** A weight, or several stacked along their first axis, as a graph input. */
-  #weight(...names: readonly string[]): string {
-    return this.#input(this.#places.layout, names);
-  }
-
-  #input(layout: ParameterLayout, names: readonly string[]): string {
-    const key = names.join("+");
-    const known = this.#weights.get(key);
-    if (known !== undefined) return known;
-    const inputs = stackedWeights(layout, names).map(({ name, shape }) => this.graph.input(name, "float32", shape));
-    this.#weightNames.push(...inputs);
-    const [single] = inputs;
-    const value =
-      inputs.length === 1
-        ? (single as string)
-        : this.graph.node("Concat", inputs, { attributes: { axis: { int: 0 } } });
-    this.#weights.set(key, value);
-    return value;
-  }
-
-  /** x Wᵀ for W in [out, in], plus what the projections have of biases and adapters; several give one wide result. */
-  linear(x: string, ...names: readonly string[]): string {
-    if (this.#places.onDevice && names.length > 1) {
-      const parts = names.map((name) => this.linear(x, name));
-      return this.graph.node("Concat", parts, { attributes: { axis: { int: 1 } } });
-    }
-    const y = this.#product(x, names);
-    const { adapters } = this.#places;
-    if (!names.some((name) => adapters?.byWeight.has(name))) return y;
-    const { byName } = parameterLayout(this.#config);
-    const parts = names.map((name) => ({
-      adapter: adapters?.byWeight.get(name),
-      rows: byName.get(name)?.shape[0] as number,
-    }));
-    return this.#adapted(x, y, parts);
-  }
-
-  /** x Wᵀ plus bias, as the value named `output` if one is given. */
-  #product(x: string, names: readonly string[], output?: string): string {
-    const { graph } = this;
-    const biases = names.flatMap((name) => biasName(this.#config, name) ?? []);
-    const bias = biases.length > 0 ? [this.#weight(...biases)] : [];
-    const outputs = output === undefined ? {} : { outputs: [output] };
-    const key = names.join("+");
-    const quantized = this.#places.quantized?.matrices.get(key);
-    if (quantized === undefined) {
-      const transB = { attributes: { transB: { int: 1 } } };
-      const weight = this.#weight(...names);
-      if (this.#shape.weightsFirst !== true) return graph.node("Gemm", [x, weight, ...bias], { ...transB, ...outputs });
-      const turned = graph.node("Gemm", [weight, x], transB);
-      const perm = { attributes: { perm: { ints: [1, 0] } } };
-      const [biasValue] = bias;
-      if (biasValue === undefined) return graph.node("Transpose", [turned], { ...perm, ...outputs });
-      return graph.node("Add", [graph.node("Transpose", [turned], perm), biasValue], outputs);
-    }
-    const { codes, scales } = constantNames(key);
-    const { codesShape, scalesShape } = productShapes(quantized);
-    const inputs = [
-      x,
-      graph.externalConstant("uint8", codesShape, codes),
-      graph.externalConstant("float32", scalesShape, scales),
-      ...(bias.length > 0 ? ["", "", ...bias] : []),
-    ];
-    return graph.node("MatMulNBits", inputs, {
-      domain: MICROSOFT,
-      attributes: productAttributes(quantized),
-      ...outputs,
-    });
-  }
-
-  /** Rows `tokens` of the embedding table. */
-  #embed(tokens: string): string {
-    const { graph } = this;
-    const quantized = this.#places.quantized?.matrices.get(EMBEDDING);
-    if (quantized === undefined) return graph.node("Gather", [this.#weight(EMBEDDING), tokens]);
-    const { codesShape, scalesShape } = tableShapes(quantized);
-    const codes = graph.input(EMBEDDING_TABLE.codes, "uint8", codesShape);
-    const scales = graph.input(EMBEDDING_TABLE.scales, "float32", scalesShape);
-    this.#weightNames.push(codes, scales);
-    return graph.node("GatherBlockQuantized", [codes, tokens, scales], {
-      domain: MICROSOFT,
-      attributes: tableAttributes(quantized),
-    });
-  }
-
-  /** y + scale · (x Aᵀ) Bᵀ, part by part where projections are stacked; all A are one product. */
-  #adapted(
-    x: string,
-    y: string,
-    parts: readonly { readonly adapter: Adapter | undefined; readonly rows: number }[],
-  ): string {
-    const { graph } = this;
-    const { layout, config } = this.#places.adapters as Adapters;
-    const present = parts.flatMap(({ adapter }) => adapter ?? []);
-    const stacked = this.#input(
-      layout,
-      present.map(({ a }) => a),
-    );
-    const inside = graph.node("Gemm", [x, stacked], {
-      attributes: { transB: { int: 1 }, alpha: { float: (present[0] as Adapter).scale } },
-    });
-    const insides = this.#split(
-      inside,
-      present.map(() => config.rank),
-    );
-    const corrected = this.#split(
-      y,
-      parts.map(({ rows }) => rows),
-    ).map((part, i) => {
-      const adapter = parts[i]?.adapter;
-      if (adapter === undefined) return part;
-      const own = insides[present.indexOf(adapter)] as string;
-      return graph.node("Gemm", [own, this.#input(layout, [adapter.b]), part], { attributes: { transB: { int: 1 } } });
-    });
-    if (corrected.length === 1) return corrected[0] as string;
-    return graph.node("Concat", corrected, { attributes: { axis: { int: 1 } } });
-  }
-
-  /** Columns of `x` in runs of the given widths. */
-  #split(x: string, widths: readonly number[]): readonly string[] {
-    if (widths.length === 1) return [x];
-    return this.graph.nodes("Split", [x, this.graph.int64s(widths)], widths.length, {
-      attributes: { axis: { int: 1 } },
-    });
-  }
-
   #norm(x: string, name: string): string {
-    return this.graph.node("SimplifiedLayerNormalization", [x, this.#weight(name)], {
+    return this.graph.node("SimplifiedLayerNormalization", [x, this.#projections.weight(name)], {
       attributes: { axis: { int: -1 }, epsilon: { float: this.#config.normEps } },
     });
   }
@@ -236,7 +90,7 @@ class DecoderGraph {
       const tables = { cos: this.#cos, sin: this.#sin, half };
       this.#positions = cachedPositions(graph, { ...extent, cells }, "lengths", tables);
     }
-    return this.#embed("tokens");
+    return this.#projections.embed("tokens");
   }
 
   /** [rows · tokens, width] → [rows, tokens, width]. */
@@ -293,9 +147,9 @@ class DecoderGraph {
       return graph.node("Reshape", [this.#norm(byHead, norm), graph.int64s([-1, count * headDim])]);
     };
     return [
-      normalize(this.linear(normed, names.query), names.queryNorm, heads),
-      normalize(this.linear(normed, names.key), names.keyNorm, kvHeads),
-      this.linear(normed, names.value),
+      normalize(this.#projections.linear(normed, names.query), names.queryNorm, heads),
+      normalize(this.#projections.linear(normed, names.key), names.keyNorm, kvHeads),
+      this.#projections.linear(normed, names.value),
     ];
   }
 
@@ -307,7 +161,7 @@ class DecoderGraph {
     const { heads, kvHeads, headDim, queryKeyNorm } = this.#config;
     const { graph } = this;
     const names = layerNames(layer);
-    const packed = this.linear(normed, names.query, names.key, names.value);
+    const packed = this.#projections.linear(normed, names.query, names.key, names.value);
     if (!queryKeyNorm) return [this.#bySequence(packed, (heads + 2 * kvHeads) * headDim), "", ""];
     const widths = [heads * headDim, kvHeads * headDim, kvHeads * headDim];
     const parts = graph.nodes("Split", [packed, graph.int64s(widths)], 3, { attributes: { axis: { int: 1 } } });
@@ -332,7 +186,7 @@ class DecoderGraph {
         hint: "use the device cpu for this model",
       });
     }
-    const logits = this.linear(normed, layerNames(layer).router);
+    const logits = this.#projections.linear(normed, layerNames(layer).router);
     const experts = this.#config.experts as ExpertConfig;
     const tokens = extent.rows * extent.tokens;
     const inputs = { x: normed, logits, tokens, experts, inPairs: extent.tokens === 1 };
@@ -340,20 +194,23 @@ class DecoderGraph {
   }
 
   #gatedMlp(normed: string, names: { readonly gate: string; readonly up: string; readonly down: string }): string {
-    const both = this.linear(normed, names.gate, names.up);
+    const both = this.#projections.linear(normed, names.gate, names.up);
     const [gate, up] = this.graph.nodes("Split", [both], 2, {
       attributes: { axis: { int: 1 }, num_outputs: { int: 2 } },
     }) as [string, string];
     // SiLU is QuickGelu with alpha 1
     const activated = this.graph.node("QuickGelu", [gate], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
-    return this.linear(this.graph.node("Mul", [activated, up]), names.down);
+    return this.#projections.linear(this.graph.node("Mul", [activated, up]), names.down);
   }
 
   /** With `wanted`, a list of positions, everything after the layer's cache is computed for these only. */
   layer(x: string, layer: number, wanted?: string): string {
     const names = layerNames(layer);
     const pick = (all: string) => (wanted === undefined ? all : this.graph.node("Gather", [all, wanted]));
-    const attended = this.linear(pick(this.#attend(this.#norm(x, names.attentionNorm), layer)), names.output);
+    const attended = this.#projections.linear(
+      pick(this.#attend(this.#norm(x, names.attentionNorm), layer)),
+      names.output,
+    );
     const middle = this.graph.node("Add", [pick(x), attended]);
     return this.graph.node("Add", [middle, this.#feedForward(this.#norm(middle, names.mlpNorm), layer)]);
   }
@@ -365,11 +222,11 @@ class DecoderGraph {
 
   /** Logits of the positions in `x`, as the value named `output`. */
   logits(x: string, output: string): string {
-    return this.#product(this.#norm(x, FINAL_NORM), [headName(this.#config)], output);
+    return this.#projections.product(this.#norm(x, FINAL_NORM), [headName(this.#config)], output);
   }
 
   finish(): GenerationGraph {
-    return { model: this.graph.encode(), weightNames: this.#weightNames };
+    return { model: this.graph.encode(), weightNames: this.#projections.weightNames };
   }
 }
 
