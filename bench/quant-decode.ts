@@ -89,7 +89,7 @@ function newEngine(form: string): GenerationEngine {
   const adapters = adaptersFor(config, { rank: 1, alpha: 1, rslora: false, targets: [] });
   const store = ParameterStore.inMemory(adapters.layout);
   store.publish(0, 0);
-  const shape = { threads, slots: SLOTS, rows: SLOTS, context: config.contextLength };
+  const shape = { threads, slots: SLOTS, rows: SLOTS, context: config.contextLength, alone: true };
   if (form === "float32") {
     return new GenerationEngine(config, store, { ...shape, base: { parameters: randomParameters(layout), adapters } });
   }

@@ -78,6 +78,7 @@ export class EngineCore {
       base,
       device: parameters,
       bitEqual: options.deterministic,
+      alone: options.frozen !== undefined,
       afterSync: options.afterSync,
       prefillTokens: options.prefillTokens,
     });

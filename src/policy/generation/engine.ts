@@ -43,6 +43,8 @@ export interface GenerationOptions {
   readonly bitEqual?: boolean | undefined;
   /** Tokens that may be prefilled between two decode steps, in whole chunks of up to 512. Default 512. */
   readonly prefillTokens?: number | undefined;
+  /** Nothing is trained meanwhile: threads may wait for each other a moment instead of sleeping. Default false. */
+  readonly alone?: boolean | undefined;
   /** The frozen model whose adapters the store holds; without it the store holds all parameters. */
   readonly base?: AdaptedBase | undefined;
   /** The store's slots on the GPU that generates; the processor does when omitted. */
@@ -112,10 +114,10 @@ export class GenerationEngine {
     this.#store = store;
     // GPUs read four numbers at a time where a length is a multiple of four.
     const cells = options.device === undefined ? cellsFor(context) : 4 * Math.ceil(cellsFor(context) / 4);
-    const { base, device } = options;
+    const { base, device, alone = false } = options;
     this.#place =
       device === undefined
-        ? processorPlace(config, store, base, { cells, threads })
+        ? processorPlace(config, store, base, { cells, threads, alone })
         : devicePlace(config, device, base, cells);
     this.#batch = new DecodeBatch(config, this.#place, { slots, cells, threads, bitEqual });
     this.#prefiller = new Prefiller(config, this.#place, { context, cells, threads });

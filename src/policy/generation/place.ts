@@ -12,7 +12,7 @@ import type { Provider } from "../../runtime/provider.ts";
 import type { Values } from "../../runtime/session.ts";
 import { CellCopier, DeviceKvBlock } from "./device-cache.ts";
 import { KvBlock, type KvCache } from "./kv-block.ts";
-import { SharedForward } from "./shared-forward.ts";
+import { type ForwardShape, SharedForward } from "./shared-forward.ts";
 import { type GraphWeights, SlotWeights } from "./weight-values.ts";
 
 export interface GenerationPlace {
@@ -31,7 +31,7 @@ export function processorPlace(
   config: DecoderConfig,
   store: ParameterStore,
   base: AdaptedBase | undefined,
-  shape: { readonly cells: number; readonly threads: number },
+  shape: ForwardShape,
 ): GenerationPlace {
   const weights = new SlotWeights(config, store, base);
   const quantized = base?.quantized;

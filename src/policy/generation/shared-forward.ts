@@ -12,6 +12,12 @@ import { forwardGraph } from "./graphs.ts";
 import { quantizedConstants } from "./quantized-operators.ts";
 import type { SlotWeights } from "./weight-values.ts";
 
+/**
+ * Idle threads wait this long, in microseconds, before they sleep: long enough for the small operators between two products.
+ * A decode step of half a billion int4 weights takes 19 ms instead of 21 that way (two cores; median of four runs each).
+ */
+const BRIEF_SPINNING = { "session.intra_op.spin_duration_us": "100" };
+
 export class SharedForward {
   readonly session: Session;
   readonly weightNames: readonly string[];
@@ -21,7 +27,11 @@ export class SharedForward {
   constructor(config: DecoderConfig, weights: SlotWeights, base: QuantizedBase, shape: ForwardShape) {
     const { model, weightNames } = forwardGraph(config, weights, shape.cells);
     this.#constants = quantizedConstants(base);
-    this.session = new Session(model, { threads: shape.threads, initializers: this.#constants });
+    this.session = new Session(model, {
+      threads: shape.threads,
+      initializers: this.#constants,
+      ...(shape.alone ? { spinning: true, config: BRIEF_SPINNING } : {}),
+    });
     this.weightNames = weightNames;
   }
 
@@ -31,7 +41,10 @@ export class SharedForward {
   }
 }
 
-interface ForwardShape {
+export interface ForwardShape {
+  /** Positions of every cache. */
   readonly cells: number;
   readonly threads: number;
+  /** See `GenerationOptions.alone`. */
+  readonly alone: boolean;
 }
