@@ -1,9 +1,11 @@
 /** Everything the report shows, read from the store. */
 
+import { eachSpan, type Spans } from "../../core/timeline.ts";
 import type { EpisodeDetail, EvaluationRecord, MetricsRow, RunRecord } from "../../store/records.ts";
 import type { EpisodePurpose } from "../../store/schema.ts";
 import type { Store } from "../../store/store.ts";
 import type { RunSummary } from "../summary.ts";
+import type { StepTimeline } from "./gantt.ts";
 
 export interface SampleEpisodes {
   /** `first` or `last`. */
@@ -20,6 +22,8 @@ export interface ReportData {
   readonly metrics: readonly MetricsRow[];
   readonly evaluations: readonly EvaluationRecord[];
   readonly samples: readonly SampleEpisodes[];
+  /** Of the newest step that collected episodes and whose timeline is kept. */
+  readonly timeline?: StepTimeline | undefined;
 }
 
 /** Episodes of each kind to show. */
@@ -34,7 +38,21 @@ export async function readReportData(store: Store, run: RunRecord, summary: RunS
     metrics: await store.readMetrics(run.id),
     evaluations,
     samples: await readSamples(store, run, evaluations),
+    timeline: await readNewestTimeline(store, run.id),
   };
+}
+
+async function readNewestTimeline(store: Store, runId: string): Promise<StepTimeline | undefined> {
+  for (const step of (await store.readTimelineSteps(runId)).reverse()) {
+    const tracks = await store.readTimeline(runId, step);
+    if (tracks.some(({ name, spans }) => name === "control" && hasSpan(spans, "collect"))) return { step, tracks };
+  }
+  return undefined;
+}
+
+function hasSpan(spans: Spans, wanted: string): boolean {
+  for (const { name } of eachSpan(spans)) if (name === wanted) return true;
+  return false;
 }
 
 /** From the first and last evaluation, or, where evaluations stored no episodes, the first and last training step. */

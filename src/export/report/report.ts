@@ -6,6 +6,7 @@ import type { EpisodeDetail, EvaluationRecord } from "../../store/records.ts";
 import type { HeldOutSummary } from "../summary.ts";
 import { fitLearningCurve, learningCurve, smallCharts } from "./curves.ts";
 import type { ReportData, SampleEpisodes } from "./data.ts";
+import { stepGantt } from "./gantt.ts";
 import { Html, type HtmlValue, html } from "./html.ts";
 import { STYLE } from "./style.ts";
 
@@ -37,6 +38,7 @@ ${tiles(data)}
 ${fitNote(data)}
 </section>
 ${curves(data)}
+${timeline(data)}
 ${families(data)}
 ${data.samples.map(samples)}
 ${settings(data)}
@@ -110,6 +112,12 @@ function curves(data: ReportData): HtmlValue {
   if (charts.length === 0) return null;
   const cards = charts.map(({ title, chart }) => html`<div class="card"><h3>${title}</h3>${chart}</div>`);
   return html`<section><h2>During training</h2><div class="grid2">${cards}</div></section>`;
+}
+
+function timeline({ timeline: newest }: ReportData): HtmlValue {
+  const picture = newest && stepGantt(newest);
+  if (picture === undefined) return null;
+  return html`<section><h2>One step over time</h2><div class="card scroll">${picture}</div></section>`;
 }
 
 function parityLimit(toml: string): number | undefined {

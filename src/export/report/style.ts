@@ -38,6 +38,10 @@ svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 
 .chart .line.orange { stroke: var(--orange); } .chart .band.orange, .chart .dot.orange { fill: var(--orange); }
 .chart .line.violet, .chart .mark.violet, .chart .drop.violet { stroke: var(--violet); } .chart .band.violet { fill: var(--violet); }
 .chart .line.grey { stroke: var(--grey); }
+.gantt { min-width: 720px; } .gantt .lane { fill: var(--code); } .gantt .small { font-size: 10.5px; } .gantt .inside { fill: var(--text); font-size: 11px; }
+.gantt .decode, .gantt .generate { fill: #2f6fd0; } .gantt .prefill { fill: #8db7ee; } .gantt .forward { fill: #8fd0a4; } .gantt .backward { fill: #2f9457; }
+.gantt .optimizer { fill: #15603a; } .gantt .exchange { fill: #d3564a; } .gantt .other, .gantt .reset { fill: #a3abb4; } .gantt .tool { fill: #e08a2c; } .gantt .grade { fill: #8a5fd0; }
+.gantt .pale { opacity: .28; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: 12.5px; font-weight: 600; color: var(--muted); }
 th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
