@@ -34,7 +34,7 @@ export async function examineRun(cli: CommandLine, flags: DoctorRunFlags): Promi
     return;
   }
   cli.print(`${sanitizeLine(run.id, 100)}, process ${pid}: ${waiting.length} waits`);
-  if (waiting.length > 0) cli.print(waitTable(cli, groupWaits(waiting), Date.now()));
+  if (waiting.length > 0) cli.print(waitTable(cli, run.id, groupWaits(waiting)));
 }
 
 async function askForWaits(run: RunRecord, pid: number): Promise<readonly Wait[]> {
@@ -65,11 +65,14 @@ async function serviceOf(run: RunRecord, pid: number): Promise<string> {
   });
 }
 
-function waitTable(cli: CommandLine, groups: readonly WaitGroup[], now: number): string {
+function waitTable(cli: CommandLine, runId: string, groups: readonly WaitGroup[]): string {
+  const now = Date.now();
+  // Episodes' ids begin with their run's.
+  const short = (who: string) => who.replace(`${runId}/`, "");
   return formatTable(
     groups,
     [
-      { title: "who waits", value: ({ who, count }) => (count === 1 ? who : `${who} and ${count - 1} more`) },
+      { title: "who waits", value: ({ who, count }) => `${short(who)}${count === 1 ? "" : ` and ${count - 1} more`}` },
       { title: "for what", value: ({ forWhat }) => forWhat },
       { title: "since", value: ({ since }) => formatDuration(now - since), align: "right" },
       {

@@ -249,7 +249,8 @@ class Connection {
       this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, timer });
     });
     this.send(encodeMessage(op, request, sandbox, payload));
-    const endWait = beginWait(sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`, what, timeoutMs);
+    const who = sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`;
+    const endWait = beginWait(who, what.replace(/ in sandbox s\d+$/, ""), timeoutMs);
     reply.then(endWait, endWait);
     return [request, reply];
   }

@@ -1,6 +1,7 @@
 /** The service as the page sees it. */
 
 import type { AleEvent, EventOf, EventType } from "../core/events.ts";
+import type { Wait } from "../core/waits.ts";
 import type {
   EpisodeDetail,
   EpisodePage,
@@ -52,6 +53,9 @@ export const readRun = (id: string) => request<RunDetail>(`/v1/runs/${encodeURIC
 
 export const readMetrics = async (id: string) =>
   (await request<{ rows: MetricsRow[] }>(`/v1/runs/${encodeURIComponent(id)}/metrics`)).rows;
+
+export const readWaits = (id: string) =>
+  request<{ at: number; waiting: Wait[] }>(`/v1/runs/${encodeURIComponent(id)}/waiting`);
 
 export const readFamilies = async (id: string) =>
   (await request<{ families: FamilyRecord[] }>(`/v1/tasks?run=${encodeURIComponent(id)}`)).families;

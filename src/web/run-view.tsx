@@ -7,6 +7,7 @@ import { count, duration, percent, scientific } from "./format.ts";
 import { runAddress } from "./route.ts";
 import { LIVE_PHASES, latest, type RunState, secondsLeft } from "./state.ts";
 import { useRun } from "./use-run.ts";
+import { WaitList } from "./wait-list.tsx";
 
 interface RunViewProps {
   readonly runId: string;
@@ -46,6 +47,7 @@ export function RunView({ runId, episodeId, token }: RunViewProps) {
         <LearningCurve metrics={state.metrics} evaluations={state.evaluations} />
       </section>
       {run.status === "running" && <InFlight state={state} />}
+      {run.status === "running" && <WaitList runId={run.id} />}
       <EpisodeList runId={run.id} step={run.committedStep ?? 0} selected={episodeId} />
       {episodeId !== undefined && <EpisodePanel id={episodeId} closeAddress={runAddress(run.id)} />}
       <details class="settings">
