@@ -38,6 +38,15 @@ export function attentionPlan({ rows, length, heads }: AttentionShape): Attentio
   return { blockSize, recompute: length > KEPT_LENGTH };
 }
 
+export interface AttentionOptions {
+  readonly plan?: AttentionPlan;
+  /**
+   * [rows, length] in the graph's float type: a number per sequence, where a row holds several one behind the other. A token
+   * then attends to those of its own sequence only. Each row is one sequence when omitted.
+   */
+  readonly segments?: Tensor | undefined;
+}
+
 /** What a block of queries [begin, end) computed; scores are [rows, kvHeads, groups · (end − begin), end]. */
 interface Block {
   readonly begin: number;
@@ -63,12 +72,13 @@ export function causalAttention(
   k: Tensor,
   v: Tensor,
   shape: AttentionShape,
-  plan: AttentionPlan = attentionPlan(shape),
+  { plan = attentionPlan(shape), segments }: AttentionOptions = {},
 ): Tensor {
   const inputs: AttentionInputs = {
     queries: splitQueries(graph, q, shape),
     keys: splitKeys(graph, k, shape),
     values: splitKeys(graph, v, shape),
+    segments: segments && { numbers: segments, recompute: plan.recompute },
   };
   const blocks: Block[] = [];
   const mixed: Tensor[] = [];
@@ -104,6 +114,14 @@ interface AttentionInputs {
   /** [rows, kvHeads, length, headDim]. */
   readonly keys: Tensor;
   readonly values: Tensor;
+  readonly segments: Segments | undefined;
+}
+
+interface Segments {
+  /** [rows, length]. */
+  readonly numbers: Tensor;
+  /** Masks are made where they are needed, not once for all layers. */
+  readonly recompute: boolean;
 }
 
 interface AttendOptions {
@@ -135,7 +153,11 @@ function attend(
   }) as [Tensor, Tensor];
   const scores = batchedProduct(graph, query, key, { transposeB: true, scale: 1 / Math.sqrt(headDim) });
   const split = [...lead, rows, kvHeads, groups, size, end];
-  const masked = graph.apply("Add", [reshape(graph, scores, split), causalMask(graph, begin, end, lead)], split);
+  const mask =
+    inputs.segments === undefined
+      ? causalMask(graph, begin, end, lead)
+      : segmentMask(graph, inputs.segments, { begin, end, lead, query });
+  const masked = graph.apply("Add", [reshape(graph, scores, split), mask], split);
   const softmax = graph.apply("Softmax", [masked], split, { attributes: { axis: { int: -1 } } });
   return { begin, end, query, key, value, probabilities: reshape(graph, softmax, scores.shape), lead };
 }
@@ -209,6 +231,30 @@ function causalMask(graph: Graph, begin: number, end: number, lead: readonly num
     }
     return graph.constant(shape, mask);
   });
+}
+
+interface MaskedBlock {
+  readonly begin: number;
+  readonly end: number;
+  readonly lead: readonly number[];
+  /** The block's queries: a mask that is made again waits for them. */
+  readonly query: Tensor;
+}
+
+/** The additive mask [… lead, rows, 1, 1, end − begin, end] of tokens that attend to their own segment only. */
+function segmentMask(graph: Graph, { numbers, recompute }: Segments, block: MaskedBlock): Tensor {
+  const { begin, end, lead, query } = block;
+  const [rows] = numbers.shape as [number, number];
+  const size = end - begin;
+  const make = () => {
+    const own = after(graph, slice(graph, numbers, 1, begin, end), recompute ? [query] : []);
+    const ofQueries = reshape(graph, own, [...lead, rows, 1, 1, size, 1]);
+    const ofKeys = reshape(graph, slice(graph, numbers, 1, 0, end), [...lead, rows, 1, 1, 1, end]);
+    const shape = [...lead, rows, 1, 1, size, end];
+    const same = graph.apply("Equal", [ofQueries, ofKeys], shape, { type: "bool" });
+    return graph.apply("Where", [same, causalMask(graph, begin, end, lead), graph.scalar(MASKED)], shape);
+  };
+  return recompute ? make() : graph.shared(`segment mask ${begin}-${end} of ${numbers.name}`, make);
 }
 
 /** Axis of positions in split queries [rows, kvHeads, groups, length, headDim]. */

@@ -2,13 +2,15 @@
 
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 
-/** Constants shared by all rotations of a graph; each table is [length, headDim / 2]. */
+/** What all rotations of a graph share; each table is [length, headDim / 2]. */
 export interface RotaryConstants {
   readonly length: number;
   readonly halfDim: number;
   readonly cos: Tensor;
   readonly sin: Tensor;
   readonly negativeSin: Tensor;
+  /** [rows, length], int64: the row of the tables that each token takes; its place in its row when omitted. */
+  readonly positions?: Tensor | undefined;
 }
 
 /** Puts the tables of positions 0 … length − 1 into the graph. */
@@ -16,6 +18,7 @@ export function rotaryConstants(
   graph: Graph,
   length: number,
   tables: { readonly cos: Float64Array; readonly sin: Float64Array },
+  positions?: Tensor,
 ): RotaryConstants {
   const halfDim = tables.cos.length / length;
   const shape = [length, halfDim];
@@ -28,11 +31,12 @@ export function rotaryConstants(
       shape,
       tables.sin.map((value) => -value),
     ),
+    positions,
   };
 }
 
 /**
- * Rotates each head of x [rows · length, heads · headDim] by its position in the row. A rotation's transpose is the
+ * Rotates each head of x [rows · length, heads · headDim] by its position. A rotation's transpose is the
  * rotation by the opposite angle, so the backward pass is the same operator with −sin.
  */
 export function rotary(graph: Graph, x: Tensor, constants: RotaryConstants): Tensor {
@@ -51,7 +55,8 @@ function rotate(graph: Graph, x: Tensor, constants: RotaryConstants, sin: Tensor
   if (graph.profile === "ref64") return rotatePlainly(graph, x, rows, constants, sin);
   const threeD = reshape(graph, x, [rows, constants.length, width]);
   // A position of shape [1] is an offset: every row counts from 0
-  const rotated = graph.apply("RotaryEmbedding", [threeD, graph.integers([0]), constants.cos, sin], threeD.shape, {
+  const positions = constants.positions ?? graph.integers([0]);
+  const rotated = graph.apply("RotaryEmbedding", [threeD, positions, constants.cos, sin], threeD.shape, {
     domain: "com.microsoft",
   });
   return reshape(graph, rotated, x.shape);
@@ -67,10 +72,17 @@ function rotatePlainly(graph: Graph, x: Tensor, rows: number, constants: RotaryC
   const [a, b] = graph.applyMany("Split", [reshape(graph, x, whole)], [{ shape: half }, { shape: half }], {
     attributes: { ...axis, num_outputs: { int: 2 } },
   }) as readonly [Tensor, Tensor];
-  const cos = reshape(graph, constants.cos, [1, length, 1, halfDim]);
-  const sin = reshape(graph, sinTable, [1, length, 1, halfDim]);
+  const [cos, sin] = [constants.cos, sinTable].map((table) => positioned(graph, table, constants)) as [Tensor, Tensor];
   const times = (u: Tensor, v: Tensor) => graph.apply("Mul", [u, v], half);
   const first = graph.apply("Sub", [times(a, cos), times(b, sin)], half);
   const second = graph.apply("Add", [times(b, cos), times(a, sin)], half);
   return reshape(graph, graph.apply("Concat", [first, second], whole, { attributes: axis }), x.shape);
+}
+
+/** A table's rows where the tokens are: [rows or 1, length, 1, halfDim]. */
+function positioned(graph: Graph, table: Tensor, { length, halfDim, positions }: RotaryConstants): Tensor {
+  if (positions === undefined) return reshape(graph, table, [1, length, 1, halfDim]);
+  const [rows] = positions.shape as [number, number];
+  const gathered = graph.apply("Gather", [table, positions], [rows, length, halfDim]);
+  return reshape(graph, gathered, [rows, length, 1, halfDim]);
 }

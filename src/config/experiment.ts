@@ -112,6 +112,12 @@ const TrainerSchema = z
       .describe(
         "Gradients from one graph of the whole model, or layer by layer in less memory; auto: by the model's size",
       ),
+    packing: z
+      .enum(["auto", "on", "off"])
+      .default("auto")
+      .describe(
+        "Several sequences per row of a training batch, on processors; auto: where that saves enough padding. GPUs: one per row",
+      ),
     parityLimit: z
       .number()
       .min(0)

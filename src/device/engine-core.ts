@@ -42,7 +42,7 @@ export class EngineCore {
     const parameters = deviceParameters(device, weights);
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
-    const { threads, slots, noDecay } = options;
+    const { threads, slots, noDecay, packing } = options;
     const { executor, predictedBytes } = planMemory(options);
     this.predictedBytes = predictedBytes;
     this.#exchange = options.frozen === undefined ? openExchange(options, store, record) : undefined;
@@ -58,7 +58,7 @@ export class EngineCore {
       };
       this.#learner =
         parameters === undefined
-          ? new Learner(config, store, { ...shared, threads })
+          ? new Learner(config, store, { ...shared, threads, packing })
           : new DeviceLearner(config, store, parameters, shared);
       this.#trainer =
         this.#exchange === undefined

@@ -67,8 +67,8 @@ function modelOf({ modelConfig, lora }: EngineOptions): LayeredModel {
   return { config, adapters: lora === undefined ? undefined : adaptersFor(config, lora.config) };
 }
 
-function demandOf({ microBatchTokens, threads, context }: EngineOptions) {
-  return { microBatchTokens, threads, length: context - 1 };
+function demandOf({ microBatchTokens, threads, context, packing = "off" }: EngineOptions) {
+  return { microBatchTokens, threads, length: context - 1, packing };
 }
 
 function trainingParts(options: EngineOptions, model: LayeredModel, executor: ExecutorKind): MemoryParts {

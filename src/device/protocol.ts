@@ -7,6 +7,7 @@ import type { Slot } from "../models/parameter-store.ts";
 import type { QuantizationScheme } from "../models/quantization.ts";
 import type { ContextStats } from "../policy/generation/contexts.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
+import type { Packing } from "../trainer/micro-batches.ts";
 import type { NoDecay } from "../trainer/optimizer.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 
@@ -68,6 +69,8 @@ export interface EngineOptions {
   readonly microBatchTokens: number;
   /** How gradients are computed, see `Learner`; `auto`, the default, chooses by the size of the model. */
   readonly executor?: "auto" | "graph" | "layers";
+  /** Whether several sequences share a row of a training batch, see `planMicroBatches`; not on GPUs. Default `off`. */
+  readonly packing?: Packing;
   /** Optimizer steps of an update: one reads and writes two slots of the store, more use all three. Default more. */
   readonly updatesPerStep?: number;
   readonly deterministic: boolean;

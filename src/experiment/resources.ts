@@ -113,6 +113,7 @@ export function engineSettings(
     context: rollout.maxEpisodeTokens,
     microBatchTokens: trainer.microBatchTokens,
     executor: trainer.executor,
+    packing: trainer.packing,
     updatesPerStep: trainer.minibatches * trainer.epochs,
     deterministic,
     timeline: experiment.timeline.enabled,

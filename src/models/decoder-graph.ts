@@ -1,14 +1,12 @@
 /** The decoder as a graph over token sequences: log-probabilities of given tokens, and their gradients. */
 
-import type { AttentionShape } from "../autodiff/attention.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
-import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
 import { ENTROPY, emitHead, type LossTerms, lossSeeds, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
-import { type DecoderContext, decoderLayer } from "./decoder-layer.ts";
+import { decoderContext, decoderLayer, type TokenShape } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
 import {
   EMBEDDING,
@@ -19,7 +17,6 @@ import {
   type ParameterLayout,
   parameterLayout,
 } from "./parameters.ts";
-import { ropeTables } from "./rope.ts";
 
 /** Names of the graph's inputs and outputs beside the parameters and those of the head, N = rows · length. */
 export const IDS = "ids"; // int64 [N], int32 on GPUs
@@ -30,11 +27,8 @@ export const EMBEDDED_GRADIENT = "gradient:embedded"; // [N, d]
 export const accumulatedName = (name: string): string => `accumulated:${name}`;
 export const gradientName = (name: string): string => `gradient:${name}`;
 
-export interface DecoderGraphOptions {
+export interface DecoderGraphOptions extends TokenShape {
   readonly profile: Profile;
-  /** Sequences per run, and their length in tokens. */
-  readonly rows: number;
-  readonly length: number;
   /**
    * `logits`: forward to logits. `logprobs`: forward to log-probabilities and what else `terms` name. `gradients`: these,
    * the entropy, and the gradients of the loss.
@@ -82,7 +76,7 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
 }
 
 export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Graph {
-  const { rows, length, mode, adapters, terms = {} } = options;
+  const { rows, length, packed, mode, adapters, terms = {} } = options;
   const graph = new Graph(options.profile);
   const withGradients = mode === "gradients";
   const parameters = new Map<string, Tensor>();
@@ -97,7 +91,7 @@ export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOp
   const table = parameter(EMBEDDING);
   const embedded = embedding(graph, inside ? table : { ...table, differentiable: false }, ids);
   const start = withGradients && trainsEmbedding(adapters) && !inside ? graph.leaf(embedded) : embedded;
-  const hidden = decoderLayers(graph, config, { rows, length, start, parameter, adapters });
+  const hidden = decoderLayers(graph, config, { rows, length, packed, start, parameter, adapters });
   const projection = parameter(headName(config));
   if (mode === "logits") {
     graph.output(LOGITS, linear(graph, hidden, projection));
@@ -119,9 +113,7 @@ export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOp
   return graph;
 }
 
-interface LayerInputs {
-  readonly rows: number;
-  readonly length: number;
+interface LayerInputs extends TokenShape {
   /** Embedded tokens [N, d]. */
   readonly start: Tensor;
   readonly parameter: (name: string) => Tensor;
@@ -130,16 +122,8 @@ interface LayerInputs {
 
 /** All layers and the final norm. */
 function decoderLayers(graph: Graph, config: DecoderConfig, inputs: LayerInputs): Tensor {
-  const { rows, length, parameter, adapters } = inputs;
-  const shape: AttentionShape = {
-    rows,
-    length,
-    heads: config.heads,
-    kvHeads: config.kvHeads,
-    headDim: config.headDim,
-  };
-  const positions = rotaryConstants(graph, length, ropeTables(config, length));
-  const context: DecoderContext = { graph, config, shape, positions, parameter, adapters };
+  const { parameter, adapters } = inputs;
+  const context = decoderContext(graph, config, inputs, { parameter, adapters });
   let x = inputs.start;
   for (let layer = 0; layer < config.layers; layer++) x = decoderLayer(context, layer, x);
   return rmsNorm(graph, x, parameter(FINAL_NORM), config.normEps);

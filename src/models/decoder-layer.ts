@@ -7,10 +7,27 @@ import type { Graph, Tensor } from "../autodiff/graph.ts";
 import { addLowRank } from "../autodiff/low-rank.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
-import { type RotaryConstants, rotary } from "../autodiff/rotary.ts";
+import { type RotaryConstants, rotary, rotaryConstants } from "../autodiff/rotary.ts";
 import { type DecoderConfig, type ExpertConfig, hasExperts } from "./config.ts";
 import type { Adapters } from "./lora.ts";
 import { biasName, expertNames, layerNames } from "./parameters.ts";
+import { ropeTables } from "./rope.ts";
+
+/** Inputs of graphs whose rows hold several sequences. */
+export const POSITIONS = "positions"; // int64 [rows, length], counted from 0 in every sequence
+export const SEGMENTS = "segments"; // float [rows, length], a number per sequence of a row
+
+/** The tokens of one run. */
+export interface TokenShape {
+  readonly rows: number;
+  /** Tokens of a row. */
+  readonly length: number;
+  /**
+   * A row holds several sequences, one behind the other: POSITIONS and SEGMENTS say where each begins. Default one sequence
+   * per row, from its first token on. Not on GPUs.
+   */
+  readonly packed?: boolean | undefined;
+}
 
 /** What the layers of one graph share. */
 export interface DecoderContext {
@@ -18,9 +35,30 @@ export interface DecoderContext {
   readonly config: DecoderConfig;
   readonly shape: AttentionShape;
   readonly positions: RotaryConstants;
+  /** SEGMENTS, where rows hold several sequences. */
+  readonly segments: Tensor | undefined;
   /** A parameter by its Hugging Face name, or a matrix of an adapter by PEFT's. */
   readonly parameter: (name: string) => Tensor;
   readonly adapters?: Adapters | undefined;
+}
+
+/** The context of a graph over `tokens`; declares the inputs of packed rows. */
+export function decoderContext(
+  graph: Graph,
+  config: DecoderConfig,
+  { rows, length, packed = false }: TokenShape,
+  given: Pick<DecoderContext, "parameter" | "adapters">,
+): DecoderContext {
+  const { heads, kvHeads, headDim } = config;
+  const places = packed ? graph.input(POSITIONS, [rows, length], { type: "int64" }) : undefined;
+  return {
+    ...given,
+    graph,
+    config,
+    shape: { rows, length, heads, kvHeads, headDim },
+    positions: rotaryConstants(graph, length, ropeTables(config, length), places),
+    segments: packed ? graph.input(SEGMENTS, [rows, length]) : undefined,
+  };
 }
 
 /** x Wᵀ for the weight called `name`; the one place where what belongs to a projection besides its weight comes in. */
@@ -44,7 +82,7 @@ export function decoderLayer(context: DecoderContext, layer: number, x: Tensor):
 }
 
 function selfAttention(context: DecoderContext, layer: number, x: Tensor): Tensor {
-  const { graph, config, shape, positions, parameter } = context;
+  const { graph, config, shape, positions, segments, parameter } = context;
   const names = layerNames(layer);
   const heads = (name: string, norm: string) => {
     const projected = project(context, x, name);
@@ -54,7 +92,7 @@ function selfAttention(context: DecoderContext, layer: number, x: Tensor): Tenso
   const query = heads(names.query, names.queryNorm);
   const key = heads(names.key, names.keyNorm);
   const value = project(context, x, names.value);
-  return project(context, causalAttention(graph, query, key, value, shape), names.output);
+  return project(context, causalAttention(graph, query, key, value, shape, { segments }), names.output);
 }
 
 function feedForward(context: DecoderContext, layer: number, x: Tensor): Tensor {

@@ -4,18 +4,15 @@
  * layers whose tensors have the same shapes share one pair of graphs.
  */
 
-import type { AttentionShape } from "../autodiff/attention.ts";
 import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Tensor } from "../autodiff/graph.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
-import { rotaryConstants } from "../autodiff/rotary.ts";
 import type { DecoderConfig } from "./config.ts";
 import { accumulatedName, gradientName, IDS, trainableLayout } from "./decoder-graph.ts";
 import { ENTROPY, emitHead, type LossTerms, lossSeeds } from "./decoder-head.ts";
-import { decoderLayer } from "./decoder-layer.ts";
+import { decoderContext, decoderLayer, type TokenShape } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
 import { EMBEDDING, FINAL_NORM, headName, type ParameterEntry, parameterLayout } from "./parameters.ts";
-import { ropeTables } from "./rope.ts";
 
 /** States between layers, [N, d]: what a piece reads, what it makes, and their gradients. */
 export const HIDDEN = "hidden";
@@ -44,10 +41,8 @@ export function embeddingGraph({ config }: LayeredModel, tokens: number): Graph 
   return graph;
 }
 
-export interface LayerGraphOptions {
+export interface LayerGraphOptions extends TokenShape {
   readonly layer: number;
-  readonly rows: number;
-  readonly length: number;
   readonly direction: "forward" | "backward";
 }
 
@@ -63,11 +58,9 @@ export function layerGraph(model: LayeredModel, options: LayerGraphOptions): Gra
   const parameters = declareParameters(graph, model, layerEntries(model, layer), backward);
   const size = [rows * length, config.hiddenSize];
   const hidden = graph.input(HIDDEN, size, { differentiable: backward });
-  const { heads, kvHeads, headDim } = config;
-  const shape: AttentionShape = { rows, length, heads, kvHeads, headDim };
-  const positions = rotaryConstants(graph, length, ropeTables(config, length));
   const parameter = (name: string) => parameters.get(name) as Tensor;
-  const output = decoderLayer({ graph, config, shape, positions, parameter, adapters }, layer, hidden);
+  const context = decoderContext(graph, config, options, { parameter, adapters });
+  const output = decoderLayer(context, layer, hidden);
   if (!backward) {
     graph.output(OUTPUT, output);
     return graph;

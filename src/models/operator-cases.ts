@@ -96,11 +96,11 @@ export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
     { q: normal("q", 10, 24), k: normal("k", 10, 24), v: normal("v", 10, 24) },
   ),
   "causalAttention in blocks of queries, the last one shorter": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { blockSize: 2, recompute: false })],
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { plan: { blockSize: 2, recompute: false } })],
     { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
   ),
   "causalAttention, blocks computed again": operator(
-    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { blockSize: 2, recompute: true })],
+    (graph, { q, k, v }) => [causalAttention(graph, q, k, v, ATTENTION, { plan: { blockSize: 2, recompute: true } })],
     { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12) },
   ),
   "embedding, with repeated ids": operator((graph, { table, ids }) => [embedding(graph, table, ids)], {
@@ -166,4 +166,26 @@ export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
       inverseTemperature: { shape: [], values: [1.25], constant: true },
     },
   ),
+};
+
+/** Two rows: sequences of 3 and 2 tokens; of 1 and 3, and a token of padding. */
+const SEGMENTS = { shape: [2, 5], values: [1, 1, 1, 2, 2, 1, 2, 2, 2, 3], constant: true };
+
+function packedAttention(recompute: boolean): OperatorCase {
+  return operator(
+    (graph, { q, k, v, segments }) => [
+      causalAttention(graph, q, k, v, ATTENTION, { plan: { blockSize: 2, recompute }, segments }),
+    ],
+    { q: normal("q", 10, 24), k: normal("k", 10, 12), v: normal("v", 10, 12), segments: SEGMENTS },
+  );
+}
+
+/** Operators over rows of several sequences, which GPUs are not given. */
+export const PACKED_CASES: Readonly<Record<string, OperatorCase>> = {
+  "rotary, positions given": operator(
+    (graph, { x, positions }) => [rotary(graph, x, rotaryConstants(graph, 5, angleTables(5, 3), positions))],
+    { x: normal("x", 10, 12), positions: integers([2, 5], [0, 1, 2, 0, 1, 0, 0, 1, 2, 0]) },
+  ),
+  "causalAttention within segments": packedAttention(false),
+  "causalAttention within segments, blocks computed again": packedAttention(true),
 };

@@ -2,14 +2,14 @@ import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { Tensor } from "../autodiff/graph.ts";
 import { type CheckedFunction, checkGradients } from "./gradient-check.ts";
-import { normal, OPERATOR_CASES } from "./operator-cases.ts";
+import { normal, OPERATOR_CASES, PACKED_CASES } from "./operator-cases.ts";
 import { RANDOM_OPERATORS, randomCase } from "./random-cases.ts";
 
 /** Per operator; test/devices tries more. */
 const RANDOM_SHAPES = 4;
 
 describe("gradients of every operator against central differences", () => {
-  for (const [name, { build, inputs }] of Object.entries(OPERATOR_CASES)) {
+  for (const [name, { build, inputs }] of Object.entries({ ...OPERATOR_CASES, ...PACKED_CASES })) {
     test(name, () => {
       const report = checkGradients(build, inputs, 12);
       expect(report.probes).toBeGreaterThan(9);

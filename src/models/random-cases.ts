@@ -35,7 +35,7 @@ function attention(rng: Rng): OperatorCase {
   };
   const plan = { blockSize: rng.int(1, shape.length), recompute: rng.next() < 0.5 };
   const tokens = shape.rows * shape.length;
-  return operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, shape, plan)], {
+  return operator((graph, { q, k, v }) => [causalAttention(graph, q, k, v, shape, { plan })], {
     q: normal("q", tokens, shape.heads * shape.headDim),
     k: normal("k", tokens, kvHeads * shape.headDim),
     v: normal("v", tokens, kvHeads * shape.headDim),

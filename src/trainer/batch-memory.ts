@@ -14,9 +14,10 @@ import {
   VALUES,
   WEIGHTS,
 } from "../models/decoder-head.ts";
+import { POSITIONS, SEGMENTS } from "../models/decoder-layer.ts";
 import { allocateFloat32, allocateInt32, allocateInt64 } from "../runtime/memory.ts";
 import { float32Value, int32Value, int64Value, type Value } from "../runtime/value.ts";
-import type { Rectangle, RunnerMode, WeightColumns } from "./executor.ts";
+import type { LaidOut, Rectangle, RunnerMode, WeightColumns } from "./executor.ts";
 
 type Ids = BigInt64Array | Int32Array;
 type Columns = Readonly<Record<string, Float32Array>>;
@@ -35,7 +36,7 @@ const TERMS = [
   [CANDIDATE_WEIGHTS, CANDIDATE_LOGPROBS],
 ] as const;
 
-/** Arrays over the N = rows · length tokens of a rectangle; row r, position t predicts token t + 1 of row r's sequence. */
+/** Arrays over the N = rows · length tokens of a rectangle; each token's place predicts the next of its sequence. */
 export class BatchMemory {
   /** Tokens of the rectangle. */
   readonly tokens: number;
@@ -47,15 +48,21 @@ export class BatchMemory {
   readonly #outputs: Columns;
   readonly #inverseTemperature = allocateFloat32(1);
   readonly #vocabularySize: number;
-  readonly #length: number;
-  #lengths: readonly number[] = [];
+  readonly #shape: Rectangle;
+  /** Each token's position in its sequence, and its sequence's number; empty unless rows hold several sequences. */
+  readonly #positions: BigInt64Array;
+  readonly #segments: Float32Array;
+  /** Places of the sequences: begin, and end (exclusive). */
+  #places: readonly { readonly begin: number; readonly end: number }[] = [];
 
   constructor({ vocabularySize, integers = "int64" }: BatchMemoryOptions, mode: RunnerMode, shape: Rectangle) {
     const { gradients, terms } = mode;
     const { candidates = 0 } = terms;
     const tokens = shape.rows * shape.length;
     this.#vocabularySize = vocabularySize;
-    this.#length = shape.length;
+    this.#shape = shape;
+    this.#positions = allocateInt64(shape.packed === true ? tokens : 0);
+    this.#segments = allocateFloat32(shape.packed === true ? tokens : 0);
     this.tokens = tokens;
     const allocateIds = integers === "int64" ? allocateInt64 : allocateInt32;
     this.ids = allocateIds(tokens);
@@ -89,50 +96,62 @@ export class BatchMemory {
   }
 
   /** See `BatchRunner.load`. */
-  load(sequences: readonly Int32Array[], weights: WeightColumns = {}, candidates: readonly Int32Array[] = []): void {
+  load({ sequences, starts }: LaidOut, weights: WeightColumns = {}, candidates: readonly Int32Array[] = []): void {
     for (const ids of [this.ids, this.#labels, this.#candidates]) fill(ids, 0, ids.length, () => 0);
-    this.#lengths = sequences.map((sequence) => sequence.length - 1);
-    for (const [row, sequence] of sequences.entries()) {
-      const start = row * this.#length;
-      const count = sequence.length - 1;
-      fill(this.ids, start, count, (t) => this.#checkedId(sequence[t] as number));
-      fill(this.#labels, start, count, (t) => this.#checkedId(sequence[t + 1] as number));
+    this.#places = sequences.map((sequence, index) => {
+      const begin = starts[index] as number;
+      return { begin, end: begin + sequence.length - 1 };
+    });
+    for (const [index, sequence] of sequences.entries()) {
+      const { begin, end } = this.#place(index);
+      fill(this.ids, begin, end - begin, (t) => this.#checkedId(sequence[t] as number));
+      fill(this.#labels, begin, end - begin, (t) => this.#checkedId(sequence[t + 1] as number));
     }
+    this.#mark();
     const width = this.#candidates.length / this.tokens;
-    for (const [row, ids] of candidates.entries()) {
-      const start = row * this.#length * width;
+    for (const [index, ids] of candidates.entries()) {
+      const start = this.#place(index).begin * width;
       fill(this.#candidates, start, ids.length - width, (i) => this.#checkedId(ids[i + width] as number));
     }
     for (const [name, rows] of Object.entries(weights)) this.#layWeights(this.#inputs[name] as Float32Array, rows);
   }
 
   /** See `BatchRunner.copyOutput`. */
-  copyOutput(name: string, row: number, target: Float32Array): void {
+  copyOutput(name: string, index: number, target: Float32Array): void {
     const output = this.#outputs[name] as Float32Array;
     const width = output.length / this.tokens;
-    const start = row * this.#length * width;
+    const start = this.#place(index).begin * width;
     target.set(output.subarray(start, start + target.length - width), width);
   }
 
   /** See `BatchRunner.addSums`. */
   addSums(sums: { loss: number; entropy: number; tokens: number }): void {
-    for (const [row, count] of this.#lengths.entries()) {
-      const begin = row * this.#length;
+    for (const { begin, end } of this.#places) {
       for (const [weightName, name] of TERMS) {
         const weights = this.#inputs[weightName];
         if (weights === undefined) continue;
         const term = this.#outputs[name] as Float32Array;
         const width = weights.length / this.tokens;
-        for (let i = begin * width; i < (begin + count) * width; i++) {
+        for (let i = begin * width; i < end * width; i++) {
           if (weights[i] !== 0) sums.loss -= (weights[i] as number) * (term[i] as number);
         }
       }
-      for (let token = begin; token < begin + count; token++) {
+      for (let token = begin; token < end; token++) {
         if (this.#inputs[WEIGHTS]?.[token] === 0) continue;
         sums.entropy += this.#outputs[ENTROPY]?.[token] as number;
         sums.tokens++;
       }
     }
+  }
+
+  /** Where sequences begin, to be bound to graphs with attention; nothing unless rows hold several sequences. */
+  placement(): Record<string, Value> {
+    const { rows, length, packed } = this.#shape;
+    if (packed !== true) return {};
+    return {
+      [POSITIONS]: int64Value(this.#positions, [rows, length]),
+      [SEGMENTS]: float32Value(this.#segments, [rows, length]),
+    };
   }
 
   /** What the head reads and writes for the tokens from `begin` to `end` (exclusive), to be bound to its graph. */
@@ -166,10 +185,27 @@ export class BatchMemory {
     return id;
   }
 
+  #place(index: number): { readonly begin: number; readonly end: number } {
+    return this.#places[index] as { begin: number; end: number };
+  }
+
+  /** Numbers the sequences from 1; padding has the number 0, and all its tokens position 0. */
+  #mark(): void {
+    this.#positions.fill(0n);
+    this.#segments.fill(0);
+    if (this.#shape.packed !== true) return;
+    for (const [index, { begin, end }] of this.#places.entries()) {
+      this.#segments.fill(index + 1, begin, end);
+      for (let token = begin; token < end; token++) this.#positions[token] = BigInt(token - begin);
+    }
+  }
+
   #layWeights(target: Float32Array, weights: readonly Float32Array[]): void {
     const width = target.length / this.tokens;
     target.fill(0);
-    for (const [row, values] of weights.entries()) target.set(values.subarray(width), row * this.#length * width);
+    for (const [index, values] of weights.entries()) {
+      target.set(values.subarray(width), this.#place(index).begin * width);
+    }
   }
 }
 

@@ -26,6 +26,7 @@ import {
   type Rectangle,
   type RunnerMode,
   type RunnerModel,
+  rectangleKey,
 } from "./executor.ts";
 
 /** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
@@ -44,18 +45,19 @@ export class DecoderRunners implements Executor {
     this.#lanes = gradients.map((flat) => tensorValues(layout, flat));
   }
 
-  get(mode: RunnerMode, { rows, length }: Rectangle, lane: number): DecoderRunner {
-    const key = `${modeKey(mode)} ${rows}x${length}`;
+  get(mode: RunnerMode, { rows, length, packed }: Rectangle, lane: number): DecoderRunner {
+    const key = `${modeKey(mode)} ${rectangleKey({ rows, length, packed })}`;
     const found = this.#runners.get(`${key} ${lane}`);
     if (found !== undefined) return found;
     const runner = new DecoderRunner({
       model: this.#model,
       lane: this.#lanes[lane] as Lane,
-      session: this.#session(key, mode, { rows, length }),
+      session: this.#session(key, mode, { rows, length, packed }),
       embeddingGradient: this.#embeddingGradient,
       mode,
       rows,
       length,
+      packed,
     });
     this.#runners.set(`${key} ${lane}`, runner);
     return runner;
@@ -117,9 +119,9 @@ export class DecoderRunner implements BatchRunner {
 
   constructor(options: RunnerOptions) {
     this.#options = options;
-    const { model, rows, length, mode } = options;
+    const { model, rows, length, packed, mode } = options;
     const { config, adapters } = model;
-    const memory = new BatchMemory(config, mode, { rows, length });
+    const memory = new BatchMemory(config, mode, { rows, length, packed });
     this.#memory = memory;
     this.load = memory.load.bind(memory);
     this.copyOutput = memory.copyOutput.bind(memory);
@@ -166,6 +168,7 @@ export class DecoderRunner implements BatchRunner {
     const feeds: Record<string, Value> = {
       ...model.weights(slot),
       ...head,
+      ...this.#memory.placement(),
       [IDS]: idValue(this.#memory.ids, [tokens]),
     };
     if (!hasValues) for (const name of [VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS]) delete feeds[name];

@@ -26,7 +26,7 @@ import { type PreparedCall, Session } from "../runtime/session.ts";
 import type { Bindable } from "../runtime/value.ts";
 import { BatchMemory, idValue } from "./batch-memory.ts";
 import { DeviceAdamW, DeviceGradients, DeviceNorm } from "./device-optimizer.ts";
-import { modeKey, type RunnerMode } from "./executor.ts";
+import { type LaidOut, modeKey, type RunnerMode } from "./executor.ts";
 import {
   type BackwardResult,
   type BackwardTerms,
@@ -130,7 +130,7 @@ export class DeviceLearner {
     for (const batch of this.#plan(sequences)) {
       const began = performance.now();
       const runner = this.#runner(mode, batch, model);
-      runner.load(pick(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
+      runner.load(laidOut(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
       runner.run(slot, temperature);
       for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
       this.#record?.("forward", began, countTokens([batch], sequences));
@@ -157,7 +157,7 @@ export class DeviceLearner {
       const began = performance.now();
       const runner = this.#runner(mode, batch, "policy");
       const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)]));
-      runner.load(pick(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
+      runner.load(laidOut(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
       runner.run(slot, temperature);
       this.#gradients.swap();
       copyOutputs(runner, batch, LOGPROBS, logprobs);
@@ -243,8 +243,12 @@ function pick<T>(batch: MicroBatch, items: readonly T[]): T[] {
   return batch.members.map((index) => items[index] as T);
 }
 
+function laidOut(batch: MicroBatch, sequences: readonly Int32Array[]): LaidOut {
+  return { sequences: pick(batch, sequences), starts: batch.starts };
+}
+
 function copyOutputs(runner: DeviceRunner, batch: MicroBatch, name: string, results: readonly Float32Array[]): void {
-  for (const [row, index] of batch.members.entries()) runner.copyOutput(name, row, results[index] as Float32Array);
+  for (const [i, index] of batch.members.entries()) runner.copyOutput(name, i, results[index] as Float32Array);
 }
 
 /** The policy with its adapters, or the frozen model that it is compared with. */

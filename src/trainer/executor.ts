@@ -2,6 +2,7 @@
 
 import type { DecoderConfig } from "../models/config.ts";
 import type { LossTerms } from "../models/decoder-head.ts";
+import type { TokenShape } from "../models/decoder-layer.ts";
 import type { Adapters } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { Value } from "../runtime/value.ts";
@@ -27,24 +28,31 @@ export interface RunnerModel {
   readonly weights: (slot: Slot) => Readonly<Record<string, Value>>;
 }
 
-export interface Rectangle {
-  /** Sequences, and their length in tokens. */
-  readonly rows: number;
-  readonly length: number;
+export type Rectangle = TokenShape;
+
+/** Equal for rectangles that are computed by the same graph. */
+export function rectangleKey({ rows, length, packed = false }: Rectangle): string {
+  return `${rows}x${length}${packed ? " packed" : ""}`;
+}
+
+/** Sequences and where they lie: the index of the token in the rectangle that the first of each takes. */
+export interface LaidOut {
+  readonly sequences: readonly Int32Array[];
+  readonly starts: readonly number[];
 }
 
 /** Weights of a loss: per sequence, under the name of the graph's input, from the sequence's first token on. */
 export type WeightColumns = Readonly<Record<string, readonly Float32Array[]>>;
 
-/** One rectangle of tokens with the memory it is computed in. Row r, position t predicts token t + 1 of row r's sequence. */
+/** One rectangle of tokens with the memory it is computed in. Each token's place predicts the next of its sequence. */
 export interface BatchRunner {
   /**
-   * Lays out sequences, one per row, with the weights of their tokens; everything else becomes padding.
+   * Lays out sequences with the weights of their tokens; everything else becomes padding.
    * @param candidates K token ids per token of each sequence.
    */
-  load(sequences: readonly Int32Array[], weights?: WeightColumns, candidates?: readonly Int32Array[]): void;
-  /** Writes the output `name` of the sequence in `row` to `target`, from the second token on. */
-  copyOutput(name: string, row: number, target: Float32Array): void;
+  load(laidOut: LaidOut, weights?: WeightColumns, candidates?: readonly Int32Array[]): void;
+  /** Writes the output `name` of the sequence loaded as number `index` to `target`, from the second token on. */
+  copyOutput(name: string, index: number, target: Float32Array): void;
   /** Adds the gradients of the embedded tokens, if it is trained, to the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void;
   /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */

@@ -31,6 +31,7 @@ import {
   type Rectangle,
   type RunnerMode,
   type RunnerModel,
+  rectangleKey,
 } from "./executor.ts";
 import { HeadCalls } from "./head-calls.ts";
 
@@ -82,7 +83,7 @@ export class LayeredRunners implements Executor {
       this.#states = allocateFloat32(size);
       this.#runners.clear();
     }
-    const key = `${modeKey(mode)} ${rectangle.rows}x${rectangle.length}`;
+    const key = `${modeKey(mode)} ${rectangleKey(rectangle)}`;
     const runner = this.#runners.get(key) ?? new LayeredRunner(this, mode, rectangle, this.#states);
     this.#runners.set(key, runner);
     return runner;
@@ -208,12 +209,12 @@ export class LayeredRunner implements BatchRunner {
 
   #layer(layer: number, direction: "forward" | "backward", weights: Readonly<Record<string, Value>>): PreparedCall {
     const { model, layers, lane } = this.#shared;
-    const { rows, length } = this.#rectangle;
+    const { rows, length, packed } = this.#rectangle;
     const { entries, like } = layers[layer] as LayeredRunners["layers"][number];
-    const session = this.#shared.session(`${direction} ${like} ${rows}x${length}`, () =>
-      layerGraph(model, { layer: like, rows, length, direction }),
+    const session = this.#shared.session(`${direction} ${like} ${rectangleKey(this.#rectangle)}`, () =>
+      layerGraph(model, { layer: like, rows, length, packed, direction }),
     );
-    const feeds: Record<string, Value> = { [HIDDEN]: this.#value(this.#stateAt(layer)) };
+    const feeds: Record<string, Value> = { ...this.#memory.placement(), [HIDDEN]: this.#value(this.#stateAt(layer)) };
     const fetches: Record<string, Value> = {};
     const names = (layers[like] as LayeredRunners["layers"][number]).entries;
     for (const [i, { name }] of names.entries()) feeds[name] = weights[entries[i]?.name as string] as Value;

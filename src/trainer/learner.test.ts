@@ -107,6 +107,9 @@ describe("gradients and log-probabilities", () => {
     small.backward(batch, weights, 0);
     large.backward(batch, weights, 0);
     expect(relativeError(small.gradients, large.gradients)).toBeLessThan(1e-6);
+    const { learner: packed } = makeLearner({ maxTokensPerMicroBatch: 64, packing: "on" });
+    packed.backward(batch, weights, 0);
+    expect(relativeError(packed.gradients, large.gradients)).toBeLessThan(1e-6);
     const once = large.gradients.slice();
     large.backward(batch, weights, 0);
     expect(

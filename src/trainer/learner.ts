@@ -12,7 +12,7 @@ import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues } from "../models/parameter-values.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { DecoderRunners } from "./decoder-runner.ts";
-import type { BatchRunner, Executor, RunnerMode, RunnerModel } from "./executor.ts";
+import type { BatchRunner, Executor, LaidOut, RunnerMode, RunnerModel } from "./executor.ts";
 import { LayeredRunners } from "./layered-runner.ts";
 import {
   type BackwardResult,
@@ -25,7 +25,7 @@ import {
   lossTerms,
   weightColumns,
 } from "./loss-terms.ts";
-import { countTokens, type MicroBatch, planMicroBatches } from "./micro-batches.ts";
+import { countTokens, type MicroBatch, type Packing, planMicroBatches } from "./micro-batches.ts";
 import { GradientSum, type NoDecay } from "./optimizer.ts";
 import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
@@ -37,6 +37,8 @@ export interface LearnerOptions {
   readonly threads: number;
   /** Tokens in work at once, all threads together; sums over micro-batches equal those of one pass. Default 2048. */
   readonly maxTokensPerMicroBatch?: number;
+  /** Whether several sequences share a row. Default `off`. */
+  readonly packing?: Packing | undefined;
   /** What weight decay leaves alone besides the value head. Default nothing. */
   readonly noDecay?: readonly NoDecay[] | undefined;
   /**
@@ -61,6 +63,7 @@ export class Learner {
   readonly #store: ParameterStore;
   readonly #maxTokens: number;
   readonly #record: RecordSpan | undefined;
+  readonly #packing: Packing | undefined;
   /** One flat array per thread; the first collects the sum. */
   readonly #gradients: readonly Float32Array[];
   readonly #sum: GradientSum;
@@ -73,6 +76,7 @@ export class Learner {
     this.#store = store;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#record = options.record;
+    this.#packing = options.packing;
     const { threads, base, reference = base?.parameters, noDecay } = options;
     const layered = options.executor === "layers";
     this.#gradients = Array.from({ length: layered ? 1 : threads }, (_, lane) =>
@@ -127,7 +131,7 @@ export class Learner {
     this.#runAll(
       { executor, mode, sequences, slot, temperature },
       {
-        load: (runner, pick) => runner.load(pick(sequences), {}, asked.candidates && pick(asked.candidates.ids)),
+        load: (runner, laidOut, pick) => runner.load(laidOut, {}, asked.candidates && pick(asked.candidates.ids)),
         finish: (runner, batch) => {
           for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
         },
@@ -154,9 +158,9 @@ export class Learner {
     this.#runAll(
       { executor: this.#executor, mode, sequences, slot: checkedSlot(slot), temperature },
       {
-        load: (runner, pick) => {
+        load: (runner, laidOut, pick) => {
           const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(rows)]));
-          runner.load(pick(sequences), picked, terms.candidates && pick(terms.candidates.ids));
+          runner.load(laidOut, picked, terms.candidates && pick(terms.candidates.ids));
         },
         finish: (runner, batch) => {
           runner.scatterEmbeddedGradient();
@@ -214,7 +218,7 @@ export class Learner {
       const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
         const runner = executor.get(mode, batch, lane);
         const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
-        work.load(runner, pick);
+        work.load(runner, { sequences: pick(sequences), starts: batch.starts }, pick);
         return { batch, runner };
       });
       executor.run(
@@ -238,7 +242,7 @@ export class Learner {
     }
     const lengths = sequences.map((sequence) => sequence.length - 1);
     const tokens = Math.ceil(this.#maxTokens / this.#executor.lanes);
-    return planMicroBatches(lengths, { tokens, contextLength });
+    return planMicroBatches(lengths, { tokens, contextLength }, this.#packing);
   }
 }
 
@@ -253,7 +257,7 @@ interface Work {
 
 /** What is done with each micro-batch before and after it runs. */
 interface BatchWork {
-  load(runner: BatchRunner, pick: <T>(items: readonly T[]) => T[]): void;
+  load(runner: BatchRunner, laidOut: LaidOut, pick: <T>(items: readonly T[]) => T[]): void;
   finish(runner: BatchRunner, batch: MicroBatch): void;
 }
 
@@ -263,5 +267,5 @@ function checkedSlot(slot: number): Slot {
 }
 
 function copyOutputs(runner: BatchRunner, batch: MicroBatch, name: string, results: readonly Float32Array[]): void {
-  for (const [row, index] of batch.members.entries()) runner.copyOutput(name, row, results[index] as Float32Array);
+  for (const [i, index] of batch.members.entries()) runner.copyOutput(name, i, results[index] as Float32Array);
 }

@@ -3,7 +3,7 @@
 import { buildDecoderGraph } from "../models/decoder-graph.ts";
 import { headGraph, type LayeredModel, layerEntries, layerGraph } from "../models/layer-graphs.ts";
 import { headChunk } from "./head-calls.ts";
-import { bucketLength } from "./micro-batches.ts";
+import { bucketLength, type Packing, packedRowLength } from "./micro-batches.ts";
 
 export type ExecutorKind = "graph" | "layers";
 
@@ -13,6 +13,8 @@ export interface TrainingDemand {
   readonly threads: number;
   /** Longest sequence, in predictions. */
   readonly length: number;
+  /** Where rows may hold several sequences, the graphs are taken to be those; they need more than the others by their masks. */
+  readonly packing: Packing;
 }
 
 export interface TrainingMemory {
@@ -33,23 +35,26 @@ export function trainingMemory(model: LayeredModel, demand: TrainingDemand): Tra
 }
 
 /** The rectangle of the longest sequences. */
-function rectangleOf({ config }: LayeredModel, tokens: number, longest: number) {
-  const length = bucketLength(longest, config.contextLength);
-  return { length, rows: Math.max(1, Math.floor(tokens / length)) };
+function rectangleOf({ config }: LayeredModel, tokens: number, { length: longest, packing }: TrainingDemand) {
+  const { contextLength } = config;
+  const packed = packing !== "off";
+  const length = packed ? packedRowLength(longest, { tokens, contextLength }) : bucketLength(longest, contextLength);
+  return { length, rows: Math.max(1, Math.floor(tokens / length)), packed };
 }
 
-function wholeGraph(model: LayeredModel, { microBatchTokens, threads, length: longest }: TrainingDemand) {
+function wholeGraph(model: LayeredModel, demand: TrainingDemand) {
   const { config, adapters } = model;
-  const { rows, length } = rectangleOf(model, Math.ceil(microBatchTokens / threads), longest);
-  const graph = buildDecoderGraph(config, { profile: "cpu", mode: "gradients", rows, length, adapters });
+  const { microBatchTokens, threads } = demand;
+  const { rows, length, packed } = rectangleOf(model, Math.ceil(microBatchTokens / threads), demand);
+  const graph = buildDecoderGraph(config, { profile: "cpu", mode: "gradients", rows, length, packed, adapters });
   const working = threads * graph.workingBytes() * FRAGMENTATION;
   const logits = Math.min(working / 2, threads * LOGIT_COPIES * rows * length * config.vocabularySize * FLOAT);
   return { lanes: threads, activations: working - logits, logits };
 }
 
-function layerByLayer(model: LayeredModel, { microBatchTokens, length: longest }: TrainingDemand) {
+function layerByLayer(model: LayeredModel, demand: TrainingDemand) {
   const { config } = model;
-  const { rows, length } = rectangleOf(model, microBatchTokens, longest);
+  const { rows, length, packed } = rectangleOf(model, demand.microBatchTokens, demand);
   const tokens = rows * length;
   const kinds = new Map<string, number>();
   for (let layer = 0; layer < config.layers; layer++) {
@@ -61,7 +66,7 @@ function layerByLayer(model: LayeredModel, { microBatchTokens, length: longest }
     );
   }
   const layers = [...kinds.values()].map((layer) =>
-    layerGraph(model, { layer, rows, length, direction: "backward" }).workingBytes(),
+    layerGraph(model, { layer, rows, length, packed, direction: "backward" }).workingBytes(),
   );
   const chunk = headChunk(tokens, config.vocabularySize);
   const head = headGraph(model, { tokens: chunk, gradients: true, terms: {} }).workingBytes() * FRAGMENTATION;
