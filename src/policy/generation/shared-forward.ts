@@ -14,7 +14,7 @@ import type { SlotWeights } from "./weight-values.ts";
 
 /**
  * Idle threads wait this long, in microseconds, before they sleep: long enough for the small operators between two products.
- * A decode step of half a billion int4 weights takes 19 ms instead of 21 that way (two cores; median of four runs each).
+ * A decode step of half a billion int4 weights takes 19 ms instead of 21 that way (two cores; medians of three runs each, on a shared machine).
  */
 const BRIEF_SPINNING = { "session.intra_op.spin_duration_us": "100" };
 
