@@ -171,6 +171,12 @@ const EngineSchema = z
       .max(64)
       .default(["cpu"])
       .describe("One engine process per entry, e.g. cpu, webgpu, cuda:0; an entry may occur several times"),
+    fit: z
+      .enum(["refuse", "auto"])
+      .default("refuse")
+      .describe(
+        "A run that needs more memory than there is: refused with settings that would fit, or started with those settings",
+      ),
     fallback: z
       .enum(["none", "cpu"])
       .default("none")

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { loadExperiment } from "../config/load.ts";
 import type { AleError } from "../core/errors.ts";
-import { assertMemory, predictMemory } from "./memory.ts";
+import { fitMemory, predictMemory } from "./memory.ts";
 
 const SOURCE = {
   modelConfig: {
@@ -36,10 +36,10 @@ test("parts add up, and a large model trains layer by layer", () => {
 test("a run that cannot fit is refused with settings that would", () => {
   const [memory] = predictMemory(experiment(), SOURCE);
   const needed = memory?.predictedBytes as number;
-  expect(() => assertMemory(experiment(), SOURCE, needed)).not.toThrow();
+  expect(() => fitMemory(experiment(), SOURCE, needed)).not.toThrow();
   const refuse = (available: number) => {
     try {
-      assertMemory(experiment(), SOURCE, available);
+      fitMemory(experiment(), SOURCE, available);
     } catch (error) {
       return error as AleError;
     }
@@ -49,4 +49,14 @@ test("a run that cannot fit is refused with settings that would", () => {
   expect(close.message).toMatch(/^the run needs [\d.]+ GB of memory, but [\d.]+ GB are available$/);
   expect(close.hint).toContain("trainer.microBatchTokens = ");
   expect(refuse(1e9).hint).toContain("train adapters");
+});
+
+test("on demand it starts with the settings that fit", () => {
+  const given = experiment('engine.fit="auto"');
+  const [memory] = predictMemory(given, SOURCE);
+  const available = (memory?.predictedBytes as number) - 1e6;
+  const fitted = fitMemory(given, SOURCE, available);
+  expect(fitted.settings.length).toBeGreaterThan(0);
+  expect(predictMemory(fitted.experiment, SOURCE)[0]?.predictedBytes).toBeLessThanOrEqual(available);
+  expect(fitMemory(given, SOURCE, 1e12)).toEqual({ experiment: given, settings: [] });
 });

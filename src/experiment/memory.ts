@@ -25,7 +25,10 @@ export function predictMemory(experiment: Experiment, source: Source): readonly 
 
 /** As `predictMemory`, for the policy the experiment starts from; nothing for an experiment that names none. */
 export function predictRunMemory(experiment: Experiment): readonly DeviceMemory[] {
-  return experiment.model.path === undefined ? [] : predictMemory(experiment, startingPolicy(experiment));
+  if (experiment.model.path === undefined) return [];
+  const source = startingPolicy(experiment);
+  const fitted = experiment.engine.fit === "auto" ? fitMemory(experiment, source).experiment : experiment;
+  return predictMemory(fitted, source);
 }
 
 /** Bytes of all engines of the processor together; the store is one for all. */
@@ -37,15 +40,16 @@ function processorBytes(devices: readonly DeviceMemory[]): number {
 }
 
 /**
- * Refuses a run that cannot fit into memory.
+ * The experiment as it fits into memory: itself, or with `engine.fit = "auto"` the least slow of the smaller forms that do.
  * @param available bytes that engines may take. @throws AleError("config") naming settings with which it would fit.
  */
-export function assertMemory(experiment: Experiment, source: Source, available = availableMemory()): void {
+export function fitMemory(experiment: Experiment, source: Source, available = availableMemory()): Fitted {
   const needed = processorBytes(predictMemory(experiment, source));
-  if (needed <= available) return;
+  if (needed <= available) return { experiment, settings: [] };
   const fitting = smaller(experiment).find(
     (candidate) => processorBytes(predictMemory(candidate.experiment, source)) <= available,
   );
+  if (fitting !== undefined && experiment.engine.fit === "auto") return fitting;
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1);
   throw new AleError(
     "config",
@@ -54,19 +58,20 @@ export function assertMemory(experiment: Experiment, source: Source, available =
       hint:
         fitting === undefined
           ? "train adapters (add a [lora] table), or take a smaller model; `--dry-run` shows what takes the memory"
-          : `it would fit with ${fitting.settings.join(", ")}`,
+          : `it would fit with ${fitting.settings.join(", ")}; engine.fit = "auto" takes them by itself`,
     },
   );
 }
 
-interface Candidate {
+export interface Fitted {
   readonly experiment: Experiment;
+  /** What was changed, as `key = value`. */
   readonly settings: readonly string[];
 }
 
-/** The same experiment with less and less memory: slower training, then smaller batches, then smaller caches. */
-function smaller(experiment: Experiment): readonly Candidate[] {
-  const candidates: Candidate[] = [];
+/** The same experiment with less and less memory: slower training, then smaller batches, caches and decode batches. */
+function smaller(experiment: Experiment): readonly Fitted[] {
+  const candidates: Fitted[] = [];
   let trainer = { ...experiment.trainer, executor: "layers" as const };
   let engine = experiment.engine;
   const settings = new Map([["trainer.executor", '"layers"']]);
@@ -84,6 +89,11 @@ function smaller(experiment: Experiment): readonly Candidate[] {
   for (let cacheGb = engine.cacheGb / 2; cacheGb >= 0.05; cacheGb /= 2) {
     engine = { ...engine, cacheGb };
     settings.set("engine.cacheGb", String(cacheGb));
+    add();
+  }
+  for (let slots = engine.slots / 2; slots >= 4; slots /= 2) {
+    engine = { ...engine, slots: Math.ceil(slots) };
+    settings.set("engine.slots", String(engine.slots));
     add();
   }
   return candidates;

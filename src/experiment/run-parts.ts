@@ -5,7 +5,7 @@ import type { SandboxProvider } from "../core/ports.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
 import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
-import { assertMemory } from "./memory.ts";
+import { fitMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
 import { openSandboxes, startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
@@ -36,9 +36,9 @@ export async function executeRun(
   plan: RunPlan,
   work: (parts: RunParts) => Promise<void>,
 ): Promise<RunResult> {
-  const { experiment, hub, outDir } = options;
+  const { hub, outDir } = options;
   const { suite, source } = plan;
-  assertMemory(experiment, source);
+  const { experiment, settings } = fitMemory(options.experiment, source);
   // A run can be stopped by an interrupt and through the API.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
@@ -49,13 +49,16 @@ export async function executeRun(
     isolation: provider.isolation,
     extras: source.textFiles,
   });
+  if (settings.length > 0) {
+    hub.emit({ type: "log", level: "warn", message: `to fit into memory the run takes ${settings.join(", ")}` });
+  }
   try {
     await using _service = await startService(options, session.store, session.runId, () =>
       stop.abort(new AleError("interrupted", "the run was stopped through the API")),
     );
     const engine = await startEngines(experiment, { ...source, weights: weightsOf(session, source) }, outDir, hub);
     try {
-      await work({ options: { ...options, signal }, suite, source, provider, session, engine });
+      await work({ options: { ...options, experiment, signal }, suite, source, provider, session, engine });
     } finally {
       await engine.stop();
     }
