@@ -1,5 +1,5 @@
 /**
- * `bun run golden -- DIR`: checks a folder of golden vectors, or any folder below one. What is not implemented yet is
+ * `bun run golden -- DIR`: checks a folder of golden vectors, or any folder below one. Cases of operations it does not know are
  * skipped by name. Prints one line per case, ends with `N passed, N failed, N skipped`; exit code 1 if any failed.
  */
 
