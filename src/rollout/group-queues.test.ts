@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../core/rng.ts";
-import { type Batch, type BatchPolicy, type GroupQueueOptions, GroupQueues } from "./group-queues.ts";
+import { GroupQueues } from "./group-queues.ts";
+import type { Batch, BatchPolicy, GroupQueueOptions } from "./slots.ts";
 
 const POLICIES: readonly BatchPolicy[] = ["greedy", "rounds"];
 
@@ -10,7 +11,7 @@ const POLICIES: readonly BatchPolicy[] = ["greedy", "rounds"];
  */
 class Play {
   readonly batches: Batch<number>[] = [];
-  readonly #queues: GroupQueues<number>;
+  #queues: GroupQueues<number>;
   readonly #options: GroupQueueOptions<number>;
   readonly #rng: Rng;
   readonly #working = new Set<number>();
@@ -40,9 +41,23 @@ class Play {
   }
 
   #train(batchSize: number): Batch<number> | undefined {
+    if (this.#rng.next() < 0.2) this.#restart();
     this.#step++;
     this.#apply(this.#queues.advance(this.#step));
     return this.#queues.takeBatch(batchSize, this.#step);
+  }
+
+  /** The process ends and another goes on from what was written down; environments begin anew. */
+  #restart(): void {
+    const state = JSON.parse(JSON.stringify(this.#queues.state()));
+    this.#queues = GroupQueues.restore(this.#options, state);
+    expect(this.#queues.state()).toEqual(state);
+    this.#working.clear();
+    this.#idle.clear();
+    const { groups, environmentsPerGroup } = this.#options;
+    for (let environment = 0; environment < groups * environmentsPerGroup; environment++) {
+      if (this.#queues.request(environment) !== undefined) this.#working.add(environment);
+    }
   }
 
   /** One environment asks, finishes, fails or stops waiting. */
@@ -73,7 +88,7 @@ class Play {
     const { ratio, slotsPerStep, reject } = this.#options;
     if (reject !== undefined) return;
     const most = Math.max(...this.#queues.outstanding);
-    if (most > (2 * ratio + 1) * slotsPerStep) throw new Error(`${most} slots in a queue`);
+    if (most > (2 * Math.ceil(ratio) + 1) * slotsPerStep) throw new Error(`${most} slots in a queue`);
   }
 }
 
@@ -88,8 +103,9 @@ describe("whatever environments do, and in whatever order", () => {
         groupSize,
         redundancy: rng.int(0, 2),
         slotsPerStep: rng.int(1, 2),
-        ratio: rng.int(0, 3),
+        ...(rng.next() < 0.5 ? { ratio: rng.int(0, 3), inOrder: true } : { ratio: rng.int(0, 12) / 4 }),
         policy,
+        replace: rng.next() < 0.5,
         ...(rng.next() < 0.3 && groupSize > 1 ? { reject: (scores) => new Set(scores).size === 1 } : {}),
       };
       const batchSize = rng.int(1, options.groups * options.slotsPerStep);
@@ -99,11 +115,13 @@ describe("whatever environments do, and in whatever order", () => {
         expect(slots).toHaveLength(batchSize);
         for (const { group, episode, createStep, staleness, results } of slots) {
           expect(staleness).toBe(step - createStep);
-          expect(staleness).toBeLessThanOrEqual(options.ratio);
+          expect(staleness).toBeLessThanOrEqual(Math.ceil(options.ratio));
           expect(staleness).toBeGreaterThanOrEqual(0);
           expect(results).toHaveLength(options.groupSize);
           expect(seen.size).toBeLessThan(seen.add(`${group}/${episode}`).size);
         }
+        const oldest = slots.filter(({ staleness }) => staleness > options.ratio);
+        expect(oldest.length).toBeLessThanOrEqual(Math.floor((options.ratio % 1) * batchSize + 1e-9));
       }
     }
   });
@@ -134,8 +152,60 @@ test("what a dropped slot leaves behind is named, so that it can be cancelled", 
   expect(queues.put(1, 1).outcome).toBe("ignored");
 });
 
+test("what is no longer needed of a complete slot is named", () => {
+  const queues = new GroupQueues({ ...ONE, environmentsPerGroup: 3, redundancy: 1 });
+  queues.advance(0);
+  queues.request(0);
+  queues.request(1);
+  expect(queues.put(1, 1)).toMatchObject({ outcome: "completed", surplus: [0] });
+  expect(queues.request(2)).toBeUndefined();
+  expect(queues.release(0).served).toEqual([]);
+});
+
+test("half a step of lead: half of the queues begin with one slot more, and no batch has more of them than that", () => {
+  const queues = new GroupQueues({ ...ONE, groups: 4, environmentsPerGroup: 1, ratio: 0.5 });
+  queues.advance(0);
+  expect(queues.outstanding).toEqual([2, 2, 1, 1]);
+  for (const environment of [0, 0, 1, 1, 2, 3]) {
+    queues.request(environment);
+    queues.put(environment, 1);
+  }
+  expect(queues.takeBatch(4, 0)?.slots.map(({ staleness }) => staleness)).toEqual([0, 0, 0, 0]);
+  queues.advance(1);
+  // the two that were left and, made at this step, one of each queue
+  expect(queues.outstanding).toEqual([1, 1, 2, 2]);
+});
+
+test("with replacement a straggler does not cost the run its lead", () => {
+  for (const replace of [false, true]) {
+    const queues = new GroupQueues({ ...ONE, ratio: 1, replace });
+    queues.advance(0);
+    queues.request(0); // never ends
+    queues.request(1);
+    queues.put(1, 1);
+    expect(queues.takeBatch(1, 0)?.slots).toHaveLength(1);
+    queues.advance(1);
+    queues.request(1);
+    queues.put(1, 1);
+    expect(queues.takeBatch(1, 1)?.slots).toHaveLength(1);
+    expect(queues.advance(2).dropped).toHaveLength(1);
+    expect(queues.outstanding).toEqual([replace ? 2 : 1]);
+  }
+});
+
+test("a straggler holds up its queue only where slots are given in the order they were made", () => {
+  for (const inOrder of [false, true]) {
+    const queues = new GroupQueues({ ...ONE, ratio: 1, inOrder });
+    queues.advance(0);
+    queues.request(0); // never ends
+    queues.request(1);
+    queues.put(1, 1);
+    expect(queues.takeBatch(1, 0)?.slots.length).toBe(inOrder ? undefined : 1);
+  }
+});
+
 test("calls out of order are refused", () => {
-  expect(() => new GroupQueues({ ...ONE, ratio: 0.5 })).toThrow("cannot work with");
+  expect(() => new GroupQueues({ ...ONE, ratio: -1 })).toThrow("cannot work with");
   const queues = new GroupQueues(ONE);
   queues.advance(3);
   expect(() => queues.advance(3)).toThrow("at step 3");

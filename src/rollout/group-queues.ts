@@ -7,80 +7,31 @@
  * may be when it is trained on: train step − create step ≤ ratio, for every slot of every batch. As there are never more
  * slots than the bound allows, environments that run ahead are blocked until the next step.
  *
+ * A fractional ratio k + f admits at most f · batch slots of the oldest step that k + 1 would admit.
+ *
  * Differs from ROLL: waits and blocked requests are looked at again after every drop and replacement, so a finished slot
- * behind a dropped one is delivered and ratio 0 cannot deadlock. A state machine without clock or randomness: what it does
- * follows from the order of calls.
+ * behind a dropped one is delivered and ratio 0 cannot deadlock; with `replace`, what is dropped does not shrink the lead of
+ * rollout over training for the rest of the run; without `inOrder`, a straggler does not hold up what its queue finished
+ * after it. A state machine without clock or randomness: what it does follows from the order of calls.
  */
 
 import { AleError } from "../core/errors.ts";
-
-/**
- * `greedy`: the batch takes whatever slot was finished first. `rounds`: every queue gives one slot before any gives its second,
- * so that a slow group can hold a batch up but none is over-represented.
- */
-export type BatchPolicy = "greedy" | "rounds";
-
-export interface GroupQueueOptions<Result> {
-  readonly groups: number;
-  readonly environmentsPerGroup: number;
-  /** Results that complete a slot. */
-  readonly groupSize: number;
-  /** Environments that may work on a slot beyond `groupSize`; the first `groupSize` results count. */
-  readonly redundancy: number;
-  /** Slots each queue gets per training step. */
-  readonly slotsPerStep: number;
-  /** Async ratio, a whole number; 0 is synchronous. */
-  readonly ratio: number;
-  readonly policy: BatchPolicy;
-  /** Whether a completed slot is to be thrown away and replaced, e.g. because all its rewards are equal. */
-  readonly reject?: (results: readonly Result[]) => boolean;
-}
-
-/** A slot's place in its queue and the training step it was made at. */
-export interface SlotKey {
-  readonly group: number;
-  readonly episode: number;
-  readonly createStep: number;
-}
-
-/** An environment that was blocked and now works on an episode. */
-export interface Served {
-  readonly environment: number;
-  readonly episode: number;
-}
-
-/** A slot that got too old. */
-export interface Dropped extends SlotKey {
-  readonly results: number;
-  /** Environments that still work on it, for nothing. */
-  readonly working: readonly number[];
-}
-
-export interface BatchedSlot<Result> extends SlotKey {
-  /** Train step − create step. */
-  readonly staleness: number;
-  /** The first `groupSize` results, in the order they came. */
-  readonly results: readonly { readonly environment: number; readonly result: Result }[];
-}
-
-export interface Batch<Result> {
-  readonly slots: readonly BatchedSlot<Result>[];
-  /** Finished slots that were too old by the time they were taken. */
-  readonly discarded: readonly (SlotKey & { readonly staleness: number })[];
-}
-
-/** What a call changed for others. */
-export interface Effects<Result> {
-  readonly served: readonly Served[];
-  /** The batch that was waited for, if this completed it. */
-  readonly batch?: Batch<Result>;
-}
-
-/** `ignored`: its slot was dropped or is in a batch; `redundant`: its slot was complete without it. */
-export type PutOutcome = "stored" | "completed" | "filtered" | "redundant" | "ignored";
+import type {
+  Batch,
+  BatchedSlot,
+  Dropped,
+  Effects,
+  GroupQueueOptions,
+  GroupQueuesState,
+  PutOutcome,
+  Served,
+  SlotKey,
+  SlotResult,
+  SlotState,
+} from "./slots.ts";
 
 interface Slot<Result> extends SlotKey {
-  readonly results: { readonly environment: number; readonly result: Result }[];
+  readonly results: SlotResult<Result>[];
   /** Environments it was given to. */
   handed: number;
   /** When it was completed, counted over all slots. */
@@ -94,8 +45,14 @@ interface Wanted<Result> {
   readonly discarded: (SlotKey & { readonly staleness: number })[];
 }
 
+/** Shares of whole numbers must not fall below them by rounding: 0.29 · 100. */
+const ROUNDING = 1e-9;
+
 export class GroupQueues<Result> {
   readonly #options: GroupQueueOptions<Result>;
+  /** Oldest age, in steps, that a batch admits; of that age only `#share` of its slots where the ratio has a fraction. */
+  readonly #bound: number;
+  readonly #share: number;
   readonly #queues: Slot<Result>[][];
   readonly #nextEpisode: number[];
   /** Environments without a slot, in the order they asked. */
@@ -111,16 +68,53 @@ export class GroupQueues<Result> {
 
   constructor(options: GroupQueueOptions<Result>) {
     const { ratio, groups, groupSize, slotsPerStep, redundancy } = options;
-    const whole = [ratio, redundancy].every((n) => Number.isInteger(n) && n >= 0);
-    if (!whole || [groups, groupSize, slotsPerStep].some((n) => !Number.isInteger(n) || n < 1)) {
+    const sound = Number.isInteger(redundancy) && redundancy >= 0 && Number.isFinite(ratio) && ratio >= 0;
+    const refused = options.inOrder && !Number.isInteger(ratio);
+    if (!sound || refused || [groups, groupSize, slotsPerStep].some((n) => !Number.isInteger(n) || n < 1)) {
       throw new AleError("internal", `group queues cannot work with ${JSON.stringify(options)}`);
     }
     this.#options = options;
+    this.#bound = Math.ceil(ratio);
+    this.#share = ratio - Math.floor(ratio);
     this.#queues = Array.from({ length: groups }, () => []);
     this.#nextEpisode = new Array<number>(groups).fill(0);
   }
 
-  /** Slots in the queues: at most (2 · ratio + 1) · slotsPerStep per group, unless `reject` replaces some. */
+  /** Queues as they were when `state` was taken; what was being worked on is to be done again. */
+  static restore<Result>(options: GroupQueueOptions<Result>, state: GroupQueuesState<Result>): GroupQueues<Result> {
+    const queues = new GroupQueues(options);
+    const slotOf = ({ results, completion, ...key }: SlotState<Result>): Slot<Result> => ({
+      ...key,
+      results: [...results],
+      handed: results.length,
+      completion: completion ?? undefined,
+    });
+    queues.#step = state.step;
+    queues.#completions = state.completions;
+    for (const [group, episode] of state.nextEpisode.entries()) queues.#nextEpisode[group] = episode;
+    for (const slot of state.slots) queues.#queue(slot.group).push(slotOf(slot));
+    for (const group of state.due) queues.#due.add(group);
+    queues.#ready.push(...state.ready.map(slotOf));
+    return queues;
+  }
+
+  state(): GroupQueuesState<Result> {
+    const stateOf = ({ results, completion, ...slot }: Slot<Result>): SlotState<Result> => ({
+      ...keyOf(slot),
+      results: [...results],
+      completion: completion ?? null,
+    });
+    return {
+      step: this.#step ?? 0,
+      completions: this.#completions,
+      nextEpisode: [...this.#nextEpisode],
+      slots: this.#queues.flat().map(stateOf),
+      due: [...this.#due],
+      ready: this.#ready.map(stateOf),
+    };
+  }
+
+  /** Slots in the queues: at most (2 · ⌈ratio⌉ + 1) · slotsPerStep per group, unless `reject` replaces some. */
   get outstanding(): readonly number[] {
     return this.#queues.map((queue) => queue.length);
   }
@@ -132,15 +126,15 @@ export class GroupQueues<Result> {
 
   /** Training goes on to `step`: slots that are too old for it are dropped, new ones made, and blocked environments served. */
   advance(step: number): Effects<Result> & { readonly dropped: readonly Dropped[] } {
-    const { ratio, slotsPerStep } = this.#options;
     const isFirst = this.#step === undefined;
     if (step <= (this.#step ?? -1))
       throw new AleError("internal", `training was at step ${this.#step}, not before ${step}`);
     const dropped = this.#drop(step);
     this.#step = step;
     for (const group of this.#queues.keys()) {
-      for (let i = 0; i < slotsPerStep * (isFirst ? ratio + 1 : 1); i++) this.#addSlot(group);
+      for (let i = 0; i < this.#options.slotsPerStep; i++) this.#addSlot(group);
     }
+    if (isFirst || this.#options.replace) this.#fillUp();
     return { dropped, ...this.#effects() };
   }
 
@@ -154,25 +148,31 @@ export class GroupQueues<Result> {
     return episode;
   }
 
-  /** An environment is done with its episode. */
+  /** An environment is done with its episode. `surplus`: environments whose work on the same slot is no longer needed. */
   put(
     environment: number,
     result: Result,
-  ): Effects<Result> & { readonly episode: number; readonly outcome: PutOutcome } {
+  ): Effects<Result> & {
+    readonly episode: number;
+    readonly outcome: PutOutcome;
+    readonly surplus: readonly number[];
+  } {
     const slot = this.#finish(environment);
     const { episode, group } = slot;
-    if (!this.#isQueued(slot)) return { episode, outcome: "ignored", served: [] };
+    const nothing = { episode, served: [], surplus: [] };
+    if (!this.#isQueued(slot)) return { ...nothing, outcome: "ignored" };
     slot.results.push({ environment, result });
     const { groupSize, reject } = this.#options;
-    if (slot.results.length < groupSize) return { episode, outcome: "stored", served: [] };
-    if (slot.results.length > groupSize) return { episode, outcome: "redundant", served: [] };
+    if (slot.results.length < groupSize) return { ...nothing, outcome: "stored" };
+    if (slot.results.length > groupSize) return { ...nothing, outcome: "redundant" };
+    const surplus = this.#workersOf(slot);
     if (reject?.(slot.results.map((each) => each.result))) {
       this.#remove(slot);
       this.#addSlot(group);
-      return { episode, outcome: "filtered", ...this.#effects() };
+      return { episode, outcome: "filtered", surplus, ...this.#effects() };
     }
     slot.completion = ++this.#completions;
-    return { episode, outcome: "completed", ...this.#effects() };
+    return { episode, outcome: "completed", surplus, ...this.#effects() };
   }
 
   /** An environment gives its episode up without a result, or stops waiting for one; another may have its place. */
@@ -194,16 +194,34 @@ export class GroupQueues<Result> {
     return this.#fillBatch();
   }
 
+  /** Makes slots, in the shortest queues first, until there are those of one step and `ratio` times as many ahead of it. */
+  #fillUp(): void {
+    const { ratio, groups, slotsPerStep } = this.#options;
+    const wanted = Math.floor((1 + ratio) * groups * slotsPerStep + ROUNDING);
+    for (let missing = wanted - this.#queues.flat().length; missing > 0; missing--) {
+      const shortest = Math.min(...this.outstanding);
+      this.#addSlot(this.#queues.findIndex(({ length }) => length === shortest));
+    }
+  }
+
   #drop(step: number): Dropped[] {
-    const dropped = this.#queues.flatMap((queue) =>
-      queue.filter((slot) => step - slot.createStep > this.#options.ratio),
-    );
+    const isOld = (slot: SlotKey) => step - slot.createStep > this.#bound;
+    const dropped = this.#queues.flatMap((queue) => queue.filter(isOld));
     for (const slot of dropped) this.#remove(slot);
+    if (!this.#options.inOrder) {
+      const given = this.#ready.splice(0);
+      dropped.push(...given.filter(isOld));
+      this.#ready.push(...given.filter((slot) => !isOld(slot)));
+    }
     return dropped.map((slot) => ({
       ...keyOf(slot),
       results: slot.results.length,
-      working: [...this.#working].flatMap(([environment, own]) => (own === slot ? [environment] : [])),
+      working: this.#workersOf(slot),
     }));
+  }
+
+  #workersOf(slot: Slot<Result>): number[] {
+    return [...this.#working].flatMap(([environment, own]) => (own === slot ? [environment] : []));
   }
 
   #addSlot(group: number): void {
@@ -214,10 +232,12 @@ export class GroupQueues<Result> {
   }
 
   #assign(environment: number): number | undefined {
-    const { environmentsPerGroup, groupSize, redundancy, groups } = this.#options;
+    const { environmentsPerGroup, groupSize, redundancy, groups, inOrder } = this.#options;
     const group = Math.floor(environment / environmentsPerGroup);
     if (group >= groups) throw new AleError("internal", `there is no environment ${environment}`);
-    const slot = this.#queue(group).find(({ handed }) => handed < groupSize + redundancy);
+    const needsOne = ({ handed, completion }: Slot<Result>) =>
+      handed < groupSize + redundancy && (inOrder || completion === undefined);
+    const slot = this.#queue(group).find(needsOne);
     if (slot === undefined) return undefined;
     slot.handed++;
     this.#working.set(environment, slot);
@@ -251,46 +271,63 @@ export class GroupQueues<Result> {
       const slot = this.#options.policy === "rounds" ? this.#nextOfRound() : this.#nextGreedy();
       if (slot === undefined) return undefined;
       const staleness = wanted.step - slot.createStep;
-      if (staleness > this.#options.ratio) {
-        wanted.discarded.push({ ...keyOf(slot), staleness });
-      } else {
+      if (this.#admits(wanted, staleness)) {
         const results = slot.results.slice(0, this.#options.groupSize);
         wanted.slots.push({ ...keyOf(slot), staleness, results });
+      } else {
+        wanted.discarded.push({ ...keyOf(slot), staleness });
       }
     }
     this.#wanted = undefined;
     return { slots: wanted.slots, discarded: wanted.discarded };
   }
 
+  #admits({ slots, count }: Wanted<Result>, staleness: number): boolean {
+    if (staleness !== this.#bound || this.#share === 0) return staleness <= this.#bound;
+    const oldest = slots.filter((slot) => slot.staleness === staleness).length;
+    return oldest < Math.floor(this.#share * count + ROUNDING);
+  }
+
+  /** May the slot be taken as far as its age goes? In order, it is taken and then discarded. */
+  readonly #isUsable = ({ createStep }: SlotKey): boolean => {
+    const wanted = this.#wanted;
+    return this.#options.inOrder || wanted === undefined || this.#admits(wanted, wanted.step - createStep);
+  };
+
   #nextOfRound(): Slot<Result> | undefined {
-    if (this.#due.size === 0 && this.#ready.length === 0) {
+    const owes = (group: number) => this.#options.inOrder || this.#queue(group).some(this.#isUsable);
+    if (!this.#ready.some(this.#isUsable) && ![...this.#due].some(owes)) {
       for (const group of this.#queues.keys()) this.#due.add(group);
       this.#deliver();
     }
-    return this.#ready.shift();
+    const index = this.#ready.findIndex(this.#isUsable);
+    return index < 0 ? undefined : this.#ready.splice(index, 1)[0];
   }
 
   #nextGreedy(): Slot<Result> | undefined {
-    const [first] = this.#finishedHeads([...this.#queues.keys()]);
+    const [first] = this.#finished([...this.#queues.keys()]);
     if (first !== undefined) this.#remove(first);
     return first;
   }
 
-  /** Queues that are due give their oldest slot as soon as it is complete. */
+  /** Queues that are due give a slot as soon as one is complete. */
   #deliver(): void {
-    for (const slot of this.#finishedHeads([...this.#due])) {
+    for (const slot of this.#finished([...this.#due])) {
       this.#remove(slot);
       this.#due.delete(slot.group);
       this.#ready.push(slot);
     }
   }
 
-  /** The oldest slots of these groups, as far as they are complete, in the order of completion. */
-  #finishedHeads(groups: readonly number[]): Slot<Result>[] {
-    const heads = groups
-      .flatMap((group) => this.#queue(group)[0] ?? [])
-      .filter((slot) => slot.completion !== undefined);
-    return heads.sort((a, b) => (a.completion as number) - (b.completion as number));
+  /** The slot each of these groups would give now, if any, in the order of completion. */
+  #finished(groups: readonly number[]): Slot<Result>[] {
+    const byCompletion = (a: Slot<Result>, b: Slot<Result>) => (a.completion as number) - (b.completion as number);
+    const given = groups.flatMap((group) => {
+      const queue = this.#queue(group);
+      const eligible = this.#options.inOrder ? queue.slice(0, 1) : queue.filter(this.#isUsable);
+      return eligible.filter(({ completion }) => completion !== undefined).sort(byCompletion)[0] ?? [];
+    });
+    return given.sort(byCompletion);
   }
 
   #isQueued(slot: Slot<Result>): boolean {

@@ -1,7 +1,8 @@
 /** Golden vectors of the group queues (`07`): scripted events, one expected result each. */
 
 import { z } from "zod";
-import { type Batch, type Effects, GroupQueues } from "../../src/rollout/group-queues.ts";
+import { GroupQueues } from "../../src/rollout/group-queues.ts";
+import type { Batch, Effects } from "../../src/rollout/slots.ts";
 import { compareExact, compareNumber, type Operation } from "./compare.ts";
 
 const ConfigSchema = z.object({
@@ -46,6 +47,7 @@ function checkQueue(golden: unknown): string {
     slotsPerStep: config.max_traj_per_env,
     ratio: config.async_ratio,
     policy: config.policy,
+    inOrder: true,
     ...(config.filter === undefined ? {} : { reject: (scores) => new Set(scores).size === 1 }),
   });
   const staleness: number[] = [];
