@@ -134,7 +134,7 @@ try {
     changed: ["trainer.steps=40"],
     parityLimit: 1e-4,
   };
-  await watch(options, async (hub, signal) => {
+  await watch(options, async (hub, { signal }) => {
     await new ScriptedRun(hub, Number(speed)).run(Number(steps), signal);
     if (signal.aborted)
       throw new AleError("interrupted", "run shell-scripted is saved", { hint: "ale resume shell-scripted" });

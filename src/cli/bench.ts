@@ -38,7 +38,7 @@ export function defineBench(command: Command, cli: CommandLine): void {
       const chosen = names.length === 0 ? benches : names.map((name) => findNamed(benches, name, "bench"));
       if (flags.list) return listBenches(cli, chosen, flags.json ?? false);
       const sizes = await checkSizes(flags.sizes ?? []);
-      using interrupt = listenForInterrupt((message) => cli.note(message));
+      using interrupt = listenForInterrupt(false, (message) => cli.note(message));
       const results: Record<string, Row[]> = {};
       const load = loadavg()[0] ?? 0;
       for (const bench of chosen) {

@@ -57,7 +57,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
     )
     .action(async (suite: string, flags: EvalFlags) => {
       const mode = flags.json && cli.stderr.isTTY !== true ? "quiet" : viewModeFor(cli, cli.stderr);
-      const { result } = await watch({ cli, mode, stream: cli.stderr }, async (hub, signal) => {
+      const { result } = await watch({ cli, mode, stream: cli.stderr }, async (hub, { signal }) => {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
         const { loadExperiment } = await import("../config/load.ts");
         const config = flags.config ?? configOfRun(flags.adapter ?? flags.policy);

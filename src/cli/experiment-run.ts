@@ -147,10 +147,11 @@ export async function watchRun(
       mode: flags.json ? "json" : viewModeFor(cli, cli.stdout),
       stream: cli.stdout,
       changed: changed.filter(({ key }) => !TITLE_KEYS.has(key)).map(showSetting),
+      byStep: true,
       parityLimit: experiment.trainer.parityLimit,
       ...(history === undefined ? {} : { history }),
     },
-    (hub, signal) =>
+    (hub, { stop, signal }) =>
       execute({
         experiment,
         toml,
@@ -158,6 +159,7 @@ export async function watchRun(
         outDir,
         storePath,
         hub,
+        stop,
         signal,
         serve,
         ...(resumeRunId === undefined ? {} : { resumeRunId }),

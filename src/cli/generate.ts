@@ -76,7 +76,7 @@ export function defineGenerate(command: Command, cli: CommandLine): void {
     .action(async (flags: GenerateFlags) => {
       const input = inputOf(flags);
       const { generateAnswer } = await import("../experiment/generate.ts");
-      using interrupt = listenForInterrupt((message) => cli.note(message));
+      using interrupt = listenForInterrupt(false, (message) => cli.note(message));
       const safe = cli.stdout.isTTY === true ? sanitizeText : (piece: string) => piece;
       const result = await generateAnswer({
         model: flags.model,

@@ -1,38 +1,50 @@
 /**
- * Ctrl-C and SIGTERM. The first asks the work to save and stop, the second says that this is under way, the third ends
- * the process at once.
+ * Ctrl-C, SIGTERM and SIGHUP. Work that saves step by step finishes its step after the first Ctrl-C and stops at once after
+ * the second; other work stops at once. Whoever sends another signal than Ctrl-C's does not wait. A Ctrl-C while the work is
+ * stopping says so, and the next one ends the process.
  */
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const SHOW_CURSOR = "\x1b[?25h";
 
 export interface Interrupt extends Disposable {
+  /** Aborted by the first signal. */
+  readonly stop: AbortSignal;
+  /** Aborted when the work is to stop at once. */
   readonly signal: AbortSignal;
 }
 
-/** Listens until disposed. `say` shows a message; `exit` ends the process (130) on the third signal. */
+/**
+ * Listens until disposed.
+ * @param byStep whether the work finishes a step first. @param say shows a message. @param exit ends the process (130).
+ */
 export function listenForInterrupt(
+  byStep: boolean,
   say: (message: string) => void,
   exit: (code: number) => void = forceExit,
 ): Interrupt {
-  const controller = new AbortController();
-  let count = 0;
-  const onSignal = (): void => {
-    count++;
-    if (count === 1) {
+  const stop = new AbortController();
+  const now = new AbortController();
+  let explained = false;
+  const onSignal = (name: (typeof SIGNALS)[number]): void => {
+    const waits = byStep && name === "SIGINT" && !stop.signal.aborted;
+    stop.abort();
+    if (waits) say("stopping after this step; Ctrl-C again stops at once, without it");
+    else if (!now.signal.aborted) {
       say("stopping: saving and cleaning up …");
-      controller.abort();
-    } else if (count === 2) {
+      now.abort();
+    } else if (!explained) {
+      explained = true;
       say("still saving and cleaning up; press Ctrl-C once more to stop at once");
-    } else {
-      exit(130);
-    }
+    } else exit(130);
   };
-  for (const name of SIGNALS) process.on(name, onSignal);
+  const handlers = SIGNALS.map((name) => [name, () => onSignal(name)] as const);
+  for (const [name, handler] of handlers) process.on(name, handler);
   return {
-    signal: controller.signal,
+    stop: stop.signal,
+    signal: now.signal,
     [Symbol.dispose]: () => {
-      for (const name of SIGNALS) process.off(name, onSignal);
+      for (const [name, handler] of handlers) process.off(name, handler);
     },
   };
 }

@@ -202,11 +202,29 @@ describe("errors", () => {
   });
 });
 
-test("the first interrupt aborts, the second explains, the third ends the process", () => {
+test("Ctrl-C first finishes the step, then stops, then explains, then ends the process", () => {
+  const said: string[] = [];
+  using interrupt = listenForInterrupt(true, (message) => said.push(message));
+  process.emit("SIGINT");
+  expect([interrupt.stop.aborted, interrupt.signal.aborted]).toEqual([true, false]);
+  expect(said[0]).toContain("after this step");
+  process.emit("SIGINT");
+  expect(interrupt.signal.aborted).toBe(true);
+  expect(said[1]).toContain("saving");
+});
+
+test("a program that asks to stop does not wait for a step", () => {
+  using interrupt = listenForInterrupt(true, () => {});
+  process.emit("SIGTERM");
+  expect([interrupt.stop.aborted, interrupt.signal.aborted]).toEqual([true, true]);
+});
+
+test("work without steps: the first interrupt aborts, the second explains, the third ends the process", () => {
   const said: string[] = [];
   const codes: number[] = [];
   {
     using interrupt = listenForInterrupt(
+      false,
       (message) => said.push(message),
       (code) => codes.push(code),
     );

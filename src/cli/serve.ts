@@ -48,7 +48,7 @@ export function defineServe(command: Command, cli: CommandLine): void {
         cli.print(`token      ${sanitizeLine(tokenFile)}`);
         cli.print(cli.paint("dim", "Ctrl-C ends it"));
       }
-      using interrupt = listenForInterrupt(() => {});
+      using interrupt = listenForInterrupt(false, () => {});
       await new Promise<void>((resolve) => interrupt.signal.addEventListener("abort", () => resolve(), { once: true }));
     });
 }

@@ -115,7 +115,7 @@ function defineCheck(command: Command, cli: CommandLine): void {
     )
     .action(async (suite: string, flags: CheckFlags) => {
       const mode = flags.json && cli.stderr.isTTY !== true ? "quiet" : viewModeFor(cli, cli.stderr);
-      const { result: checks } = await watch({ cli, mode, stream: cli.stderr }, async (hub, signal) => {
+      const { result: checks } = await watch({ cli, mode, stream: cli.stderr }, async (hub, { signal }) => {
         const { checkTasks } = await import("../experiment/check.ts");
         const { samples, families } = flags;
         const options = { suite, samples, hub, signal, ...(families === undefined ? {} : { families }) };

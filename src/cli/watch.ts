@@ -6,7 +6,7 @@ import { createPanelState, type PanelHistory, type PanelState } from "../tui/pan
 import { painterFor } from "../tui/style.ts";
 import { isTerminal, openView, type ViewMode } from "../tui/view.ts";
 import type { CommandLine, Output } from "./command-line.ts";
-import { listenForInterrupt } from "./interrupt.ts";
+import { type Interrupt, listenForInterrupt } from "./interrupt.ts";
 
 export interface WatchOptions {
   readonly cli: CommandLine;
@@ -17,6 +17,8 @@ export interface WatchOptions {
   readonly changed?: readonly string[];
   readonly parityLimit?: number;
   readonly history?: PanelHistory;
+  /** The work saves step by step, and finishes its step after the first Ctrl-C. */
+  readonly byStep?: boolean;
 }
 
 /** Panel on a terminal, else plain lines. */
@@ -30,7 +32,7 @@ export function viewModeFor(cli: CommandLine, stream: Output): ViewMode {
  */
 export async function watch<T>(
   options: WatchOptions,
-  work: (hub: EventHub, signal: AbortSignal) => Promise<T>,
+  work: (hub: EventHub, interrupt: Pick<Interrupt, "stop" | "signal">) => Promise<T>,
 ): Promise<{ result: T; state: PanelState }> {
   const { cli, mode, stream, changed, parityLimit, history } = options;
   const hub = new EventHub();
@@ -41,14 +43,14 @@ export async function watch<T>(
     ...(history === undefined ? {} : { history }),
   });
   using view = openView(hub, state, { mode, stream, paint: painterFor(stream, cli.env) });
-  using interrupt = listenForInterrupt((message) => view.say(message));
+  using interrupt = listenForInterrupt(options.byStep ?? false, (message) => view.say(message));
   try {
-    const result = await work(hub, interrupt.signal);
+    const result = await work(hub, interrupt);
     if (state.status === "running") state.status = "finished";
     return { result, state };
   } catch (error) {
-    if (state.status === "running") state.status = interrupt.signal.aborted ? "interrupted" : "failed";
-    if (!interrupt.signal.aborted || error instanceof AleError) throw error;
+    if (state.status === "running") state.status = interrupt.stop.aborted ? "interrupted" : "failed";
+    if (!interrupt.stop.aborted || error instanceof AleError) throw error;
     throw new AleError("interrupted", "stopped before there was anything to save", { cause: error });
   }
 }

@@ -9,6 +9,7 @@ import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
+import { AsyncSchema, FilterSchema } from "./async.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
 
@@ -41,6 +42,23 @@ const RolloutSchema = z
   .strictObject({
     groups: count("Tasks per training step", 32, 4096),
     groupSize: count("Episodes per task", 8, 1024),
+    redundancy: z
+      .number()
+      .int()
+      .min(0)
+      .max(1024)
+      .default(0)
+      .describe("Episodes per task beyond groupSize; the first groupSize to end count, the others are cancelled"),
+    filter: FilterSchema.optional(),
+    retries: z
+      .number()
+      .int()
+      .min(0)
+      .max(100)
+      .default(3)
+      .describe(
+        "Times an episode is tried again, with growing pauses, after sandbox, grader or engine failed under it",
+      ),
     temperature: z.number().min(0.01).max(10).default(1).describe("Sampling temperature"),
     topK: z.number().int().min(0).max(1_000_000).default(0).describe("Sample among the k most likely tokens; 0 = all"),
     topP: z
@@ -217,6 +235,12 @@ const CheckpointSchema = z
   .strictObject({
     every: count("Steps between checkpoints", 1),
     keep: count("Checkpoints kept besides the best", 2, 10_000),
+    waitForRoom: z
+      .number()
+      .min(0)
+      .max(1_000_000)
+      .default(60)
+      .describe("Minutes that a run waits for room on a full disk before it fails; 0 = none"),
   })
   .describe("What `ale resume` continues from");
 
@@ -274,6 +298,7 @@ export const ExperimentSchema = z.strictObject({
   lora: LoraSchema,
   tasks: TasksSchema.prefault({}),
   rollout: RolloutSchema.prefault({}),
+  async: AsyncSchema.prefault({}),
   algorithm: AlgorithmSchema,
   kl: KlSchema,
   resampling: ResamplingSchema.optional(),

@@ -18,7 +18,9 @@ export interface RunOptions {
   readonly storePath: string;
   readonly resumeRunId?: string;
   readonly hub: EventHub;
-  /** Aborted by the first interrupt: save, clean up and return `interrupted`. */
+  /** Aborted by the first interrupt: finish the step, save, clean up and return `interrupted`. */
+  readonly stop: AbortSignal;
+  /** Aborted by the second: save, clean up and return `interrupted` at once. */
   readonly signal: AbortSignal;
   readonly serve: boolean;
 }

@@ -112,6 +112,7 @@ async function playEpisodes(options: EvaluateOptions) {
   const key = { episodes: "eval", noise: `${options.seed}/eval/${split}` };
   const groups = await collectGroups(key, tasks, 1, context, {
     limiter: new Limiter(experiment.rollout.concurrency),
+    retries: experiment.rollout.retries,
     onEpisode: () =>
       hub.emit({ type: "progress", stage: "evaluating", done: ++done, total: tasks.length, unit: "episodes" }),
   });

@@ -3,7 +3,6 @@
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Trajectory } from "../core/types.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
-import { Limiter } from "../rollout/limiter.ts";
 import { parityLimits } from "../trainer/batch.ts";
 import { checkParity } from "../trainer/mismatch.ts";
 import { environmentsOf, evaluateTasks, evaluationTasks } from "./evaluation.ts";
@@ -76,7 +75,8 @@ export class Evaluator {
       episodes: `${session.runId}/eval/${step}/${name}`,
       noise: `${experiment.seed}/eval/${step}/${name}`,
     };
-    const { row, trajectories } = await evaluateTasks(step, key, tasks, context, collectOptions(this.#parts, step));
+    const how = collectOptions(this.#parts, () => step);
+    const { row, trajectories } = await evaluateTasks(step, key, tasks, context, how);
     await session.writeEpisodes(step, greedy ? "greedy" : "eval", trajectories);
     const sequences = trajectories.map(({ tokens }) => tokens.ids).filter(({ length }) => length > 1);
     this.#sequences = sequences.slice(0, PROBE_SEQUENCES);
@@ -85,15 +85,16 @@ export class Evaluator {
   }
 }
 
-/** Concurrency of a run's episodes, and the event each of them ends with. */
-export function collectOptions({ options }: RunParts, step: number) {
+/** Concurrency of a run's episodes, and the event each of them ends with; `stepOf` is the step it happens at. */
+export function collectOptions({ options, limiter }: RunParts, stepOf: () => number) {
   return {
-    limiter: new Limiter(options.experiment.rollout.concurrency),
+    limiter,
+    retries: options.experiment.rollout.retries,
     onEpisode: (trajectory: Trajectory) =>
       options.hub.emit({
         type: "episode.finished",
         episodeId: trajectory.episodeId,
-        step,
+        step: stepOf(),
         family: trajectory.family,
         split: trajectory.split,
         reward: trajectory.reward,

@@ -3,6 +3,7 @@
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { SandboxProvider } from "../core/ports.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
+import { Limiter } from "../rollout/limiter.ts";
 import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import { fitMemory } from "./memory.ts";
@@ -20,6 +21,8 @@ export interface RunParts {
   readonly provider: SandboxProvider;
   readonly session: RunSession;
   readonly engine: EnginePool;
+  /** Bounds the episodes in flight, of training and evaluation together. */
+  readonly limiter: Limiter;
 }
 
 export interface RunPlan {
@@ -58,13 +61,14 @@ export async function executeRun(
     );
     const engine = await startEngines(experiment, { ...source, weights: weightsOf(session, source) }, outDir, hub);
     try {
-      await work({ options: { ...options, experiment, signal }, suite, source, provider, session, engine });
+      const limiter = new Limiter(experiment.rollout.concurrency);
+      await work({ options: { ...options, experiment, signal }, suite, source, provider, session, engine, limiter });
     } finally {
       await engine.stop();
     }
     return await conclude(options, session, "finished");
   } catch (error) {
-    if (signal.aborted) return await conclude(options, session, "interrupted");
+    if (signal.aborted || options.stop.aborted) return await conclude(options, session, "interrupted");
     // The results may fail for the same reason, such as a full disk; the first failure is the one to report.
     await conclude(options, session, "failed", errorMessage(error)).catch(() =>
       session.end("failed", errorMessage(error)),

@@ -11,13 +11,16 @@ import type { EvaluationSummary } from "../core/events.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
+import { beginWait } from "../core/waits.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
 import { type EventRecorder, recordEvents } from "../store/record-events.ts";
 import type { EpisodePurpose } from "../store/schema.ts";
-import { openStore, type Store } from "../store/store.ts";
+import { EPISODES_PER_TRANSACTION, openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { RunTimeline } from "./run-timeline.ts";
+
+const ROOM_POLL_MS = 2_000;
 
 export interface RunDescription {
   /** `grpo`, `reinforce` or `sft`. */
@@ -47,6 +50,8 @@ export interface StepResult {
   readonly checkpoint: boolean;
   /** What a resumed run needs besides the checkpoint; plain JSON. */
   readonly state?: Readonly<Record<string, unknown>>;
+  /** All trajectories that were collected ahead and that no step has had yet. */
+  readonly pending?: readonly Trajectory[];
   /** What each engine did since the last step. */
   readonly engines: readonly { readonly spans?: Spans }[];
 }
@@ -66,7 +71,10 @@ export class RunSession implements AsyncDisposable {
   readonly #started = performance.now();
   readonly #metricsFile: string;
   readonly #recorder: EventRecorder;
+  /** Ids of the pending trajectories that the last commit stored. */
+  #pending: ReadonlySet<string> = new Set();
   committedStep: number;
+  #metricsTorn = false;
   #ended = false;
 
   private constructor(
@@ -178,15 +186,30 @@ export class RunSession implements AsyncDisposable {
   }
 
   async writeEpisodes(step: number, purpose: EpisodePurpose, trajectories: readonly Trajectory[]): Promise<void> {
-    await this.store.writeEpisodes(this.runId, step, purpose, trajectories);
+    // by transactions, so that what a full disk refused can be written again
+    for (let i = 0; i < trajectories.length; i += EPISODES_PER_TRANSACTION) {
+      const some = trajectories.slice(i, i + EPISODES_PER_TRANSACTION);
+      await this.#whenRoom("episodes", () => this.store.writeEpisodes(this.runId, step, purpose, some));
+    }
     this.timeline.addEpisodes(trajectories);
+  }
+
+  /** Trajectories that waited for training at the commit the run goes on from. */
+  async resumedPending(): Promise<Trajectory[]> {
+    if (this.resumedFrom === undefined) return [];
+    const trajectories = await this.store.readPending(this.runId, this.resumedFrom.step);
+    this.#pending = new Set(trajectories.map(({ episodeId }) => episodeId));
+    return trajectories;
   }
 
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
     const { metrics, evaluations } = result;
     const { timeline } = this;
-    const save = () => timeline.time("checkpoint", step, () => this.checkpoints.save(engine, step));
+    const save = () =>
+      timeline.time("checkpoint", step, () =>
+        this.#whenRoom("a checkpoint", () => this.checkpoints.save(engine, step)),
+      );
     const path = result.checkpoint ? await save() : undefined;
     const tracks = timeline.take(result.engines.map(({ spans }) => spans));
     const commit = {
@@ -197,11 +220,15 @@ export class RunSession implements AsyncDisposable {
       ...(result.state === undefined ? {} : { state: result.state }),
       ...(path === undefined ? {} : { checkpoint: { path } }),
       ...(tracks.length === 0 ? {} : { timeline: { tracks, keep: this.#options.experiment.timeline.keep } }),
+      ...(result.pending && { pending: { episodes: result.pending, stored: this.#pending } }),
     };
-    await timeline.time("commit", step, () => this.store.commitStep(this.runId, step, commit));
+    await timeline.time("commit", step, () =>
+      this.#whenRoom("a step", () => this.store.commitStep(this.runId, step, commit)),
+    );
+    this.#pending = new Set(result.pending?.map(({ episodeId }) => episodeId));
     this.committedStep = step;
     this.evaluations.push(...evaluations);
-    appendFileSync(this.#metricsFile, `${JSON.stringify({ step, ...metrics })}\n`);
+    await this.#whenRoom("metrics", () => this.#appendMetrics({ step, ...metrics }));
     if (result.checkpoint) this.checkpoints.prune(this.#options.experiment.checkpoint.keep, result.keep);
     this.#options.hub.emit({ type: "step.finished", step, metrics });
   }
@@ -238,6 +265,43 @@ export class RunSession implements AsyncDisposable {
       steps: description.steps,
       ...(this.resumedFrom === undefined ? {} : { resumedFrom: this.resumedFrom.step }),
     });
+  }
+
+  /**
+   * Does what writes to the disk. While the disk is full the run waits, looking again every few seconds, until somebody has
+   * made room or `checkpoint.waitForRoom` is over. @throws AleError("storage_full") then.
+   */
+  async #whenRoom<T>(what: string, write: () => Promise<T>): Promise<T> {
+    const { hub, experiment, signal } = this.#options;
+    const until = Date.now() + experiment.checkpoint.waitForRoom * 60_000;
+    for (let isFirst = true; ; isFirst = false) {
+      try {
+        const result = await write();
+        if (!isFirst) hub.emit({ type: "log", level: "info", message: "there is room again; the run goes on" });
+        return result;
+      } catch (error) {
+        if (!(error instanceof AleError) || error.code !== "storage_full" || Date.now() >= until) throw error;
+        signal.throwIfAborted();
+        const message = `${error.message}: the run waits until there is room for ${what}`;
+        if (isFirst) hub.emit({ type: "log", level: "warn", message });
+        const endWait = beginWait("run", `room on the disk for ${what}`, until - Date.now());
+        await Bun.sleep(ROOM_POLL_MS);
+        endWait();
+      }
+    }
+  }
+
+  /** Written anew when the disk was full in the middle of a line. */
+  async #appendMetrics(row: Readonly<Record<string, number>>): Promise<void> {
+    try {
+      if (this.#metricsTorn) await this.#rewriteMetrics();
+      else appendFileSync(this.#metricsFile, `${JSON.stringify(row)}\n`);
+      this.#metricsTorn = false;
+    } catch (cause) {
+      this.#metricsTorn = true;
+      if ((cause as NodeJS.ErrnoException).code !== "ENOSPC") throw cause;
+      throw new AleError("storage_full", `no space left for ${this.#metricsFile}`, { cause });
+    }
   }
 
   /** The file may hold lines of steps that were not committed. */

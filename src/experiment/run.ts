@@ -2,12 +2,12 @@
 
 import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
-import type { Group, Task } from "../core/types.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
-import { type CollectKey, collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
+import { batchMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
+import type { Rollout, RolloutBatch } from "../rollout/rollout.ts";
 import { loadSuite } from "../tasks/suite.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, train } from "../trainer/loop.ts";
@@ -18,6 +18,7 @@ import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
 import { episodeContext, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { openRollout, trainingTasks } from "./run-rollout.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */
 export const runExperiment: RunExperiment = async (options) => {
@@ -37,6 +38,9 @@ class ReinforcementRun {
   readonly #evaluator: Evaluator;
   readonly #context: EpisodeContext;
   readonly #resampler: Resampler | undefined;
+  #rollout: Rollout | undefined;
+  /** Step that is collected for, trained or evaluated. */
+  #step = 0;
   /** Rows that become permanent with the step they belong to. */
   #evaluations: EvaluationSummary[] = [];
 
@@ -53,47 +57,57 @@ class ReinforcementRun {
 
   async execute(): Promise<void> {
     const { options, session, engine } = this.#parts;
+    const rollout = await openRollout(this.#parts, this.#context, () => this.#step);
+    this.#rollout = rollout;
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
     const { timeline } = session;
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
-      collect: (step: number) => timeline.time("collect", step, () => this.#collect(step)),
+      collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
       update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>) => this.#commit(step, metrics),
     };
-    await train(options.experiment, session.committedStep + 1, loop, options.signal);
+    try {
+      await train(options.experiment, session.committedStep + 1, loop, AbortSignal.any([options.signal, options.stop]));
+    } finally {
+      await rollout.stop();
+    }
   }
 
-  async #collect(step: number): Promise<Collected> {
-    const { options, suite, provider, session } = this.#parts;
+  async #collect(rollout: Rollout, step: number): Promise<Collected> {
+    const { options, provider, session, engine } = this.#parts;
     const { experiment, hub } = options;
     const { groups, groupSize } = experiment.rollout;
-    const sampler = suite.sampler(experiment.seed, "train");
-    const tasks = Array.from({ length: groups }, (_, g) => sampler.at((step - 1) * groups + g));
+    this.#step = step;
     hub.emit({ type: "step.started", step, episodes: groups * groupSize });
-    warmUp(provider, environmentsOf(tasks), experiment.sandbox.warm);
-    await session.store.writeTasks(tasks);
-    const key = { episodes: `${session.runId}/train/${step}`, noise: `${experiment.seed}/train/${step}` };
-    const collected = await collectGroups(key, tasks, groupSize, this.#context, collectOptions(this.#parts, step));
-    const resampled = await this.#resample(step, key, tasks, collected);
-    const trajectories = [...collected, ...resampled.forks].flatMap((group) => group.trajectories);
+    const taskOf = trainingTasks(this.#parts);
+    const next = Array.from({ length: groups }, (_, group) => taskOf({ group, episode: step - 1 }));
+    warmUp(provider, environmentsOf(next), experiment.sandbox.warm);
+    const batch = await rollout.collect(step);
+    const resampled = await this.#resample(step, batch);
+    await session.store.writeTasks(batch.tasks);
+    const trajectories = [...batch.groups, ...resampled.forks].flatMap((group) => group.trajectories);
     await session.writeEpisodes(step, "train", trajectories);
-    return { groups: collected, ...resampled };
+    const metrics = { ...batchMetrics(batch, engine.version), ...resampled.metrics };
+    return { groups: batch.groups, ...resampled, metrics };
   }
 
   /** Tries the hard tasks of the step again from states along experts' trajectories. */
-  async #resample(step: number, key: CollectKey, tasks: readonly Task[], groups: readonly Group[]) {
+  async #resample(step: number, { tasks, groups }: RolloutBatch) {
     if (this.#resampler === undefined) return { forks: [], imitations: [], metrics: {} };
-    const options = collectOptions(this.#parts, step);
-    const { groups: forks, ...rest } = await this.#resampler.resample(key, tasks, groups, this.#context, options);
+    const { options, session } = this.#parts;
+    const key = { episodes: `${session.runId}/train/${step}`, noise: `${options.experiment.seed}/train/${step}` };
+    const how = collectOptions(this.#parts, () => step);
+    const { groups: forks, ...rest } = await this.#resampler.resample(key, tasks, groups, this.#context, how);
     return { forks, ...rest };
   }
 
   #evaluate(step: number): Promise<Record<string, number>> {
     const started = performance.now();
+    this.#step = step;
     return this.#parts.session.timeline.time("evaluate", step, async () => {
       this.#evaluations = await this.#evaluator.evaluate(step);
       return {
@@ -114,12 +128,17 @@ class ReinforcementRun {
     this.#evaluations = [];
     const best = bestStep([...session.evaluations, ...evaluations]);
     const engines = await engine.stats();
+    const ahead = this.#rollout?.state();
     await session.commit(step, engine, {
       metrics: { ...metrics, ...engineMetrics(engines) },
       engines,
       evaluations,
       keep: best === null ? [] : [best],
-      state: this.#resampler === undefined ? {} : { resampling: this.#resampler.state },
+      state: {
+        ...(this.#resampler && { resampling: this.#resampler.state }),
+        ...(ahead && { rollout: ahead.state }),
+      },
+      ...(ahead && { pending: ahead.done }),
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),
     });
   }

@@ -109,7 +109,9 @@ class SupervisedRun {
 
   async #record(stage: number): Promise<TokenRecord[]> {
     const { options, provider, source } = this.#parts;
-    const { experiment, hub, signal } = options;
+    const { experiment, hub } = options;
+    // a resumed run records them again, so there is nothing to finish
+    const signal = AbortSignal.any([options.signal, options.stop]);
     const plans = this.#stages[stage] as readonly DemonstrationPlan[];
     warmUp(provider, environmentsOf(plans.map(({ task }) => task)), experiment.sandbox.warm);
     const limits = agentLimits(experiment);
@@ -133,7 +135,7 @@ class SupervisedRun {
 
   async #train(stageIndex: number, offset: number, records: readonly TokenRecord[]): Promise<void> {
     const { session, engine } = this.#parts;
-    const { experiment, signal, hub } = this.#parts.options;
+    const { experiment, signal, stop, hub } = this.#parts.options;
     const stage = experiment.sft.stages[stageIndex] as (typeof experiment.sft.stages)[number];
     const order = new DemonstrationOrder(
       records.map((record) => record.ids.length),
@@ -168,6 +170,7 @@ class SupervisedRun {
         "timing_s/update_actor": sums.ms / sums.steps / 1000,
       });
       Object.assign(sums, { loss: 0, gradNorm: 0, ms: 0, steps: 0 });
+      stop.throwIfAborted();
     }
   }
 

@@ -1,17 +1,16 @@
 /** Collects the episodes of one training step or of one evaluation. */
 
-import { AleError } from "../core/errors.ts";
-import type { Group, StopReason, Task, Trajectory } from "../core/types.ts";
-import { EngineLost } from "../device/engine-client.ts";
-import { type EpisodeContext, type EpisodePlan, type EpisodeStart, runEpisode } from "./episode.ts";
+import type { Group, Task, Trajectory } from "../core/types.ts";
+import type { EpisodeContext, EpisodePlan, EpisodeStart } from "./episode.ts";
+import { MachineHealth } from "./health.ts";
 import type { Limiter } from "./limiter.ts";
-
-/** Times an episode is started again after the engine died under it. */
-const MAX_ATTEMPTS = 4;
+import { runPersistently } from "./persistence.ts";
 
 export interface CollectOptions {
   /** Bounds the episodes in flight. */
   readonly limiter: Limiter;
+  /** As in `Persistence`. */
+  readonly retries: number;
   readonly onEpisode?: (trajectory: Trajectory) => void;
 }
 
@@ -34,13 +33,9 @@ export async function collectGroups(
 ): Promise<Group[]> {
   const health = new MachineHealth(tasks.length * groupSize);
   const watched = { ...context, signal: AbortSignal.any([context.signal, health.signal]) };
-  const onEpisode = (trajectory: Trajectory) => {
-    health.record(trajectory);
-    options.onEpisode?.(trajectory);
-  };
   const groups = tasks.map((task, g) => {
     const own = { episodes: `${key.episodes}/${g}`, noise: `${key.noise}/${g}` };
-    return collectEpisodes(own, task, groupSize, watched, { ...options, onEpisode });
+    return collectEpisodes(own, task, groupSize, watched, { ...options, health });
   });
   const collected = await settle(groups);
   health.signal.throwIfAborted();
@@ -53,10 +48,10 @@ export async function collectEpisodes(
   task: Task,
   count: number,
   context: EpisodeContext,
-  options: CollectOptions & { readonly start?: EpisodeStart },
+  options: CollectOptions & { readonly start?: EpisodeStart; readonly health?: MachineHealth },
 ): Promise<Group> {
-  const { limiter, start, onEpisode } = options;
-  const members = Array.from({ length: count }, (_, member) => {
+  const { start, onEpisode } = options;
+  const members = Array.from({ length: count }, async (_, member) => {
     const plan: EpisodePlan = {
       episodeId: `${key.episodes}/${member}`,
       groupId: key.episodes,
@@ -65,69 +60,11 @@ export async function collectEpisodes(
       noiseKey: `${key.noise}/${member}`,
       ...(start === undefined ? {} : { start }),
     };
-    return limiter.run(async () => {
-      const trajectory = await withRestarts(plan, context);
-      onEpisode?.(trajectory);
-      return trajectory;
-    });
+    const trajectory = await runPersistently(plan, context, options);
+    onEpisode?.(trajectory);
+    return trajectory;
   });
   return { groupId: key.episodes, taskId: task.id, trajectories: await settle(members) };
-}
-
-/** Stop reasons that say nothing about the policy. */
-const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
-
-/** So many failures before the first episode that could be judged are enough to know. */
-const FIRST_FAILURES = 16;
-
-/**
- * Single failures are data; when most episodes fail for a reason of ours, going on would train on noise. The others are
- * then stopped at once, as soon as that is certain or no episode has worked at all.
- */
-export class MachineHealth {
-  readonly #episodes: number;
-  readonly #giveUp = new AbortController();
-  #failed = 0;
-  #judged = 0;
-  #firstError: string | undefined;
-
-  constructor(episodes: number) {
-    this.#episodes = episodes;
-  }
-
-  /** Aborted, with the error that ends the collection, when going on makes no sense. */
-  get signal(): AbortSignal {
-    return this.#giveUp.signal;
-  }
-
-  record({ stopReason, error }: Pick<Trajectory, "stopReason" | "error">): void {
-    if (!MACHINE_FAULTS.has(stopReason)) {
-      this.#judged++;
-      return;
-    }
-    this.#failed++;
-    this.#firstError ??= error ?? stopReason;
-    const hopeless = this.#judged === 0 && this.#failed >= FIRST_FAILURES;
-    if (this.#giveUp.signal.aborted || (this.#failed * 2 <= this.#episodes && !hopeless)) return;
-    this.#giveUp.abort(
-      new AleError(
-        "sandbox",
-        `${this.#failed} of ${this.#episodes} episodes failed before they could be judged: ${this.#firstError}`,
-        { hint: "run `ale doctor`, then `ale resume`" },
-      ),
-    );
-  }
-}
-
-async function withRestarts(plan: EpisodePlan, context: EpisodeContext): Promise<Trajectory> {
-  for (let attempt = 1; ; attempt++) {
-    context.signal.throwIfAborted();
-    try {
-      return await runEpisode(plan, context);
-    } catch (error) {
-      if (!(error instanceof EngineLost) || attempt >= MAX_ATTEMPTS) throw error;
-    }
-  }
 }
 
 /** Like `Promise.all`, but waits for all of them before it fails: no episode goes on after its step was given up. */

@@ -92,7 +92,7 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
   try {
     await attempt(plan, context, clock, outcome);
   } catch (error) {
-    clock.endWait();
+    if (context.signal.aborted || error instanceof EngineLost) clock.enter("finished");
     context.signal.throwIfAborted();
     if (error instanceof EngineLost) throw error;
     outcome.error = errorMessage(error);

@@ -166,7 +166,8 @@ export class GroupQueues<Result> {
     if (slot.results.length < groupSize) return { ...nothing, outcome: "stored" };
     if (slot.results.length > groupSize) return { ...nothing, outcome: "redundant" };
     const surplus = this.#workersOf(slot);
-    if (reject?.(slot.results.map((each) => each.result))) {
+    const results = slot.results.map((each) => each.result);
+    if (reject?.(results, keyOf(slot))) {
       this.#remove(slot);
       this.#addSlot(group);
       return { episode, outcome: "filtered", surplus, ...this.#effects() };

@@ -26,7 +26,7 @@ export interface GroupQueueOptions<Result> {
   /** Slots that were dropped for their age are made up for, so that rollout keeps its lead over training. */
   readonly replace?: boolean;
   /** Whether a completed slot is to be thrown away and replaced, e.g. because all its rewards are equal. */
-  readonly reject?: (results: readonly Result[]) => boolean;
+  readonly reject?: (results: readonly Result[], slot: SlotKey) => boolean;
 }
 
 /** A slot's place in its queue and the training step it was made at. */

@@ -31,8 +31,27 @@ export interface StepCommit {
   readonly checkpoint?: { readonly path: string };
   /** Steps whose checkpoint folders were removed to save space. */
   readonly prunedCheckpoints?: readonly number[];
+  /** Episodes that were collected ahead of training and wait for it; omitted where a run never has any. */
+  readonly pending?: Pending;
   /** What happened when; afterwards only the newest `keep` steps have a timeline. */
   readonly timeline?: { readonly tracks: readonly Track[]; readonly keep: number };
+}
+
+export interface Pending {
+  /** All of them. */
+  readonly episodes: readonly Trajectory[];
+  /** Ids of those that an earlier commit of this process stored. */
+  readonly stored: ReadonlySet<string>;
+}
+
+/** `Pending` on its way to the writer. */
+export interface PendingCommit {
+  readonly keys: readonly string[];
+  readonly added: readonly NewEpisode[];
+  /** The token blocks of `added`. */
+  readonly tokens: Uint8Array<ArrayBuffer>;
+  /** Nobody can go back before this step, so what waited only until then may go. */
+  readonly forget: boolean;
 }
 
 export interface NewEvent {
@@ -69,7 +88,12 @@ export type WriteOperation =
       /** The token blocks of all episodes, one after the other; moved to the writer, not copied. */
       readonly tokens: Uint8Array<ArrayBuffer>;
     }
-  | { readonly type: "commitStep"; readonly runId: string; readonly step: number; readonly commit: StepCommit }
+  | {
+      readonly type: "commitStep";
+      readonly runId: string;
+      readonly step: number;
+      readonly commit: Omit<StepCommit, "pending"> & { readonly pending?: PendingCommit };
+    }
   | { readonly type: "truncateAfter"; readonly runId: string; readonly step: number }
   | { readonly type: "appendEvents"; readonly events: readonly NewEvent[] };
 

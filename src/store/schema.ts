@@ -175,6 +175,29 @@ export const tokens = sqliteTable("tokens", {
   data: blob("data", { mode: "buffer" }).notNull(),
 });
 
+/**
+ * Trajectories that were collected ahead of training and that no step has had yet, as of the commits from `fromStep` until
+ * before `untilStep` (null: still so). A run that goes on from a commit finds those that waited then; a step that trains on
+ * them stores them as episodes.
+ */
+export const pendingEpisodes = sqliteTable(
+  "pending_episodes",
+  {
+    runId: text("run_id")
+      .notNull()
+      .references(() => runs.id, cascade),
+    key: text("key").notNull(),
+    fromStep: integer("from_step").notNull(),
+    untilStep: integer("until_step"),
+    /** The trajectory as JSON, without its tokens. */
+    body: text("body").notNull(),
+    format: integer("format").notNull(),
+    count: integer("count").notNull(),
+    data: blob("data", { mode: "buffer" }).notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.runId, t.key] })],
+);
+
 export const metrics = sqliteTable(
   "metrics",
   {

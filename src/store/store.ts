@@ -11,8 +11,18 @@ import type { Track } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { type Connection, needsMigration, openReader } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
-import type { NewEpisode, NewEvent, NewRun, StepCommit, StoredTask, Truncation } from "./operations.ts";
+import type {
+  NewEpisode,
+  NewEvent,
+  NewRun,
+  Pending,
+  PendingCommit,
+  StepCommit,
+  StoredTask,
+  Truncation,
+} from "./operations.ts";
 import { processIdentity } from "./owner.ts";
+import { selectPending } from "./pending-episodes.ts";
 import * as readEpisodes from "./read-episodes.ts";
 import * as readRuns from "./read-runs.ts";
 import type {
@@ -45,7 +55,7 @@ export interface StoreOptions {
 }
 
 /** Trajectories per message to the writer: bounds memory and the length of a transaction. */
-const EPISODES_PER_MESSAGE = 256;
+export const EPISODES_PER_TRANSACTION = 256;
 const EPISODES_PER_READ = 100;
 const EVENTS_PER_READ = 1000;
 
@@ -133,7 +143,7 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * Stores episodes of a step that is not committed yet. Each call is one transaction per 256 episodes.
+   * Stores episodes of a step that is not committed yet, in one transaction per `EPISODES_PER_TRANSACTION` of them.
    * @throws AleError("store") when an episode of that id is stored already; AleError("storage_full").
    */
   async writeEpisodes(
@@ -143,8 +153,8 @@ export class Store implements AsyncDisposable {
     trajectories: readonly Trajectory[],
   ): Promise<void> {
     const writer = this.#requireWriter();
-    for (let i = 0; i < trajectories.length; i += EPISODES_PER_MESSAGE) {
-      const some = trajectories.slice(i, i + EPISODES_PER_MESSAGE);
+    for (let i = 0; i < trajectories.length; i += EPISODES_PER_TRANSACTION) {
+      const some = trajectories.slice(i, i + EPISODES_PER_TRANSACTION);
       const episodes = some.map(toNewEpisode);
       const tokens = layOutAll(some);
       const bytes = tokens.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
@@ -158,7 +168,14 @@ export class Store implements AsyncDisposable {
    * at all. @throws AleError("store") when the step, or a later one, is committed already.
    */
   async commitStep(runId: string, step: number, commit: StepCommit): Promise<void> {
-    await this.#requireWriter().write({ type: "commitStep", runId, step, commit }, 64 << 10);
+    const { pending, ...rest } = commit;
+    const sent = pending && toPendingCommit(pending, commit.checkpoint !== undefined);
+    const tokens = sent?.tokens;
+    await this.#requireWriter().write(
+      { type: "commitStep", runId, step, commit: { ...rest, ...(sent && { pending: sent }) } },
+      (64 << 10) + (tokens?.byteLength ?? 0),
+      tokens === undefined ? [] : [tokens.buffer],
+    );
   }
 
   /** Removes in one transaction whatever belongs to steps after `step`, and to steps without a commit. */
@@ -204,6 +221,11 @@ export class Store implements AsyncDisposable {
 
   async lastCommitted(runId: string): Promise<CommittedStep | undefined> {
     return this.#read((database) => readRuns.selectLastCommitted(database, runId));
+  }
+
+  /** Trajectories that waited for training when `step` was committed. */
+  async readPending(runId: string, step: number): Promise<Trajectory[]> {
+    return this.#read((database) => selectPending(database, runId, step));
   }
 
   async readSteps(runId: string): Promise<StepRecord[]> {
@@ -309,6 +331,16 @@ function toNewEpisode({ tokens, spans: _, ...rest }: Trajectory): NewEpisode {
   let sampledTokens = 0;
   for (const bit of tokens.mask) sampledTokens += bit;
   return { ...rest, tokenCount: tokens.ids.length, sampledTokens };
+}
+
+function toPendingCommit({ episodes, stored }: Pending, forget: boolean): PendingCommit {
+  const added = episodes.filter(({ episodeId }) => !stored.has(episodeId));
+  return {
+    keys: episodes.map(({ episodeId }) => episodeId),
+    added: added.map(toNewEpisode),
+    tokens: layOutAll(added),
+    forget,
+  };
 }
 
 function layOutAll(trajectories: readonly Trajectory[]): Uint8Array<ArrayBuffer> {

@@ -65,7 +65,8 @@ export async function writeEpisodes(
   await tx.update(schema.runs).set({ updatedAt: Date.now() }).where(eq(schema.runs.id, runId));
 }
 
-function* packAll(trajectories: readonly NewEpisode[], blocks: Uint8Array): Generator<PackedTokens> {
+/** Compresses the token blocks of episodes that lie one behind the other. */
+export function* packAll(trajectories: readonly NewEpisode[], blocks: Uint8Array): Generator<PackedTokens> {
   let start = 0;
   for (const { tokenCount } of trajectories) {
     const end = start + plainBytes(tokenCount);

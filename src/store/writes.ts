@@ -16,6 +16,7 @@ import type {
   WriteResults,
 } from "./operations.ts";
 import { isAlive } from "./owner.ts";
+import { truncatePending, writePending } from "./pending-episodes.ts";
 import * as schema from "./schema.ts";
 import { writeTimeline } from "./timelines.ts";
 import { writeEpisodes, writeTasks } from "./write-episodes.ts";
@@ -40,7 +41,7 @@ export async function applyOperation(
       await writeEpisodes(transaction, operation);
       return null;
     case "commitStep":
-      return commitStep(tx, operation.runId, operation.step, operation.commit);
+      return commitStep(transaction, operation);
     case "truncateAfter":
       return truncateAfter(tx, operation.runId, operation.step);
     case "appendEvents":
@@ -118,7 +119,11 @@ async function endRun(tx: LibSQLDatabase, end: Extract<WriteOperation, { type: "
   return null;
 }
 
-async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commit: StepCommit): Promise<null> {
+async function commitStep(
+  transaction: WriteTransaction,
+  { runId, step, commit }: Extract<WriteOperation, { type: "commitStep" }>,
+): Promise<null> {
+  const tx = transaction.database;
   const run = await requireRun(tx, runId);
   if (!Number.isSafeInteger(step) || step < 0) throw new AleError("store", `${step} is not a step of run ${runId}`);
   if (run.committedStep !== null && step <= run.committedStep) {
@@ -146,6 +151,7 @@ async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commi
   }
   await recordCheckpoints(tx, runId, step, commit, now);
   if (commit.timeline !== undefined) await writeTimeline(tx, runId, step, commit.timeline);
+  if (commit.pending !== undefined) await writePending(transaction, runId, step, commit.pending);
   const events: AleEvent[] = [
     ...(commit.evaluations ?? []).map((row) => ({ type: "evaluation.finished" as const, ...row })),
     { type: "step.finished", step, metrics: commit.metrics },
@@ -170,7 +176,13 @@ async function commitStep(tx: LibSQLDatabase, runId: string, step: number, commi
   return null;
 }
 
-async function recordCheckpoints(tx: LibSQLDatabase, runId: string, step: number, commit: StepCommit, now: number) {
+async function recordCheckpoints(
+  tx: LibSQLDatabase,
+  runId: string,
+  step: number,
+  commit: Omit<StepCommit, "pending">,
+  now: number,
+) {
   const { checkpoint, prunedCheckpoints: pruned = [], weightVersion } = commit;
   if (checkpoint !== undefined) {
     await tx.insert(schema.checkpoints).values({ runId, step, path: checkpoint.path, weightVersion, createdAt: now });
@@ -202,6 +214,7 @@ async function truncateAfter(tx: LibSQLDatabase, runId: string, step: number): P
   const episodesBefore = await countEpisodes();
   // Episodes, turns and tokens go with their group.
   await tx.delete(schema.groups).where(and(eq(schema.groups.runId, runId), gt(schema.groups.step, keep)));
+  await truncatePending(tx, runId, keep);
   for (const table of stepped) await tx.delete(table).where(and(eq(table.runId, runId), gt(table.step, keep)));
   const [last] = await tx
     .select({ step: max(schema.steps.step), wallSeconds: max(schema.steps.wallSeconds) })

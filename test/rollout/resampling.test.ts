@@ -20,7 +20,7 @@ import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
 
 const stateDir = mkdtempSync(join(tmpdir(), "ale-resampling-"));
 const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
-const options = { limiter: new Limiter(8) };
+const options = { limiter: new Limiter(8), retries: 0 };
 let provider: NativeSandboxProvider;
 let task: Task;
 /** The oracle's commands. */

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { MachineHealth } from "./collect.ts";
+import { MachineHealth } from "./health.ts";
 
 const FAILED = { stopReason: "sandbox_error", error: "no space left" } as const;
 const DONE = { stopReason: "done" } as const;

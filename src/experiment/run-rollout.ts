@@ -1,0 +1,61 @@
+/** The rollout of a run: which tasks its groups get, what they are called, and where it goes on after a resume. */
+
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { AleError, errorMessage } from "../core/errors.ts";
+import type { EpisodeContext } from "../rollout/episode.ts";
+import { groupFilter, type KeepGroup } from "../rollout/filter.ts";
+import { Rollout, type RolloutState, type SlotName } from "../rollout/rollout.ts";
+import { collectOptions } from "./evaluator.ts";
+import type { RunParts } from "./run-parts.ts";
+
+/** Opens the rollout where the last commit left it. `stepOf` is the step that training is at. */
+export async function openRollout(parts: RunParts, context: EpisodeContext, stepOf: () => number): Promise<Rollout> {
+  const { options, session } = parts;
+  const { experiment } = options;
+  const { groups, groupSize, redundancy, retries, filter } = experiment.rollout;
+  const { limiter, onEpisode } = collectOptions(parts, stepOf);
+  const rollout = {
+    context,
+    limiter,
+    onEpisode,
+    taskOf: trainingTasks(parts),
+    keyOf: (slot: SlotName) => groupKey(parts, slot),
+    ...(filter && { reject: groupFilter(filter, filter.module === undefined ? undefined : await load(filter.module)) }),
+  };
+  const state = session.resumedState.rollout as RolloutState | undefined;
+  const resumed = state && { state, done: await session.resumedPending() };
+  const { ratio, batch } = experiment.async;
+  return new Rollout({ groups, groupSize, redundancy, retries, ratio, policy: batch }, rollout, resumed);
+}
+
+/** Task of each queue's n-th group: in order, the tasks of the training pool. */
+export function trainingTasks({ options, suite }: RunParts) {
+  const { seed, rollout } = options.experiment;
+  const sampler = suite.sampler(seed, "train");
+  return ({ group, episode }: SlotName) => sampler.at(episode * rollout.groups + group);
+}
+
+/** Groups are numbered from 1; without a lead of rollout and without a filter the number is the step's. */
+export function groupKey({ options, session }: RunParts, { group, episode }: SlotName) {
+  const name = `train/${episode + 1}/${group}`;
+  return { episodes: `${session.runId}/${name}`, noise: `${options.experiment.seed}/${name}` };
+}
+
+/** @throws AleError("config") when the file cannot be loaded or exports no function `keep`. */
+async function load(path: string): Promise<KeepGroup> {
+  const file = resolve(path);
+  const problem = (what: string, cause?: unknown) =>
+    new AleError("config", `rollout.filter.module: ${file} ${what}`, {
+      hint: "it has to export function keep(rewards: number[], family: string): boolean",
+      cause,
+    });
+  let module: { readonly keep?: unknown };
+  try {
+    module = await import(pathToFileURL(file).href);
+  } catch (cause) {
+    throw problem(`cannot be loaded: ${errorMessage(cause)}`, cause);
+  }
+  if (typeof module.keep !== "function") throw problem("exports no function keep");
+  return module.keep as KeepGroup;
+}

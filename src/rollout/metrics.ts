@@ -1,0 +1,42 @@
+/** What a batch says about the rollout it comes from. */
+
+import { quantile } from "simple-statistics";
+import { mean } from "../algorithms/statistics.ts";
+import type { Trajectory } from "../core/types.ts";
+import type { RolloutBatch } from "./rollout.ts";
+
+/**
+ * Staleness of a trajectory: the version that is trained less the oldest one that sampled one of its tokens or wrote a cache
+ * entry one of them attended to. Age of a group: train step less the step it was made at, what `async.ratio` bounds.
+ * @param version of the weights that training starts from.
+ */
+export function batchMetrics({ groups, staleness, counts }: RolloutBatch, version: number): Record<string, number> {
+  const all = groups.flatMap((group) => group.trajectories);
+  const stale = all.map((trajectory) => version - oldestVersion(trajectory, version));
+  const seconds = all.map(({ phases }) => (phases.reset + phases.generate + phases.tool + phases.grade) / 1000);
+  const shares = new Map<number, number>();
+  for (const steps of stale) shares.set(steps, (shares.get(steps) ?? 0) + 1 / stale.length);
+  return {
+    "async/staleness/mean": mean(stale),
+    "async/staleness/max": Math.max(0, ...stale),
+    ...Object.fromEntries([...shares].map(([steps, share]) => [`async/staleness/share_${steps}`, share])),
+    "async/age/mean": mean(staleness),
+    "async/age/max": Math.max(0, ...staleness),
+    "async/groups_dropped": counts.dropped,
+    "async/groups_filtered": counts.filtered,
+    "async/episodes_cancelled": counts.cancelled,
+    "async/episodes_retried": counts.retried,
+    "timing_s/trajectory/p50": quantile(seconds, 0.5),
+    "timing_s/trajectory/p99": quantile(seconds, 0.99),
+    "timing_s/trajectory/max": Math.max(...seconds),
+  };
+}
+
+/** `version` for a trajectory without sampled tokens. */
+function oldestVersion({ tokens }: Trajectory, version: number): number {
+  let oldest = version;
+  for (const [t, bit] of tokens.mask.entries()) {
+    if (bit === 1) oldest = Math.min(oldest, tokens.versions[t] as number, tokens.kvOldest[t] as number);
+  }
+  return oldest;
+}
