@@ -15,6 +15,9 @@ const ConfigSchema = z.object({
   policy: z.enum(["greedy", "rounds"]),
   batch_groups: z.number(),
   filter: z.literal("equal_scores").optional(),
+  /** Only in our own cases: by default queues are those of ROLL. */
+  in_order: z.boolean().default(true),
+  replace: z.boolean().default(false),
 });
 
 const EventSchema = z.union([
@@ -47,7 +50,8 @@ function checkQueue(golden: unknown): string {
     slotsPerStep: config.max_traj_per_env,
     ratio: config.async_ratio,
     policy: config.policy,
-    inOrder: true,
+    inOrder: config.in_order,
+    replace: config.replace,
     ...(config.filter === undefined ? {} : { reject: (scores) => new Set(scores).size === 1 }),
   });
   const staleness: number[] = [];
@@ -117,4 +121,5 @@ export const STALENESS: readonly Operation[] = [
   "redundancy/",
   "ready/",
   "simulated/",
+  "fraction/",
 ].map((prefix) => [prefix, checkQueue] as const);

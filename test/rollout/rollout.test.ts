@@ -1,0 +1,162 @@
+/** Rollout beside training, with scripted agents in real sandboxes. */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { compactFormat } from "../../src/agent/compact-format.ts";
+import { AleError } from "../../src/core/errors.ts";
+import { EventHub } from "../../src/core/events.ts";
+import type { Policy, SandboxProvider } from "../../src/core/ports.ts";
+import type { Task, Trajectory } from "../../src/core/types.ts";
+import { ScriptedPolicy } from "../../src/policy/scripted.ts";
+import { groupFilter } from "../../src/rollout/filter.ts";
+import { Limiter } from "../../src/rollout/limiter.ts";
+import { batchMetrics } from "../../src/rollout/metrics.ts";
+import { Rollout, type RolloutParts, type RolloutSettings } from "../../src/rollout/rollout.ts";
+import { createSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import { loadSuite } from "../../src/tasks/suite.ts";
+import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
+import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
+
+const stateDir = mkdtempSync(join(tmpdir(), "ale-rollout-"));
+const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
+const BASE: RolloutSettings = {
+  ...{ groups: 2, groupSize: 2, redundancy: 0, ratio: 0, policy: "greedy", retries: 0 },
+};
+let provider: SandboxProvider;
+let task: Task;
+
+beforeAll(async () => {
+  provider = await createSandboxProvider({ maskPaths: [], stateDir });
+  task = loadSuite("tasks/shell").render("tree", "train", 1);
+});
+
+afterAll(async () => {
+  await provider.close();
+  rmSync(stateDir, { recursive: true, force: true });
+});
+
+const expert = () => task.demonstrations.find(({ kind }) => kind === "expert")?.commands ?? [];
+const HANGS = ["sleep 1000"];
+
+/** Plays the commands that `play` has for queue, number of the group in it, and member. */
+function scripted(play: (queue: number, number: number, member: number) => readonly string[]): Policy {
+  return {
+    version: 0,
+    open: (key) => {
+      const [number = 0, queue = 0, member = 0] = key.split("/").map(Number);
+      return new ScriptedPolicy(tokenizer, play(queue, number, member)).open(key);
+    },
+  };
+}
+
+function parts(policy: Policy, more: Partial<RolloutParts> = {}, sandboxes = provider): RolloutParts {
+  return {
+    context: {
+      policy,
+      provider: sandboxes,
+      format: compactFormat(tokenizer),
+      limits: {
+        maxTurns: 6,
+        maxCommandTokens: 400,
+        maxEpisodeTokens: 4000,
+        maxObservationChars: 64,
+        commandSeconds: 600,
+      },
+      sampling: { temperature: 1, greedy: false },
+      grading: "clean",
+      episodeMs: 600_000,
+      sandboxes: new Limiter(4),
+      hub: new EventHub(),
+      signal: new AbortController().signal,
+    },
+    limiter: new Limiter(32),
+    taskOf: () => task,
+    keyOf: ({ group, episode }) => ({ episodes: `run/${episode}/${group}`, noise: `${episode}/${group}` }),
+    ...more,
+  };
+}
+
+const membersOf = (batch: { groups: readonly { trajectories: readonly Trajectory[] }[] }) =>
+  batch.groups.map(({ trajectories }) => trajectories.map(({ member }) => member));
+
+test("with redundancy the first of a group count, and a straggler is stopped", async () => {
+  const rollout = new Rollout(
+    { ...BASE, redundancy: 1 },
+    parts(scripted((_, __, member) => (member === 1 ? HANGS : expert()))),
+  );
+  const batch = await rollout.collect(1);
+  expect(membersOf(batch)).toEqual([
+    [0, 2],
+    [0, 2],
+  ]);
+  for (const { trajectories } of batch.groups) for (const { reward } of trajectories) expect(reward).toBe(1);
+  const next = await rollout.collect(2);
+  expect(next.counts.cancelled).toBe(2);
+  await rollout.stop();
+}, 30_000);
+
+test("training does not wait for a group that hangs: it is dropped when it is too old", async () => {
+  const hangs = scripted((queue, number) => (queue === 0 && number === 0 ? HANGS : expert()));
+  const rollout = new Rollout({ ...BASE, ratio: 1 }, parts(hangs));
+  const batches = [];
+  for (let step = 1; step <= 3; step++) batches.push(await rollout.collect(step));
+  expect(batches.map(({ counts }) => counts.dropped)).toEqual([0, 0, 1]);
+  for (const batch of batches) {
+    expect(Math.max(...batch.staleness)).toBeLessThanOrEqual(1);
+    expect(batch.groups.map(({ groupId }) => groupId)).not.toContain("run/0/0");
+    expect(batchMetrics(batch, 0)["async/age/max"]).toBe(Math.max(...batch.staleness));
+  }
+  await rollout.stop();
+}, 30_000);
+
+test("groups that teach nothing are replaced, but not for ever", async () => {
+  const filter = { equal: true, minStd: 0, attempts: 2 };
+  // the third group of queue 1 is the first with a spread; queue 0 never has one
+  const play = scripted((queue, number, member) => (queue === 1 && number === 2 && member === 0 ? expert() : []));
+  const rollout = new Rollout(BASE, parts(play, { reject: groupFilter(filter) }));
+  const { groups, counts } = await rollout.collect(1);
+  expect(groups.map(({ groupId }) => groupId)).toEqual(["run/2/0", "run/2/1"]);
+  expect(counts.filtered).toBe(4);
+  await rollout.stop();
+}, 30_000);
+
+test("an episode is tried again when its sandbox failed, and the run ends where that does not help", async () => {
+  let failures = 3;
+  const shaky = new Proxy(provider, {
+    get: (target, name) => {
+      if (name !== "create" || failures-- <= 0)
+        return Reflect.get(target, name).bind?.(target) ?? Reflect.get(target, name);
+      return () => Promise.reject(new AleError("sandbox", "no room for a sandbox"));
+    },
+  });
+  const rollout = new Rollout({ ...BASE, retries: 2 }, parts(scripted(expert), {}, shaky));
+  const { groups, counts } = await rollout.collect(1);
+  expect(counts.retried).toBe(3);
+  expect(groups.flatMap(({ trajectories }) => trajectories.map(({ reward }) => reward))).toEqual([1, 1, 1, 1]);
+  failures = Number.POSITIVE_INFINITY;
+  const ended = await rollout.collect(2).catch((error: unknown) => error);
+  expect(String(ended)).toContain("no room for a sandbox");
+  await rollout.stop();
+}, 30_000);
+
+test("what was collected ahead is not collected again by a run that goes on", async () => {
+  let ended = 0;
+  const count = { onEpisode: () => ended++ };
+  const first = new Rollout({ ...BASE, ratio: 1 }, parts(scripted(expert), count));
+  await first.collect(1);
+  while (ended < 8) await Bun.sleep(10);
+  const { state, done } = first.state();
+  await first.stop();
+  expect(done).toHaveLength(4);
+  const [lost, ...kept] = done;
+  const resumed = { state: JSON.parse(JSON.stringify(state)), done: kept };
+  const second = new Rollout({ ...BASE, ratio: 1 }, parts(scripted(expert), count), resumed);
+  const batch = await second.collect(2);
+  expect(new Set(batch.groups.map(({ groupId }) => groupId)).size).toBe(2);
+  const again = new Set(batch.groups.flatMap(({ trajectories }) => trajectories.filter((one) => !kept.includes(one))));
+  for (const { groupId, episodeId } of again)
+    expect(episodeId === lost?.episodeId || groupId.startsWith("run/2/")).toBeTrue();
+  await second.stop();
+}, 30_000);
