@@ -46,7 +46,7 @@ function scripted(play: (queue: number, number: number, member: number) => reado
     version: 0,
     open: (key) => {
       const [number = 0, queue = 0, member = 0] = key.split("/").map(Number);
-      return new ScriptedPolicy(tokenizer, play(queue, number, member)).open(key);
+      return new ScriptedPolicy(tokenizer, play(queue, number, member)).open();
     },
   };
 }
