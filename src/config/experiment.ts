@@ -12,6 +12,7 @@ import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { TasksSchema } from "./tasks.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
 const count = (description: string, value: number, max = 1_000_000) =>
@@ -30,13 +31,6 @@ const ModelSchema = z
       .describe("Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32"),
   })
   .describe("The policy's architecture and starting weights");
-
-const TasksSchema = z
-  .strictObject({
-    suite: z.string().default("tasks/shell").describe("Task suite: a folder, or the name of an embedded suite"),
-    families: z.array(z.string()).optional().describe("Use only these families of the suite"),
-  })
-  .describe("Where tasks come from");
 
 const RolloutSchema = z
   .strictObject({

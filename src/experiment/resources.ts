@@ -19,6 +19,8 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
+import { mixSuites } from "../tasks/mixture.ts";
+import { loadSuite, type Suite } from "../tasks/suite.ts";
 import { planEngines } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
@@ -32,7 +34,7 @@ export function maskedPaths(suite: string, extra: readonly string[] = []): strin
   return [executable, aleHome(), ...cacheBases(), resolve(suite), ...source, ...extra.map((path) => resolve(path))];
 }
 
-/** The sandboxes of this machine, for the tasks of `suite`. */
+/** The sandboxes of this machine, for the tasks of `suite` and of others among `extraMasks`. */
 export async function openSandboxes(suite: string, extraMasks: readonly string[] = []): Promise<SandboxProvider> {
   const directory = sandboxStateDir();
   try {
@@ -154,9 +156,17 @@ export function agentLimits({ rollout }: Experiment): AgentLimits {
   return commandSeconds === undefined ? limits : { ...limits, commandSeconds };
 }
 
-/** Which families of the suite the experiment uses. */
-export function suiteOptions({ tasks }: Experiment): { readonly families?: readonly string[] } {
-  return tasks.families === undefined ? {} : { families: tasks.families };
+/** Folders or names of the suites that the experiment takes its tasks from. */
+export function suitePaths({ tasks }: Experiment): readonly string[] {
+  return tasks.mix?.map(({ suite }) => suite) ?? [tasks.suite];
+}
+
+/** The tasks of the experiment: one suite, or several as one. */
+export function loadTasks({ tasks }: Experiment): Suite {
+  const load = (path: string, families?: readonly string[]) =>
+    loadSuite(path, families === undefined ? {} : { families });
+  if (tasks.mix === undefined) return load(tasks.suite, tasks.families);
+  return mixSuites(tasks.mix.map(({ suite, families, weight }) => ({ suite: load(suite, families), weight })));
 }
 
 /** Keeps `count` sandboxes ready, spread over the environments in use. */

@@ -8,7 +8,7 @@ import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import { fitMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
-import { openSandboxes, startEngines } from "./resources.ts";
+import { openSandboxes, startEngines, suitePaths } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
 import { startService } from "./service.ts";
@@ -45,7 +45,7 @@ export async function executeRun(
   // A run can be stopped by an interrupt and through the API.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
-  await using provider = await openSandboxes(experiment.tasks.suite);
+  await using provider = await openSandboxes(suitePaths(experiment)[0] ?? "", suitePaths(experiment).slice(1));
   await using session = await RunSession.open(options, {
     algorithm: plan.algorithm,
     steps: plan.steps,

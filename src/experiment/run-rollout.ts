@@ -1,25 +1,32 @@
-/** The rollout of a run: which tasks its groups get, what they are called, and where it goes on after a resume. */
+/** The rollout of a run: what its groups are called, which of them count, and where it goes on after a resume. */
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { AleError, errorMessage } from "../core/errors.ts";
+import type { Task } from "../core/types.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { groupFilter, type KeepGroup } from "../rollout/filter.ts";
 import { Rollout, type RolloutState, type SlotName } from "../rollout/rollout.ts";
 import { collectOptions } from "./evaluator.ts";
 import type { RunParts } from "./run-parts.ts";
+import type { TrainingTasks } from "./training-tasks.ts";
 
 /** Opens the rollout where the last commit left it. `stepOf` is the step that training is at. */
-export async function openRollout(parts: RunParts, context: EpisodeContext, stepOf: () => number): Promise<Rollout> {
+export async function openRollout(
+  parts: RunParts,
+  tasks: TrainingTasks,
+  context: EpisodeContext,
+  stepOf: () => number,
+): Promise<Rollout> {
   const { options, session } = parts;
   const { experiment } = options;
   const { groups, groupSize, redundancy, retries, filter } = experiment.rollout;
   const { limiter, onEpisode } = collectOptions(parts, stepOf);
   const rollout = {
     context,
-    limiter,
+    limiterOf: (task: Task) => tasks.limiterOf(task, limiter),
     onEpisode,
-    taskOf: trainingTasks(parts),
+    taskOf: (slot: SlotName) => tasks.of(slot),
     keyOf: (slot: SlotName) => groupKey(parts, slot),
     ...(filter && { reject: groupFilter(filter, filter.module === undefined ? undefined : await load(filter.module)) }),
   };
@@ -27,13 +34,6 @@ export async function openRollout(parts: RunParts, context: EpisodeContext, step
   const resumed = state && { state, done: await session.resumedPending() };
   const { ratio, batch } = experiment.async;
   return new Rollout({ groups, groupSize, redundancy, retries, ratio, policy: batch }, rollout, resumed);
-}
-
-/** Task of each queue's n-th group: in order, the tasks of the training pool. */
-export function trainingTasks({ options, suite }: RunParts) {
-  const { seed, rollout } = options.experiment;
-  const sampler = suite.sampler(seed, "train");
-  return ({ group, episode }: SlotName) => sampler.at(episode * rollout.groups + group);
 }
 
 /** Groups are numbered from 1; without a lead of rollout and without a filter the number is the step's. */

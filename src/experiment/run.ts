@@ -8,7 +8,6 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { batchMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import type { Rollout, RolloutBatch } from "../rollout/rollout.ts";
-import { loadSuite } from "../tasks/suite.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, train } from "../trainer/loop.ts";
 import type { PolicyJob } from "../trainer/update.ts";
@@ -16,9 +15,10 @@ import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
-import { episodeContext, suiteOptions, warmUp } from "./resources.ts";
+import { episodeContext, loadTasks, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
-import { openRollout, trainingTasks } from "./run-rollout.ts";
+import { openRollout } from "./run-rollout.ts";
+import { TrainingTasks } from "./training-tasks.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */
 export const runExperiment: RunExperiment = async (options) => {
@@ -26,7 +26,7 @@ export const runExperiment: RunExperiment = async (options) => {
   const plan = {
     algorithm: experiment.algorithm.type,
     steps: experiment.trainer.steps,
-    suite: loadSuite(experiment.tasks.suite, suiteOptions(experiment)),
+    suite: loadTasks(experiment),
     source: startingPolicy(experiment),
   };
   return executeRun(options, plan, (parts) => new ReinforcementRun(parts).execute());
@@ -38,6 +38,7 @@ class ReinforcementRun {
   readonly #evaluator: Evaluator;
   readonly #context: EpisodeContext;
   readonly #resampler: Resampler | undefined;
+  readonly #tasks: TrainingTasks;
   #rollout: Rollout | undefined;
   /** Step that is collected for, trained or evaluated. */
   #step = 0;
@@ -52,12 +53,13 @@ class ReinforcementRun {
     this.#context = episodeContext(parts, sampling);
     const { resampling, seed } = parts.options.experiment;
     const state = parts.session.resumedState.resampling as ResamplingState | undefined;
+    this.#tasks = TrainingTasks.open(parts);
     this.#resampler = resampling && new Resampler(resampling, String(seed), state);
   }
 
   async execute(): Promise<void> {
     const { options, session, engine } = this.#parts;
-    const rollout = await openRollout(this.#parts, this.#context, () => this.#step);
+    const rollout = await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step);
     this.#rollout = rollout;
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
@@ -83,15 +85,15 @@ class ReinforcementRun {
     const { groups, groupSize } = experiment.rollout;
     this.#step = step;
     hub.emit({ type: "step.started", step, episodes: groups * groupSize });
-    const taskOf = trainingTasks(this.#parts);
-    const next = Array.from({ length: groups }, (_, group) => taskOf({ group, episode: step - 1 }));
+    const next = Array.from({ length: groups }, (_, group) => this.#tasks.of({ group, episode: step - 1 }));
     warmUp(provider, environmentsOf(next), experiment.sandbox.warm);
     const batch = await rollout.collect(step);
     const resampled = await this.#resample(step, batch);
+    this.#tasks.note(batch);
     await session.store.writeTasks(batch.tasks);
     const trajectories = [...batch.groups, ...resampled.forks].flatMap((group) => group.trajectories);
     await session.writeEpisodes(step, "train", trajectories);
-    const metrics = { ...batchMetrics(batch, engine.version), ...resampled.metrics };
+    const metrics = { ...batchMetrics(batch, engine.version), ...resampled.metrics, ...this.#tasks.metrics() };
     return { groups: batch.groups, ...resampled, metrics };
   }
 
@@ -136,7 +138,7 @@ class ReinforcementRun {
       keep: best === null ? [] : [best],
       state: {
         ...(this.#resampler && { resampling: this.#resampler.state }),
-        ...(ahead && { rollout: ahead.state }),
+        ...(ahead && { rollout: ahead.state, tasks: this.#tasks.state(ahead.state) }),
       },
       ...(ahead && { pending: ahead.done }),
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),

@@ -1,5 +1,15 @@
+/** Lets work begin when there is room for it. */
+export interface Gate {
+  run<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/** Work passes the first gate, then the second. */
+export function both(first: Gate, second: Gate): Gate {
+  return { run: (work) => first.run(() => second.run(work)) };
+}
+
 /** Bounded concurrency with a first-in first-out queue. */
-export class Limiter {
+export class Limiter implements Gate {
   readonly #limit: number;
   readonly #waiting: (() => void)[] = [];
   #active = 0;

@@ -5,11 +5,11 @@ import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { type EpisodeContext, type EpisodePlan, runEpisode } from "./episode.ts";
 import { MACHINE_FAULTS, type MachineHealth } from "./health.ts";
-import type { Limiter } from "./limiter.ts";
+import type { Gate } from "./limiter.ts";
 
 export interface Persistence {
   /** Bounds the episodes in flight; one that pauses is not among them. */
-  readonly limiter: Limiter;
+  readonly limiter: Gate;
   /** Times an episode is tried again after the machine failed under it. */
   readonly retries: number;
   /** Hears of every outcome but a first failure that is followed by another try. */

@@ -14,7 +14,7 @@ import type { CollectKey } from "./collect.ts";
 import type { EpisodeContext, EpisodePlan } from "./episode.ts";
 import { GroupQueues } from "./group-queues.ts";
 import { MachineHealth } from "./health.ts";
-import type { Limiter } from "./limiter.ts";
+import type { Gate } from "./limiter.ts";
 import { runPersistently } from "./persistence.ts";
 import type { Batch, BatchPolicy, Effects, GroupQueuesState, SlotKey, SlotState } from "./slots.ts";
 
@@ -32,8 +32,8 @@ export interface RolloutSettings {
 
 export interface RolloutParts {
   readonly context: EpisodeContext;
-  /** Bounds the episodes in flight. */
-  readonly limiter: Limiter;
+  /** Bounds the episodes of a task in flight. */
+  limiterOf(task: Task): Gate;
   /** The task of a queue's n-th group. */
   taskOf(slot: SlotName): Task;
   keyOf(slot: SlotName): CollectKey;
@@ -75,8 +75,8 @@ export class Rollout {
   readonly #parts: RolloutParts;
   readonly #queues: GroupQueues<Trajectory>;
   readonly #environments: number;
-  /** Members of each slot that are done or in work, by `nameOf` the slot. */
-  readonly #members = new Map<string, Set<number>>();
+  /** Task of each slot, and its members that are done or in work; by `nameOf` the slot. */
+  readonly #slots = new Map<string, { readonly task: Task; readonly members: Set<number> }>();
   /** What stops the episode of each environment that has one. */
   readonly #running = new Map<number, AbortController>();
   /** Environments without a slot. */
@@ -173,7 +173,7 @@ export class Rollout {
         if (this.#stopped) return;
         if (!running.signal.aborted) throw error;
         this.#counts.cancelled++;
-        this.#members.get(nameOf(slot))?.delete(member);
+        this.#slots.get(nameOf(slot))?.members.delete(member);
         this.#apply(this.#queues.release(environment));
       }
     }
@@ -186,20 +186,21 @@ export class Rollout {
   }
 
   async #runEpisode(slot: SlotName, member: number, signal: AbortSignal): Promise<Trajectory> {
-    const { context, limiter, onEpisode } = this.#parts;
+    const { context, onEpisode } = this.#parts;
     const { episodes, noise } = this.#parts.keyOf(slot);
+    const { task } = this.#slot(slot);
     const plan: EpisodePlan = {
       episodeId: `${episodes}/${member}`,
       groupId: episodes,
       member,
-      task: this.#parts.taskOf(slot),
+      task,
       noiseKey: `${noise}/${member}`,
     };
     const trajectory = await runPersistently(
       plan,
       { ...context, signal },
       {
-        limiter,
+        limiter: this.#parts.limiterOf(task),
         retries: this.#settings.retries,
         health: this.#health,
         onRetry: () => this.#counts.retried++,
@@ -255,7 +256,7 @@ export class Rollout {
   }
 
   #forget(slot: SlotName, workers: readonly number[]): void {
-    this.#members.delete(nameOf(slot));
+    this.#slots.delete(nameOf(slot));
     this.#cancel(workers);
   }
 
@@ -266,20 +267,25 @@ export class Rollout {
   }
 
   #takeMember(slot: SlotName): number {
-    const name = nameOf(slot);
-    const taken = this.#members.get(name) ?? new Set();
-    this.#members.set(name, taken);
+    const { members } = this.#slot(slot);
     let member = 0;
-    while (taken.has(member)) member++;
-    taken.add(member);
+    while (members.has(member)) member++;
+    members.add(member);
     return member;
+  }
+
+  #slot(slot: SlotName): { readonly task: Task; readonly members: Set<number> } {
+    const name = nameOf(slot);
+    const known = this.#slots.get(name) ?? { task: this.#parts.taskOf(slot), members: new Set() };
+    this.#slots.set(name, known);
+    return known;
   }
 
   /** Groups by round and queue, members by number: what follows must not depend on who was first. */
   #inOrder({ slots }: Batch<Trajectory>): Omit<RolloutBatch, "counts"> {
     const sorted = slots.toSorted((a, b) => a.episode - b.episode || a.group - b.group);
-    for (const slot of sorted) this.#members.delete(nameOf(slot));
-    const tasks = sorted.map((slot) => this.#parts.taskOf(slot));
+    const tasks = sorted.map((slot) => this.#slot(slot).task);
+    for (const slot of sorted) this.#slots.delete(nameOf(slot));
     const groups = sorted.map((slot, i) => ({
       groupId: this.#parts.keyOf(slot).episodes,
       taskId: (tasks[i] as Task).id,
@@ -297,7 +303,7 @@ export class Rollout {
         const trajectory = byId.get(`${episodes}/${result}`);
         return trajectory === undefined ? [] : [{ environment, result: trajectory }];
       });
-      this.#members.set(nameOf(slot), new Set(results.map(({ result }) => result.member)));
+      for (const { result } of results) this.#slot(slot).members.add(result.member);
       const isWhole = results.length === slot.results.length;
       return { ...slot, results, completion: isWhole ? slot.completion : null };
     };

@@ -25,6 +25,8 @@ export interface Suite {
   /** Throws `AleError("task")` when there is no family of that name. */
   family(name: string): TaskFamily;
   render(family: string, split: Split, seed: number): Task;
+  /** How often a family is met, relative to the others. */
+  weight(family: string): number;
   sampler(seed: number, split: Split): TaskSampler;
 }
 
@@ -46,9 +48,14 @@ export function loadSuite(path: string, options: LoadSuiteOptions = {}): Suite {
   return suiteOf(openTaskSource(path), options);
 }
 
+/** Name of the suite at `path`, as its tasks have it. */
+export function suiteName(path: string): string {
+  return basename(resolve(path));
+}
+
 /** Loads a suite from any source of files. */
 export function suiteOf(source: TaskSource, options: LoadSuiteOptions = {}): Suite {
-  const name = basename(resolve(source.name));
+  const name = suiteName(source.name);
   const all = findTaskFolders(source).map((folder) => ({ folder, family: folder === "" ? name : basename(folder) }));
   if (all.length === 0) {
     throw new AleError("task", `${source.name} holds no task`, {
@@ -110,6 +117,10 @@ class LoadedSuite implements Suite {
 
   render(family: string, split: Split, seed: number): Task {
     return this.family(family).render(split, seed);
+  }
+
+  weight(): number {
+    return 1;
   }
 
   sampler(seed: number, split: Split): TaskSampler {

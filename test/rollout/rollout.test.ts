@@ -52,6 +52,7 @@ function scripted(play: (queue: number, number: number, member: number) => reado
 }
 
 function parts(policy: Policy, more: Partial<RolloutParts> = {}, sandboxes = provider): RolloutParts {
+  const limiter = new Limiter(32);
   return {
     context: {
       policy,
@@ -71,7 +72,7 @@ function parts(policy: Policy, more: Partial<RolloutParts> = {}, sandboxes = pro
       hub: new EventHub(),
       signal: new AbortController().signal,
     },
-    limiter: new Limiter(32),
+    limiterOf: () => limiter,
     taskOf: () => task,
     keyOf: ({ group, episode }) => ({ episodes: `run/${episode}/${group}`, noise: `${episode}/${group}` }),
     ...more,
