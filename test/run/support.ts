@@ -63,6 +63,13 @@ export class Workspace implements Disposable {
     return pids.filter((pid) => this.#isOurs(pid, role)).map(Number);
   }
 
+  /** Processes that make the sandboxes of running runs; they show nothing of themselves in /proc. */
+  launchers(): number[] {
+    const folder = join(this.home, "sandboxes");
+    const records = readdirSync(folder).map((name) => join(folder, name, "record.json"));
+    return records.filter(existsSync).map((file) => JSON.parse(readFileSync(file, "utf8")).launcher.pid);
+  }
+
   [Symbol.dispose](): void {
     rmSync(this.folder, { recursive: true, force: true });
   }

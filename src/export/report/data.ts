@@ -5,7 +5,7 @@ import type { EpisodeDetail, EvaluationRecord, MetricsRow, RunRecord } from "../
 import type { EpisodePurpose } from "../../store/schema.ts";
 import type { Store } from "../../store/store.ts";
 import type { RunSummary } from "../summary.ts";
-import type { StepTimeline } from "./gantt.ts";
+import { GANTT_STEPS, type StepTimeline } from "./gantt.ts";
 
 export interface SampleEpisodes {
   /** `first` or `last`. */
@@ -22,8 +22,8 @@ export interface ReportData {
   readonly metrics: readonly MetricsRow[];
   readonly evaluations: readonly EvaluationRecord[];
   readonly samples: readonly SampleEpisodes[];
-  /** Of the newest step that collected episodes and whose timeline is kept. */
-  readonly timeline?: StepTimeline | undefined;
+  /** Of the newest steps that collected episodes and whose timeline is kept, in order. */
+  readonly timelines: readonly StepTimeline[];
 }
 
 /** Episodes of each kind to show. */
@@ -38,16 +38,20 @@ export async function readReportData(store: Store, run: RunRecord, summary: RunS
     metrics: await store.readMetrics(run.id),
     evaluations,
     samples: await readSamples(store, run, evaluations),
-    timeline: await readNewestTimeline(store, run.id),
+    timelines: await readNewestTimelines(store, run.id),
   };
 }
 
-async function readNewestTimeline(store: Store, runId: string): Promise<StepTimeline | undefined> {
+async function readNewestTimelines(store: Store, runId: string): Promise<StepTimeline[]> {
+  const found: StepTimeline[] = [];
   for (const step of (await store.readTimelineSteps(runId)).reverse()) {
     const tracks = await store.readTimeline(runId, step);
-    if (tracks.some(({ name, spans }) => name === "control" && hasSpan(spans, "collect"))) return { step, tracks };
+    if (tracks.some(({ name, spans }) => name === "control" && hasSpan(spans, "collect"))) {
+      found.unshift({ step, tracks });
+    }
+    if (found.length === GANTT_STEPS) break;
   }
-  return undefined;
+  return found;
 }
 
 function hasSpan(spans: Spans, wanted: string): boolean {

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { SpanRecorder, type Track } from "../../core/timeline.ts";
-import { shares, stepGantt } from "./gantt.ts";
+import { gantt, shares } from "./gantt.ts";
 
 const START = 1_795_000_000_000;
 const span = (name: string, begin: number, end: number) => ({ name, begin, end, amount: 0 });
@@ -48,9 +48,9 @@ const step = (groups: number, size: number) => ({
 });
 
 test("a step is drawn from collect to the end of its update, every small group of episodes with it", () => {
-  const markup = stepGantt(step(3, 4))?.toString() ?? "";
+  const markup = gantt([step(3, 4)])?.toString() ?? "";
   expect(markup.match(/<g>/g)).toHaveLength(12);
-  for (const text of ["engine 0", "17 % idle", "collect 400 ms", "update 200 ms", "group 2", "All 12 episodes"]) {
+  for (const text of ["engine 0", "17 % idle", "collect 400 ms", "update 200 ms", "group 4/2", "All 12 episodes"]) {
     expect(markup).toContain(text);
   }
   for (const absent of ["evaluate", "commit", "prefill", "grade</text>"]) expect(markup).not.toContain(absent);
@@ -58,13 +58,13 @@ test("a step is drawn from collect to the end of its update, every small group o
 });
 
 test("of a large step whole groups are drawn, the longest among them", () => {
-  const markup = stepGantt(step(32, 8))?.toString() ?? "";
+  const markup = gantt([step(32, 8)])?.toString() ?? "";
   expect(markup.match(/<g>/g)).toHaveLength(48);
   expect(markup).toContain("48 of 256 episodes: 6 of 32 groups");
-  expect(markup).toContain("group 31");
+  expect(markup).toContain("group 4/31");
 });
 
 test("a step that collected nothing has no picture", () => {
-  expect(stepGantt({ step: 3, tracks: [track("control", [["update", 0, 1, 3]])] })).toBeUndefined();
-  expect(stepGantt({ step: 3, tracks: [] })).toBeUndefined();
+  expect(gantt([{ step: 3, tracks: [track("control", [["update", 0, 1, 3]])] }])).toBeUndefined();
+  expect(gantt([{ step: 3, tracks: [] }])).toBeUndefined();
 });

@@ -1,5 +1,5 @@
 /**
- * One training step as a Gantt picture: what the run, its engines and its episodes did over time. A micro-operation of an
+ * Training steps as a Gantt picture: what the run, its engines and its episodes did over time. A micro-operation of an
  * engine is far smaller than a point of the picture, so an engine's row shows the share of time each kind of work took.
  */
 
@@ -43,21 +43,45 @@ const WORK = [
 const PHASES = ["reset", "generate", "tool", "grade"] as const;
 const RUN_TONES: Readonly<Record<string, string>> = { collect: "decode", update: "backward" };
 
-/** The last of the steps that collected episodes, from `collect` to the end of the update; undefined where none did. */
-export function stepGantt({ step, tracks }: StepTimeline): Html | undefined {
-  const control = tracks.find(({ name }) => name === "control");
-  const phases = control === undefined ? [] : [...eachSpan(control.spans)];
-  const collect = phases.find(({ name, amount }) => name === "collect" && amount === step);
-  if (collect === undefined) return undefined;
-  const update = phases.find(({ name, amount }) => name === "update" && amount === step);
-  const picture = new Picture(collect.begin, (update ?? collect).end);
-  picture.addRun([collect, ...(update === undefined ? [] : [update])]);
-  for (const { name, spans } of tracks) {
-    if (name.startsWith("engine/")) picture.addEngine(`engine ${name.slice(7)}`, [...eachSpan(spans)]);
+/** Steps that are drawn where rollout runs ahead of training. */
+export const GANTT_STEPS = 3;
+
+/**
+ * The last of the given steps, from `collect` to the end of its update; with the steps before it where its episodes began
+ * before it did. Undefined where none collected episodes.
+ */
+export function gantt(timelines: readonly StepTimeline[]): Html | undefined {
+  const collecting = timelines.filter((timeline) => phaseOf(timeline, "collect") !== undefined);
+  const newest = collecting.at(-1);
+  const began = newest && phaseOf(newest, "collect")?.begin;
+  if (newest === undefined || began === undefined) return undefined;
+  const runsAhead = episodesOf(newest).some(({ begin }) => begin < began);
+  const drawn = runsAhead ? collecting.slice(-GANTT_STEPS) : [newest];
+  const phases = drawn.flatMap((timeline) => [phaseOf(timeline, "collect"), phaseOf(timeline, "update")]);
+  const known = phases.filter((phase) => phase !== undefined);
+  const picture = new Picture(Math.min(...known.map(({ begin }) => begin)), Math.max(...known.map(({ end }) => end)));
+  picture.addRun(known);
+  for (const { name } of newest.tracks.filter((track) => track.name.startsWith("engine/"))) {
+    const own = drawn.flatMap(({ tracks }) => tracks.filter((track) => track.name === name));
+    picture.addEngine(
+      `engine ${name.slice(7)}`,
+      own.flatMap(({ spans }) => [...eachSpan(spans)]),
+    );
   }
+  const note = picture.addEpisodes(drawn.flatMap(episodesOf));
+  const steps = drawn.length === 1 ? `Step ${newest.step}` : `Steps ${drawn[0]?.step} to ${newest.step}`;
+  return html`${picture.render(`${steps} over time`)}<p class="note">${steps}. The height of a colour in an engine's row is the share of time it took; what is empty was idle. ${note}</p>`;
+}
+
+function phaseOf({ step, tracks }: StepTimeline, name: string): Span | undefined {
+  const control = tracks.find((track) => track.name === "control");
+  if (control === undefined) return undefined;
+  return [...eachSpan(control.spans)].find((span) => span.name === name && span.amount === step);
+}
+
+function episodesOf({ tracks }: StepTimeline): EpisodeSpans[] {
   const episodes = tracks.find(({ name }) => name === "episodes");
-  const note = picture.addEpisodes(episodes === undefined ? [] : groupEpisodes(episodes.rows ?? [], episodes.spans));
-  return html`${picture.render(`Step ${step} over time`)}<p class="note">Step ${step}. The height of a colour in an engine's row is the share of time it took; what is empty was idle. ${note}</p>`;
+  return episodes === undefined ? [] : groupEpisodes(episodes.rows ?? [], episodes.spans);
 }
 
 class Picture {
@@ -109,7 +133,7 @@ ${to - from > 50 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${na
 
   /** Returns what to say about those that are not shown. */
   addEpisodes(all: readonly EpisodeSpans[]): string {
-    const inside = all.filter(({ begin, end }) => begin >= this.#begin && end <= this.#end);
+    const inside = all.filter(({ begin, end }) => end > this.#begin && begin < this.#end);
     const groups = new Map<string, EpisodeSpans[]>();
     for (const episode of inside) {
       const group = episode.id.slice(0, episode.id.lastIndexOf("/"));
@@ -118,13 +142,13 @@ ${to - from > 50 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${na
     const shown = chooseGroups([...groups.values()]);
     for (const group of shown) this.#addGroup(group);
     const count = shown.reduce((sum, group) => sum + group.length, 0);
-    if (count === inside.length) return `All ${count} episodes of the step, by group.`;
+    if (count === inside.length) return `All ${count} episodes, by group.`;
     return `${count} of ${inside.length} episodes: ${shown.length} of ${groups.size} groups, the one that took longest among them.`;
   }
 
   #addGroup(group: readonly EpisodeSpans[]): void {
     const id = shortId(group[0]?.id ?? "").split("/");
-    this.#parts.push(this.#label(`group ${id.at(-2) ?? ""}`, this.#y + EPISODE_ROW));
+    this.#parts.push(this.#label(`group ${id.slice(-3, -1).join("/")}`, this.#y + EPISODE_ROW));
     const byId = [...group].sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }));
     for (const episode of byId) {
       const bars = PHASES.map((phase) => this.#phase(episode, phase));
@@ -137,6 +161,7 @@ ${to - from > 50 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${na
   #phase({ phases }: EpisodeSpans, phase: string): HtmlValue {
     const path = phases
       .filter(({ name }) => name === phase)
+      .filter(({ begin, end }) => end > this.#begin && begin < this.#end)
       .map(({ begin, end }) => {
         const from = this.#at(begin);
         return box(from, this.#y + 1, Math.max(0.4, fixed(this.#at(end) - from)), EPISODE_ROW - 2);
@@ -237,19 +262,20 @@ function box(x: number, y: number, width: number, height: number): string {
   return `M${x} ${y}h${width}v${height}h${-width}z`;
 }
 
-/** Groups spread evenly over the step, and the one that lasts longest, up to `MAX_EPISODES` episodes. */
+/** Groups spread evenly over the steps, and the one that lasts longest, up to `MAX_EPISODES` episodes. */
 function chooseGroups(groups: readonly (readonly EpisodeSpans[])[]): (readonly EpisodeSpans[])[] {
   const size = Math.max(1, ...groups.map(({ length }) => length));
   const count = Math.max(1, Math.floor(MAX_EPISODES / size));
-  const order = [...groups].sort((a, b) => groupNumber(a) - groupNumber(b));
+  const order = [...groups].sort(byNumber);
   if (order.length <= count) return order;
   const last = (group: readonly EpisodeSpans[]) => Math.max(...group.map(({ end }) => end));
   const longest = order.reduce((a, b) => (last(b) > last(a) ? b : a));
   const others = order.filter((group) => group !== longest);
   const spread = Array.from({ length: count - 1 }, (_, i) => others[Math.floor((i * others.length) / (count - 1))]);
-  return [longest, ...spread.filter((group) => group !== undefined)].sort((a, b) => groupNumber(a) - groupNumber(b));
+  return [longest, ...spread.filter((group) => group !== undefined)].sort(byNumber);
 }
 
-function groupNumber(group: readonly EpisodeSpans[]): number {
-  return Number(group[0]?.id.split("/").at(-2) ?? 0);
+/** By round and queue, as they stand in the ids. */
+function byNumber(a: readonly EpisodeSpans[], b: readonly EpisodeSpans[]): number {
+  return (a[0]?.id ?? "").localeCompare(b[0]?.id ?? "", "en", { numeric: true });
 }

@@ -6,7 +6,7 @@ import type { EpisodeDetail, EvaluationRecord } from "../../store/records.ts";
 import type { HeldOutSummary } from "../summary.ts";
 import { fitLearningCurve, learningCurve, smallCharts } from "./curves.ts";
 import type { ReportData, SampleEpisodes } from "./data.ts";
-import { stepGantt } from "./gantt.ts";
+import { gantt } from "./gantt.ts";
 import { Html, type HtmlValue, html } from "./html.ts";
 import { STYLE } from "./style.ts";
 
@@ -114,10 +114,10 @@ function curves(data: ReportData): HtmlValue {
   return html`<section><h2>During training</h2><div class="grid2">${cards}</div></section>`;
 }
 
-function timeline({ timeline: newest }: ReportData): HtmlValue {
-  const picture = newest && stepGantt(newest);
+function timeline({ timelines }: ReportData): HtmlValue {
+  const picture = gantt(timelines);
   if (picture === undefined) return null;
-  return html`<section><h2>One step over time</h2><div class="card scroll">${picture}</div></section>`;
+  return html`<section><h2>Training over time</h2><div class="card scroll">${picture}</div></section>`;
 }
 
 function parityLimit(toml: string): number | undefined {
