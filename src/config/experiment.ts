@@ -9,6 +9,7 @@ import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
+import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
 
@@ -77,6 +78,7 @@ const RolloutSchema = z
       .max(86_400)
       .optional()
       .describe("Wall-clock limit of a command, in seconds; the task's own limit when omitted"),
+    latency: LatencySchema.optional(),
   })
   .describe("How episodes are collected");
 

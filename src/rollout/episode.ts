@@ -5,6 +5,7 @@
 
 import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
+import type { LatencyLaw } from "../config/latency.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
@@ -23,6 +24,7 @@ import type {
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
+import { type LatencyKey, latencyOf } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
 /** Everything an episode needs that is the same for all episodes of a run. */
@@ -37,6 +39,8 @@ export interface EpisodeContext {
   readonly episodeMs: number;
   /** Bounds sandboxes that are being started or graded at once. */
   readonly sandboxes: Limiter;
+  /** How late environments answer; at once when omitted. */
+  readonly latency?: LatencyLaw;
   readonly hub: EventHub;
   readonly signal: AbortSignal;
 }
@@ -56,6 +60,8 @@ export interface EpisodePlan {
   readonly task: Task;
   /** Key of the sampling noise. */
   readonly noiseKey: string;
+  /** Key of its latency, where the context has a law of latency. */
+  readonly latencyKey?: LatencyKey;
   readonly start?: EpisodeStart;
 }
 
@@ -117,7 +123,8 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
 }
 
 async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseClock, outcome: Outcome): Promise<void> {
-  const { task, start } = plan;
+  const { task, start, latencyKey } = plan;
+  const { latency } = context;
   clock.enter("reset");
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
@@ -135,6 +142,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       sampling: context.sampling,
       deadlineMs: context.episodeMs,
       signal: context.signal,
+      ...(latency && latencyKey && { latency: (turn: number) => latencyOf(latency, latencyKey, turn) }),
       ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
       onPhase: (phase) => clock.enter(phase),
     });
