@@ -44,8 +44,11 @@ export interface StoreOptions {
   readonly busyMs?: number;
 }
 
-/** Trajectories per message to the writer: bounds memory and the length of a transaction. */
+/** Trajectories, and bytes of their tokens, per message to the writer: bound how long laying it out holds the event loop up. */
 const EPISODES_PER_MESSAGE = 256;
+const TOKEN_BYTES_PER_MESSAGE = 4 << 20;
+/** Messages of one call that wait for their commit at once: one is written while the next is laid out. */
+const MESSAGES_IN_FLIGHT = 2;
 const EPISODES_PER_READ = 100;
 const EVENTS_PER_READ = 1000;
 
@@ -133,7 +136,8 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * Stores episodes of a step that is not committed yet. Each call is one transaction per 256 episodes.
+   * Stores episodes of a step that is not committed yet, in messages of up to 256 episodes or 4 MB of tokens, each of which is
+   * written completely or not at all; between them the event loop turns.
    * @throws AleError("store") when an episode of that id is stored already; AleError("storage_full").
    */
   async writeEpisodes(
@@ -143,14 +147,19 @@ export class Store implements AsyncDisposable {
     trajectories: readonly Trajectory[],
   ): Promise<void> {
     const writer = this.#requireWriter();
-    for (let i = 0; i < trajectories.length; i += EPISODES_PER_MESSAGE) {
-      const some = trajectories.slice(i, i + EPISODES_PER_MESSAGE);
+    const written: Promise<null>[] = [];
+    for (const some of messagesOf(trajectories)) {
+      await written.at(-MESSAGES_IN_FLIGHT);
+      if (written.length > 0) await new Promise((resolve) => setImmediate(resolve));
       const episodes = some.map(toNewEpisode);
-      const tokens = layOutAll(some);
-      const bytes = tokens.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
+      const tokens = layOutAll(some, (size) => writer.buffer(size));
+      const bytes = tokens.buffer.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
       const operation = { type: "writeEpisodes", runId, step, purpose, episodes, tokens } as const;
-      await writer.write(operation, bytes, [tokens.buffer]);
+      const writing = writer.write(operation, bytes, [tokens.buffer]);
+      writing.catch(() => {}); // told below
+      written.push(writing);
     }
+    await Promise.all(written);
   }
 
   /**
@@ -305,15 +314,34 @@ function ownIdentity(): string {
   return processIdentity(process.pid) ?? `${process.pid}:`;
 }
 
+function* messagesOf(trajectories: readonly Trajectory[]): Generator<readonly Trajectory[]> {
+  let first = 0;
+  let bytes = 0;
+  for (const [i, { tokens }] of trajectories.entries()) {
+    const own = plainBytes(tokens.ids.length);
+    if (i > first && (i - first >= EPISODES_PER_MESSAGE || bytes + own > TOKEN_BYTES_PER_MESSAGE)) {
+      yield trajectories.slice(first, i);
+      first = i;
+      bytes = 0;
+    }
+    bytes += own;
+  }
+  if (first < trajectories.length) yield trajectories.slice(first);
+}
+
 function toNewEpisode({ tokens, spans: _, ...rest }: Trajectory): NewEpisode {
+  const { mask } = tokens;
   let sampledTokens = 0;
-  for (const bit of tokens.mask) sampledTokens += bit;
+  for (let t = 0; t < mask.length; t++) sampledTokens += mask[t] as number; // an iterator takes twenty times as long
   return { ...rest, tokenCount: tokens.ids.length, sampledTokens };
 }
 
-function layOutAll(trajectories: readonly Trajectory[]): Uint8Array<ArrayBuffer> {
+function layOutAll(
+  trajectories: readonly Trajectory[],
+  allocate: (bytes: number) => ArrayBuffer,
+): Uint8Array<ArrayBuffer> {
   const total = trajectories.reduce((sum, { tokens }) => sum + plainBytes(tokens.ids.length), 0);
-  const blocks = new Uint8Array(total);
+  const blocks = new Uint8Array(allocate(total), 0, total);
   let offset = 0;
   for (const { tokens } of trajectories) offset = layOutTokens(tokens, blocks, offset);
   return blocks;
