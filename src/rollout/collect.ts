@@ -63,7 +63,6 @@ export async function collectEpisodes(
       member,
       task,
       noiseKey: `${key.noise}/${member}`,
-      latencyKey: { group: key.noise, member, members: count },
       ...(start === undefined ? {} : { start }),
     };
     return limiter.run(async () => {

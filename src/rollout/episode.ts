@@ -5,7 +5,6 @@
 
 import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
-import type { LatencyLaw } from "../config/latency.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
@@ -24,7 +23,7 @@ import type {
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
-import { type LatencyKey, latencyOf } from "./latency.ts";
+import { type EnvironmentLatency, turnLatency } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
 /** Everything an episode needs that is the same for all episodes of a run. */
@@ -40,7 +39,7 @@ export interface EpisodeContext {
   /** Bounds sandboxes that are being started or graded at once. */
   readonly sandboxes: Limiter;
   /** How late environments answer; at once when omitted. */
-  readonly latency?: LatencyLaw;
+  readonly latency?: EnvironmentLatency;
   readonly hub: EventHub;
   readonly signal: AbortSignal;
 }
@@ -58,10 +57,8 @@ export interface EpisodePlan {
   readonly groupId: string;
   readonly member: number;
   readonly task: Task;
-  /** Key of the sampling noise. */
+  /** Key of the sampling noise: the group's, a slash, and the member. */
   readonly noiseKey: string;
-  /** Key of its latency, where the context has a law of latency. */
-  readonly latencyKey?: LatencyKey;
   readonly start?: EpisodeStart;
 }
 
@@ -123,8 +120,7 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
 }
 
 async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseClock, outcome: Outcome): Promise<void> {
-  const { task, start, latencyKey } = plan;
-  const { latency } = context;
+  const { task, start } = plan;
   clock.enter("reset");
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
@@ -142,7 +138,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       sampling: context.sampling,
       deadlineMs: context.episodeMs,
       signal: context.signal,
-      ...(latency && latencyKey && { latency: (turn: number) => latencyOf(latency, latencyKey, turn) }),
+      ...(context.latency && { latency: turnLatency(context.latency, plan) }),
       ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
       onPhase: (phase) => clock.enter(phase),
     });

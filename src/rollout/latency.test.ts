@@ -100,6 +100,12 @@ describe("stragglers", () => {
     );
   });
 
+  test("none beyond the members that the law knows", () => {
+    const constant = law({ type: "constant", ms: 100, stragglersPerGroup: 8 });
+    expect(isStraggler(constant, { group: "1/train/1/0", member: 7, members: 8 })).toBe(true);
+    expect(isStraggler(constant, { group: "1/train/1/0", member: 8, members: 8 })).toBe(false);
+  });
+
   test("every member of a group may be the one", () => {
     const constant = law({ type: "constant", stragglersPerGroup: 1 });
     const times = new Array<number>(8).fill(0);

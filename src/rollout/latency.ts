@@ -8,18 +8,34 @@
 import type { LatencyLaw } from "../config/latency.ts";
 import { Rng } from "../core/rng.ts";
 
+/** How late the environments of a run are. */
+export interface EnvironmentLatency {
+  readonly law: LatencyLaw;
+  /** Episodes of a group: of which `stragglersPerGroup` are stragglers; those beyond them, as for redundancy, never are. */
+  readonly members: number;
+}
+
 /** An episode as the law sees it. */
 export interface LatencyKey {
   /** Names the group within the seed, and begins with the seed: the group's key of sampling noise. */
   readonly group: string;
   /** Index in the group. */
   readonly member: number;
-  /** Episodes of the group: of which `stragglersPerGroup` are stragglers. */
+  /** As in `EnvironmentLatency`. */
   readonly members: number;
 }
 
 /** Uniform numbers that one turn may use. */
 const DRAWS_PER_TURN = 2;
+
+/** The latency of an episode by its turns. */
+export function turnLatency(
+  { law, members }: EnvironmentLatency,
+  { noiseKey, member }: { readonly noiseKey: string; readonly member: number },
+): (turn: number) => number {
+  const group = noiseKey.replace(new RegExp(`/${member}$`), "");
+  return (turn) => latencyOf(law, { group, member, members }, turn);
+}
 
 /** Milliseconds that the environment takes before the command of turn `turn` (from 0). */
 export function latencyOf(law: LatencyLaw, key: LatencyKey, turn: number): number {
@@ -30,7 +46,7 @@ export function latencyOf(law: LatencyLaw, key: LatencyKey, turn: number): numbe
 /** Are all turns of this episode slow? */
 export function isStraggler(law: LatencyLaw, { group, member, members }: LatencyKey): boolean {
   const { stragglers, stragglersPerGroup } = law;
-  if (stragglersPerGroup > 0) {
+  if (stragglersPerGroup > 0 && member < members) {
     const order = new Rng(`${group}/stragglers`).shuffle(Array.from({ length: members }, (_, i) => i));
     if (order.indexOf(member) < stragglersPerGroup) return true;
   }

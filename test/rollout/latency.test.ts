@@ -64,7 +64,7 @@ async function play(commands: readonly string[], settings: Settings) {
       grading: "clean",
       episodeMs,
       sandboxes: new Limiter(4),
-      ...(latency && { latency: LatencySchema.parse(latency) }),
+      ...(latency && { latency: { law: LatencySchema.parse(latency), members } }),
       hub: new EventHub(),
       signal: new AbortController().signal,
     },
