@@ -187,6 +187,24 @@ describe("observations", () => {
   });
 });
 
+test("latency is spent before each command, shows in its turn and counts against no command's limit", async () => {
+  const asked: number[] = [];
+  const latency = (turn: number) => {
+    asked.push(turn);
+    return turn === 1 ? 0 : 120;
+  };
+  const script = () => new Speaker(command("cat fota"), command("cat fota"), command("rm fota"), [DONE]);
+  const strict = { ...limits, commandSeconds: 0.1 };
+  const late = await runWith(script(), { latency, limits: strict });
+  const plain = await runWith(script(), { limits: strict });
+  expect(asked).toEqual([0, 1, 2]);
+  expect(late.stopReason).toBe("done");
+  expect(late.tokens).toEqual(plain.tokens);
+  for (const { index, generatedMs, observedMs } of late.turns) {
+    if (index !== 1) expect(observedMs - generatedMs).toBeGreaterThanOrEqual(120);
+  }
+});
+
 describe("stop reasons", () => {
   const stopOf = async (session: PolicySession, options: Partial<AgentOptions> = {}) =>
     (await runWith(session, options)).stopReason;
@@ -231,6 +249,11 @@ describe("stop reasons", () => {
       new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
     expect(await stopOf(hanging, { deadlineMs: 20 })).toBe("timeout");
     expect(await stopOf(hanging, { task: { ...task, timeouts: { ...task.timeouts, agent: 0.02 } } })).toBe("timeout");
+  });
+
+  test("an environment that answers after the episode is over", async () => {
+    const result = await runWith(new Speaker(command("cat fota")), { deadlineMs: 60, latency: () => 9000 });
+    expect([result.stopReason, result.turns]).toEqual(["timeout", []]);
   });
 
   test.each(["memory", "pids", "disk"] as const)("the sandbox's %s limit explains a failed command", async (limit) => {

@@ -27,6 +27,8 @@ export interface AgentOptions {
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
   readonly onPhase?: (phase: "generate" | "tool") => void;
+  /** Milliseconds that a turn's command begins late, as of a slow environment; none when omitted. */
+  readonly latency?: (turn: number) => number;
   /** What was shown and written before, by others; the task's prompt and turn 0 when omitted. */
   readonly start?: { readonly context: Int32Array; readonly turn: number };
 }
@@ -153,6 +155,7 @@ class AgentLoop {
     const { sandbox, task, format, limits, onPhase } = this.#options;
     onPhase?.("tool");
     const generatedMs = this.#elapsed();
+    if (await this.#isLate(turn)) return { observation: "", stop: "timeout" };
     const seconds = limits.commandSeconds ?? task.timeouts.command;
     const result = await fromSandbox(
       sandbox.run(command, {
@@ -172,6 +175,20 @@ class AgentLoop {
       observedMs: this.#elapsed(),
     });
     return { observation, stop: await this.#stopAfter(result) };
+  }
+
+  /**
+   * Spends the turn's latency with a process of the sandbox's, as a slow environment would. What an agent does to that
+   * process shortens its wait and nothing else. Returns whether that took the rest of the episode's time.
+   */
+  async #isLate(turn: number): Promise<boolean> {
+    const { sandbox, latency } = this.#options;
+    const ms = latency?.(turn) ?? 0;
+    if (ms <= 0) return false;
+    const timeoutMs = Math.max(1, Math.ceil(this.#limitMs - this.#elapsed()));
+    const options = { cwd: "/", timeoutMs, maxOutputBytes: 1024, signal: this.#abort.signal };
+    await fromSandbox(sandbox.exec(["sleep", (ms / 1000).toFixed(6)], options));
+    return this.expired;
   }
 
   /** A limit of the sandbox that was hit explains a failed command better than the command's own status. */

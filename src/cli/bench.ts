@@ -58,11 +58,12 @@ export function defineBench(command: Command, cli: CommandLine): void {
 }
 
 async function loadBenches(): Promise<readonly Bench[]> {
-  const [{ SANDBOX_BENCH }, { ENGINE_BENCH }] = await Promise.all([
+  const [{ SANDBOX_BENCH }, { ENGINE_BENCH }, { STORE_BENCH }] = await Promise.all([
     import("./benches/sandbox.ts"),
     import("./benches/engine.ts"),
+    import("./benches/store.ts"),
   ]);
-  return [SANDBOX_BENCH, ENGINE_BENCH];
+  return [SANDBOX_BENCH, ENGINE_BENCH, STORE_BENCH];
 }
 
 async function checkSizes(names: readonly string[]): Promise<readonly string[]> {

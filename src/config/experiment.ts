@@ -10,6 +10,7 @@ import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
+import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
 import { TasksSchema } from "./tasks.ts";
@@ -89,6 +90,7 @@ const RolloutSchema = z
       .max(86_400)
       .optional()
       .describe("Wall-clock limit of a command, in seconds; the task's own limit when omitted"),
+    latency: LatencySchema.optional(),
   })
   .describe("How episodes are collected");
 

@@ -77,13 +77,18 @@ function findElsewhere(key: string): string | undefined {
   return near === undefined ? undefined : keys.filter((candidate) => leaf(candidate) === near).join(" or ");
 }
 
-/** `file:line: ` of the last layer that set `path`, or `--key: ` when the command line did. */
+/**
+ * `file:line: ` of the last layer that set `path`, or `--key: ` when the command line did; of the nearest table around it, or
+ * what the command line set in there, where nobody did.
+ */
 function locate(path: KeyPath, layers: readonly Layer[], overridden: ReadonlySet<string>): string {
   for (let length = path.length; length > 0; length--) {
     const key = path.slice(0, length).join(".");
     if (overridden.has(key)) return `--${key}: `;
     const prefix = path.slice(0, length);
     const layer = layers.findLast((candidate) => valueAt(candidate.table, prefix) !== undefined);
+    const beside = [...overridden].find((other) => other.startsWith(`${key}.`));
+    if (layer === undefined && beside !== undefined) return `--${beside}: `;
     if (layer === undefined) continue;
     const line = lineOf(layer.lines, prefix);
     return line === undefined ? `${layer.name}: ` : `${layer.name}:${line}: `;

@@ -147,6 +147,7 @@ export function episodeContext(
     grading: sandbox.grading,
     episodeMs: rollout.episodeSeconds * 1000,
     sandboxes: new Limiter(sandbox.concurrency),
+    ...(rollout.latency && { latency: { law: rollout.latency, members: rollout.groupSize } }),
   };
 }
 

@@ -11,16 +11,14 @@ import type { EvaluationSummary } from "../core/events.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
-import { beginWait } from "../core/waits.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
 import { type EventRecorder, recordEvents } from "../store/record-events.ts";
 import type { EpisodePurpose } from "../store/schema.ts";
-import { EPISODES_PER_TRANSACTION, openStore, type Store } from "../store/store.ts";
+import { openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 import { Checkpoints } from "./checkpoints.ts";
+import { DiskRoom } from "./disk-room.ts";
 import { RunTimeline } from "./run-timeline.ts";
-
-const ROOM_POLL_MS = 2_000;
 
 export interface RunDescription {
   /** `grpo`, `reinforce` or `sft`. */
@@ -67,6 +65,7 @@ export class RunSession implements AsyncDisposable {
   /** All evaluations so far, in order. */
   readonly evaluations: EvaluationSummary[];
   readonly #options: RunOptions;
+  readonly #room: DiskRoom;
   readonly #wallBefore: number;
   readonly #started = performance.now();
   readonly #metricsFile: string;
@@ -80,6 +79,7 @@ export class RunSession implements AsyncDisposable {
   private constructor(
     options: RunOptions,
     store: Store,
+    room: DiskRoom,
     start: {
       runId: string;
       checkpoints: Checkpoints;
@@ -90,6 +90,7 @@ export class RunSession implements AsyncDisposable {
     },
   ) {
     this.#options = options;
+    this.#room = room;
     this.store = store;
     this.runId = start.runId;
     this.checkpoints = start.checkpoints;
@@ -106,13 +107,14 @@ export class RunSession implements AsyncDisposable {
   /** Creates the run, or takes the one over that `options.resumeRunId` names. */
   static async open(options: RunOptions, description: RunDescription): Promise<RunSession> {
     mkdirSync(options.outDir, { recursive: true });
-    const store = await openStore(options.storePath);
+    const room = new DiskRoom(options);
+    const store = await openStore(options.storePath, { whenFull: (error) => room.wait(error) });
     try {
       const checkpoints = new Checkpoints(options.outDir, description.extras);
       const session =
         options.resumeRunId === undefined
-          ? await RunSession.#create(options, store, checkpoints, description)
-          : await RunSession.#resume(options, store, checkpoints, options.resumeRunId);
+          ? await RunSession.#create(options, store, room, checkpoints, description)
+          : await RunSession.#resume(options, store, room, checkpoints, options.resumeRunId);
       session.#announce(description);
       return session;
     } catch (error) {
@@ -124,6 +126,7 @@ export class RunSession implements AsyncDisposable {
   static async #create(
     options: RunOptions,
     store: Store,
+    room: DiskRoom,
     checkpoints: Checkpoints,
     description: RunDescription,
   ): Promise<RunSession> {
@@ -139,7 +142,7 @@ export class RunSession implements AsyncDisposable {
       aleVersion: VERSION,
     });
     writeFileSync(join(options.outDir, "config.toml"), options.toml);
-    return new RunSession(options, store, {
+    return new RunSession(options, store, room, {
       runId,
       checkpoints,
       resumedFrom: undefined,
@@ -153,6 +156,7 @@ export class RunSession implements AsyncDisposable {
   static async #resume(
     options: RunOptions,
     store: Store,
+    room: DiskRoom,
     checkpoints: Checkpoints,
     runId: string,
   ): Promise<RunSession> {
@@ -169,7 +173,7 @@ export class RunSession implements AsyncDisposable {
     checkpoints.removeAfter(step);
     const version = (await store.readCheckpoints(runId)).find((checkpoint) => checkpoint.step === step)?.weightVersion;
     const last = await store.lastCommitted(runId);
-    const session = new RunSession(options, store, {
+    const session = new RunSession(options, store, room, {
       runId,
       checkpoints,
       resumedFrom: step < 0 ? undefined : { step, folder: checkpoints.path(step), version: version ?? step },
@@ -186,11 +190,7 @@ export class RunSession implements AsyncDisposable {
   }
 
   async writeEpisodes(step: number, purpose: EpisodePurpose, trajectories: readonly Trajectory[]): Promise<void> {
-    // by transactions, so that what a full disk refused can be written again
-    for (let i = 0; i < trajectories.length; i += EPISODES_PER_TRANSACTION) {
-      const some = trajectories.slice(i, i + EPISODES_PER_TRANSACTION);
-      await this.#whenRoom("episodes", () => this.store.writeEpisodes(this.runId, step, purpose, some));
-    }
+    await this.store.writeEpisodes(this.runId, step, purpose, trajectories);
     this.timeline.addEpisodes(trajectories);
   }
 
@@ -207,9 +207,7 @@ export class RunSession implements AsyncDisposable {
     const { metrics, evaluations } = result;
     const { timeline } = this;
     const save = () =>
-      timeline.time("checkpoint", step, () =>
-        this.#whenRoom("a checkpoint", () => this.checkpoints.save(engine, step)),
-      );
+      timeline.time("checkpoint", step, () => this.#room.write(() => this.checkpoints.save(engine, step)));
     const path = result.checkpoint ? await save() : undefined;
     const tracks = timeline.take(result.engines.map(({ spans }) => spans));
     const commit = {
@@ -222,13 +220,12 @@ export class RunSession implements AsyncDisposable {
       ...(tracks.length === 0 ? {} : { timeline: { tracks, keep: this.#options.experiment.timeline.keep } }),
       ...(result.pending && { pending: { episodes: result.pending, stored: this.#pending } }),
     };
-    await timeline.time("commit", step, () =>
-      this.#whenRoom("a step", () => this.store.commitStep(this.runId, step, commit)),
-    );
+    await timeline.time("commit", step, () => this.store.commitStep(this.runId, step, commit));
+    this.#room.found();
     this.#pending = new Set(result.pending?.map(({ episodeId }) => episodeId));
     this.committedStep = step;
     this.evaluations.push(...evaluations);
-    await this.#whenRoom("metrics", () => this.#appendMetrics({ step, ...metrics }));
+    await this.#room.write(() => this.#appendMetrics({ step, ...metrics }));
     if (result.checkpoint) this.checkpoints.prune(this.#options.experiment.checkpoint.keep, result.keep);
     this.#options.hub.emit({ type: "step.finished", step, metrics });
   }
@@ -265,30 +262,6 @@ export class RunSession implements AsyncDisposable {
       steps: description.steps,
       ...(this.resumedFrom === undefined ? {} : { resumedFrom: this.resumedFrom.step }),
     });
-  }
-
-  /**
-   * Does what writes to the disk. While the disk is full the run waits, looking again every few seconds, until somebody has
-   * made room or `checkpoint.waitForRoom` is over. @throws AleError("storage_full") then.
-   */
-  async #whenRoom<T>(what: string, write: () => Promise<T>): Promise<T> {
-    const { hub, experiment, signal } = this.#options;
-    const until = Date.now() + experiment.checkpoint.waitForRoom * 60_000;
-    for (let isFirst = true; ; isFirst = false) {
-      try {
-        const result = await write();
-        if (!isFirst) hub.emit({ type: "log", level: "info", message: "there is room again; the run goes on" });
-        return result;
-      } catch (error) {
-        if (!(error instanceof AleError) || error.code !== "storage_full" || Date.now() >= until) throw error;
-        signal.throwIfAborted();
-        const message = `${error.message}: the run waits until there is room for ${what}`;
-        if (isFirst) hub.emit({ type: "log", level: "warn", message });
-        const endWait = beginWait("run", `room on the disk for ${what}`, until - Date.now());
-        await Bun.sleep(ROOM_POLL_MS);
-        endWait();
-      }
-    }
   }
 
   /** Written anew when the disk was full in the middle of a line. */

@@ -23,6 +23,7 @@ import type {
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
+import { type EnvironmentLatency, turnLatency } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
 /** Everything an episode needs that is the same for all episodes of a run. */
@@ -37,6 +38,8 @@ export interface EpisodeContext {
   readonly episodeMs: number;
   /** Bounds sandboxes that are being started or graded at once. */
   readonly sandboxes: Limiter;
+  /** How late environments answer; at once when omitted. */
+  readonly latency?: EnvironmentLatency;
   readonly hub: EventHub;
   readonly signal: AbortSignal;
 }
@@ -54,7 +57,7 @@ export interface EpisodePlan {
   readonly groupId: string;
   readonly member: number;
   readonly task: Task;
-  /** Key of the sampling noise. */
+  /** Key of the sampling noise: the group's, a slash, and the member. */
   readonly noiseKey: string;
   readonly start?: EpisodeStart;
 }
@@ -135,6 +138,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       sampling: context.sampling,
       deadlineMs: context.episodeMs,
       signal: context.signal,
+      ...(context.latency && { latency: turnLatency(context.latency, plan) }),
       ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
       onPhase: (phase) => clock.enter(phase),
     });

@@ -136,5 +136,12 @@ export interface ErrorMessage {
 /** Writer → main thread. */
 export type WriterReply =
   | { readonly type: "opened"; readonly error?: ErrorMessage }
-  | { readonly type: "written"; readonly id: number; readonly result?: unknown; readonly error?: ErrorMessage }
+  | {
+      readonly type: "written";
+      readonly id: number;
+      readonly result?: unknown;
+      readonly error?: ErrorMessage;
+      /** What was moved to the writer, back for another message. */
+      readonly memory?: ArrayBuffer;
+    }
   | { readonly type: "closed" };

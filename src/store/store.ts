@@ -20,6 +20,7 @@ import type {
   StepCommit,
   StoredTask,
   Truncation,
+  WriteOperation,
 } from "./operations.ts";
 import { processIdentity } from "./owner.ts";
 import { selectPending } from "./pending-episodes.ts";
@@ -52,10 +53,17 @@ export interface StoreOptions {
   readonly maxBytes?: number;
   /** How long a statement waits for another process's lock, in milliseconds. */
   readonly busyMs?: number;
+  /** Waits until a full disk has room again, so that what was refused is written once more; rejects to give up. */
+  readonly whenFull?: (error: AleError) => Promise<void>;
 }
 
-/** Trajectories per message to the writer: bounds memory and the length of a transaction. */
-export const EPISODES_PER_TRANSACTION = 256;
+/** Trajectories, and bytes of their tokens, per message to the writer: bound how long laying it out holds the event loop up. */
+const EPISODES_PER_MESSAGE = 256;
+const TOKEN_BYTES_PER_MESSAGE = 4 << 20;
+/** Messages of one call that wait for their commit at once: one is written while the next is laid out. */
+const MESSAGES_IN_FLIGHT = 2;
+/** About what a commit occupies without the episodes that wait. */
+const COMMIT_BYTES = 64 << 10;
 const EPISODES_PER_READ = 100;
 const EVENTS_PER_READ = 1000;
 
@@ -80,7 +88,7 @@ export async function openStore(path: string, options: StoreOptions = {}): Promi
   }
   const writer = await Writer.open(file, settings);
   try {
-    return new Store(await openReader(file, options.busyMs), writer);
+    return new Store(await openReader(file, options.busyMs), writer, options.whenFull);
   } catch (error) {
     await writer.close();
     throw error;
@@ -95,10 +103,12 @@ export function storeExists(path: string): boolean {
 export class Store implements AsyncDisposable {
   readonly #reader: Connection;
   readonly #writer: Writer | undefined;
+  readonly #whenFull: StoreOptions["whenFull"];
 
-  constructor(reader: Connection, writer: Writer | undefined) {
+  constructor(reader: Connection, writer: Writer | undefined, whenFull?: StoreOptions["whenFull"]) {
     this.#reader = reader;
     this.#writer = writer;
+    this.#whenFull = whenFull;
   }
 
   get path(): string {
@@ -143,7 +153,8 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * Stores episodes of a step that is not committed yet, in one transaction per `EPISODES_PER_TRANSACTION` of them.
+   * Stores episodes of a step that is not committed yet, in messages of up to 256 episodes or 4 MB of tokens, each of which is
+   * written completely or not at all; between them the event loop turns.
    * @throws AleError("store") when an episode of that id is stored already; AleError("storage_full").
    */
   async writeEpisodes(
@@ -152,15 +163,20 @@ export class Store implements AsyncDisposable {
     purpose: EpisodePurpose,
     trajectories: readonly Trajectory[],
   ): Promise<void> {
-    const writer = this.#requireWriter();
-    for (let i = 0; i < trajectories.length; i += EPISODES_PER_TRANSACTION) {
-      const some = trajectories.slice(i, i + EPISODES_PER_TRANSACTION);
-      const episodes = some.map(toNewEpisode);
-      const tokens = layOutAll(some);
-      const bytes = tokens.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
-      const operation = { type: "writeEpisodes", runId, step, purpose, episodes, tokens } as const;
-      await writer.write(operation, bytes, [tokens.buffer]);
+    const written: Promise<unknown>[] = [];
+    for (const some of messagesOf(trajectories)) {
+      await written.at(-MESSAGES_IN_FLIGHT);
+      if (written.length > 0) await new Promise((resolve) => setImmediate(resolve));
+      const writing = this.#persist((writer) => {
+        const episodes = some.map(toNewEpisode);
+        const tokens = layOutAll(some, (size) => writer.buffer(size));
+        const bytes = tokens.buffer.byteLength + episodes.reduce((sum, episode) => sum + textBytes(episode), 0);
+        return [{ type: "writeEpisodes", runId, step, purpose, episodes, tokens }, bytes, [tokens.buffer]];
+      });
+      writing.catch(() => {}); // told below
+      written.push(writing);
     }
+    await Promise.all(written);
   }
 
   /**
@@ -169,13 +185,17 @@ export class Store implements AsyncDisposable {
    */
   async commitStep(runId: string, step: number, commit: StepCommit): Promise<void> {
     const { pending, ...rest } = commit;
-    const sent = pending && toPendingCommit(pending, commit.checkpoint !== undefined);
-    const tokens = sent?.tokens;
-    await this.#requireWriter().write(
-      { type: "commitStep", runId, step, commit: { ...rest, ...(sent && { pending: sent }) } },
-      (64 << 10) + (tokens?.byteLength ?? 0),
-      tokens === undefined ? [] : [tokens.buffer],
-    );
+    await this.#persist((writer) => {
+      const sent = pending && toPendingCommit(pending, commit.checkpoint !== undefined, writer);
+      const operation = {
+        type: "commitStep",
+        runId,
+        step,
+        commit: { ...rest, ...(sent && { pending: sent }) },
+      } as const;
+      if (sent === undefined) return [operation, COMMIT_BYTES, []];
+      return [operation, COMMIT_BYTES + sent.tokens.buffer.byteLength, [sent.tokens.buffer]];
+    });
   }
 
   /** Removes in one transaction whatever belongs to steps after `step`, and to steps without a commit. */
@@ -309,6 +329,22 @@ export class Store implements AsyncDisposable {
     await this.close();
   }
 
+  /** Writes what `make` says; made anew and written again where the disk was full and `whenFull` found room. */
+  async #persist(
+    make: (writer: Writer) => readonly [operation: WriteOperation, bytes: number, moved: ArrayBuffer[]],
+  ): Promise<void> {
+    for (;;) {
+      try {
+        const writer = this.#requireWriter();
+        await writer.write(...make(writer));
+        return;
+      } catch (error) {
+        if (!(error instanceof AleError) || error.code !== "storage_full" || this.#whenFull === undefined) throw error;
+        await this.#whenFull(error);
+      }
+    }
+  }
+
   #requireWriter(): Writer {
     if (this.#writer !== undefined) return this.#writer;
     throw new AleError("internal", `the store ${this.path} was opened for reading`);
@@ -327,25 +363,44 @@ function ownIdentity(): string {
   return processIdentity(process.pid) ?? `${process.pid}:`;
 }
 
+function* messagesOf(trajectories: readonly Trajectory[]): Generator<readonly Trajectory[]> {
+  let first = 0;
+  let bytes = 0;
+  for (const [i, { tokens }] of trajectories.entries()) {
+    const own = plainBytes(tokens.ids.length);
+    if (i > first && (i - first >= EPISODES_PER_MESSAGE || bytes + own > TOKEN_BYTES_PER_MESSAGE)) {
+      yield trajectories.slice(first, i);
+      first = i;
+      bytes = 0;
+    }
+    bytes += own;
+  }
+  if (first < trajectories.length) yield trajectories.slice(first);
+}
+
 function toNewEpisode({ tokens, spans: _, ...rest }: Trajectory): NewEpisode {
+  const { mask } = tokens;
   let sampledTokens = 0;
-  for (const bit of tokens.mask) sampledTokens += bit;
+  for (let t = 0; t < mask.length; t++) sampledTokens += mask[t] as number; // an iterator takes twenty times as long
   return { ...rest, tokenCount: tokens.ids.length, sampledTokens };
 }
 
-function toPendingCommit({ episodes, stored }: Pending, forget: boolean): PendingCommit {
+function toPendingCommit({ episodes, stored }: Pending, forget: boolean, writer: Writer): PendingCommit {
   const added = episodes.filter(({ episodeId }) => !stored.has(episodeId));
   return {
     keys: episodes.map(({ episodeId }) => episodeId),
     added: added.map(toNewEpisode),
-    tokens: layOutAll(added),
+    tokens: layOutAll(added, (size) => writer.buffer(size)),
     forget,
   };
 }
 
-function layOutAll(trajectories: readonly Trajectory[]): Uint8Array<ArrayBuffer> {
+function layOutAll(
+  trajectories: readonly Trajectory[],
+  allocate: (bytes: number) => ArrayBuffer,
+): Uint8Array<ArrayBuffer> {
   const total = trajectories.reduce((sum, { tokens }) => sum + plainBytes(tokens.ids.length), 0);
-  const blocks = new Uint8Array(total);
+  const blocks = new Uint8Array(allocate(total), 0, total);
   let offset = 0;
   for (const { tokens } of trajectories) offset = layOutTokens(tokens, blocks, offset);
   return blocks;

@@ -1,17 +1,16 @@
 /** Episodes with their groups, tasks, turns and tokens, in rows of many at a time. */
 
-import { and, eq, inArray, max, sql } from "drizzle-orm";
+import type { InValue, Transaction } from "@libsql/client/sqlite3";
+import { sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import type { WriteTransaction } from "./connection.ts";
 import { toStoredText } from "./foreign-text.ts";
 import { chunks, insertRows, ROWS } from "./insert-rows.ts";
 import type { NewEpisode, StoredTask, WriteOperation } from "./operations.ts";
+import { UnknownRun } from "./read-runs.ts";
 import * as schema from "./schema.ts";
 import { type PackedTokens, packTokens, plainBytes } from "./tokens.ts";
-
-/** Keys per SELECT. */
-const KEYS = 500;
 
 /** Makes sure that every task has a row; what is known already stays. */
 export async function writeTasks(tx: LibSQLDatabase, tasks: readonly StoredTask[]): Promise<void> {
@@ -35,19 +34,24 @@ export async function writeTasks(tx: LibSQLDatabase, tasks: readonly StoredTask[
   }
 }
 
-/** @throws AleError("store") when an episode of that id is stored already. */
+/**
+ * Called with every message of a run's episodes, so its own queries are plain SQL: building them with drizzle took as long as
+ * writing a message of few episodes.
+ * @throws AleError("store") when there is no such run, or an episode of that id is stored already.
+ */
 export async function writeEpisodes(
   transaction: WriteTransaction,
   operation: Extract<WriteOperation, { type: "writeEpisodes" }>,
 ): Promise<void> {
   const { runId, step, purpose, episodes: trajectories } = operation;
   if (trajectories.length === 0) return;
-  const { database: tx, raw } = transaction;
-  await refuseDoubles(tx, trajectories);
-  const taskIds = await ensureTasks(tx, trajectories);
-  const groupIds = await ensureGroups(transaction, runId, step, trajectories, taskIds);
-  const [last] = await tx.select({ id: max(schema.episodes.id) }).from(schema.episodes);
-  const first = (last?.id ?? 0) + 1;
+  const { raw } = transaction;
+  const run = await raw.execute({ sql: "UPDATE runs SET updated_at = ? WHERE id = ?", args: [Date.now(), runId] });
+  if (run.rowsAffected === 0) throw new UnknownRun(runId);
+  await refuseDoubles(raw, trajectories);
+  const taskIds = await ensureTasks(transaction, trajectories);
+  const groupIds = await ensureGroups(raw, runId, step, trajectories, taskIds);
+  const first = (await lastId(raw, "episodes")) + 1;
   const rows = trajectories.map((trajectory, i) => ({
     ...episodeColumns(trajectory),
     id: first + i,
@@ -62,7 +66,6 @@ export async function writeEpisodes(
   await insertRows(raw, schema.turns, turns);
   const tokens = [...packAll(trajectories, operation.tokens)].map((block, i) => ({ episodeId: first + i, ...block }));
   await insertRows(raw, schema.tokens, tokens);
-  await tx.update(schema.runs).set({ updatedAt: Date.now() }).where(eq(schema.runs.id, runId));
 }
 
 /** Compresses the token blocks of episodes that lie one behind the other. */
@@ -112,28 +115,27 @@ function turnRows(trajectory: NewEpisode, episodeId: number) {
   }));
 }
 
-async function refuseDoubles(tx: LibSQLDatabase, trajectories: readonly NewEpisode[]): Promise<void> {
+async function refuseDoubles(raw: Transaction, trajectories: readonly NewEpisode[]): Promise<void> {
   const keys = trajectories.map((trajectory) => trajectory.episodeId);
-  const stored: string[] = [];
-  for (const some of chunks(keys, KEYS)) {
-    const rows = await tx
-      .select({ key: schema.episodes.key })
-      .from(schema.episodes)
-      .where(inArray(schema.episodes.key, some));
-    stored.push(...rows.map((row) => row.key));
-  }
+  const stored = await raw.execute({
+    sql: "SELECT key FROM episodes WHERE key IN (SELECT value FROM json_each(?)) LIMIT 1",
+    args: [JSON.stringify(keys)],
+  });
   const seen = new Set<string>();
-  const double = stored[0] ?? keys.find((key) => seen.size === seen.add(key).size);
-  if (double !== undefined) throw new AleError("store", `episode ${double} is stored already`);
+  const double = stored.rows[0]?.key ?? keys.find((key) => seen.size === seen.add(key).size);
+  if (double !== undefined) throw new AleError("store", `episode ${String(double)} is stored already`);
 }
 
-async function ensureTasks(tx: LibSQLDatabase, trajectories: readonly NewEpisode[]): Promise<Map<string, number>> {
+async function ensureTasks(
+  { database, raw }: WriteTransaction,
+  trajectories: readonly NewEpisode[],
+): Promise<Map<string, number>> {
   const wanted = new Map(trajectories.map((trajectory) => [trajectory.taskId, trajectory]));
-  const ids = await selectTasks(tx, [...wanted.keys()]);
+  const ids = await selectTasks(raw, [...wanted.keys()]);
   const missing = [...wanted.values()].filter((trajectory) => !ids.has(trajectory.taskId));
   if (missing.length === 0) return ids;
   await writeTasks(
-    tx,
+    database,
     missing.map(({ taskId, family, split, seed }) => ({
       id: taskId,
       suite: taskId.split("/")[0] ?? "",
@@ -142,43 +144,26 @@ async function ensureTasks(tx: LibSQLDatabase, trajectories: readonly NewEpisode
       seed,
     })),
   );
-  const added = await selectTasks(
-    tx,
-    missing.map((trajectory) => trajectory.taskId),
-  );
-  return new Map([...ids, ...added]);
+  const added = missing.map((trajectory) => trajectory.taskId);
+  return new Map([...ids, ...(await selectTasks(raw, added))]);
 }
 
-async function selectTasks(tx: LibSQLDatabase, keys: readonly string[]): Promise<Map<string, number>> {
-  const ids = new Map<string, number>();
-  for (const some of chunks(keys, KEYS)) {
-    const rows = await tx
-      .select({ id: schema.tasks.id, key: schema.tasks.key })
-      .from(schema.tasks)
-      .where(inArray(schema.tasks.key, some));
-    for (const { id, key } of rows) ids.set(key, id);
-  }
-  return ids;
+function selectTasks(raw: Transaction, keys: readonly string[]): Promise<Map<string, number>> {
+  const sql = "SELECT id, key FROM tasks WHERE key IN (SELECT value FROM json_each(?))";
+  return selectIds(raw, sql, [JSON.stringify(keys)]);
 }
 
 async function ensureGroups(
-  { database: tx, raw }: WriteTransaction,
+  raw: Transaction,
   runId: string,
   step: number,
   trajectories: readonly NewEpisode[],
   taskIds: ReadonlyMap<string, number>,
 ): Promise<Map<string, number>> {
   const wanted = new Map(trajectories.map((trajectory) => [trajectory.groupId, trajectory]));
-  const ids = new Map<string, number>();
-  for (const some of chunks([...wanted.keys()], KEYS)) {
-    const rows = await tx
-      .select({ id: schema.groups.id, key: schema.groups.key })
-      .from(schema.groups)
-      .where(and(eq(schema.groups.runId, runId), inArray(schema.groups.key, some)));
-    for (const { id, key } of rows) ids.set(key, id);
-  }
-  const [last] = await tx.select({ id: max(schema.groups.id) }).from(schema.groups);
-  let next = (last?.id ?? 0) + 1;
+  const sql = "SELECT id, key FROM groups WHERE run_id = ? AND key IN (SELECT value FROM json_each(?))";
+  const ids = await selectIds(raw, sql, [runId, JSON.stringify([...wanted.keys()])]);
+  let next = (await lastId(raw, "groups")) + 1;
   const rows = [];
   for (const [key, trajectory] of wanted) {
     if (ids.has(key)) continue;
@@ -187,6 +172,16 @@ async function ensureGroups(
   }
   await insertRows(raw, schema.groups, rows);
   return ids;
+}
+
+async function selectIds(raw: Transaction, sql: string, args: InValue[]): Promise<Map<string, number>> {
+  const { rows } = await raw.execute({ sql, args });
+  return new Map(rows.map(({ id, key }) => [String(key), Number(id)]));
+}
+
+async function lastId(raw: Transaction, table: "episodes" | "groups"): Promise<number> {
+  const { rows } = await raw.execute(`SELECT max(id) AS last FROM ${table}`);
+  return Number(rows[0]?.last ?? 0);
 }
 
 function required(ids: ReadonlyMap<string, number>, key: string): number {

@@ -6,6 +6,13 @@ import type { ErrorMessage, WriteOperation, WriteResults, WriterReply, WriterReq
 
 /** Bytes that may wait for the writer; more makes the callers wait. */
 const WAITING_LIMIT = 64 << 20;
+/**
+ * Memory of written messages that is kept for the next ones. Fresh memory has to be cleared by the kernel, page by page, and
+ * costs the main thread more than filling it.
+ */
+const SPARE_BYTES = 16 << 20;
+/** Smaller memory is not worth keeping. */
+const SPARE_LEAST = 256 << 10;
 const REPLY_MS = 120_000;
 const CLOSE_MS = 30_000;
 
@@ -25,6 +32,7 @@ export class Writer {
   #nextId = 1;
   #waitingBytes = 0;
   #roomWaiters: (() => void)[] = [];
+  readonly #spare: ArrayBuffer[] = [];
   #opened = Promise.withResolvers<void>();
   #closed = Promise.withResolvers<void>();
   #failure: AleError | undefined;
@@ -69,6 +77,18 @@ export class Writer {
     return result as WriteResults[O["type"]];
   }
 
+  /** At least so many bytes, with anything in them, to be moved to the writer. */
+  buffer(bytes: number): ArrayBuffer {
+    const fits = this.#spare.findIndex(({ byteLength }) => byteLength >= bytes && byteLength <= 2 * bytes);
+    return this.#spare.splice(fits, fits < 0 ? 0 : 1)[0] ?? new ArrayBuffer(bytes);
+  }
+
+  #keep(memory: ArrayBuffer): void {
+    this.#spare.push(memory);
+    let kept = this.#spare.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    while (kept > SPARE_BYTES) kept -= this.#spare.shift()?.byteLength ?? 0;
+  }
+
   /** Writes what waits, folds the log into the file and ends the thread. */
   async close(): Promise<void> {
     if (this.#failure !== undefined) return;
@@ -101,6 +121,7 @@ export class Writer {
         this.#closed.resolve();
         break;
       case "written": {
+        if (message.memory !== undefined && message.memory.byteLength >= SPARE_LEAST) this.#keep(message.memory);
         const pending = this.#pending.get(message.id);
         if (pending === undefined) return;
         this.#settle(message.id, pending);

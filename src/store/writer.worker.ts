@@ -26,8 +26,15 @@ let queue: Waiting[] = [];
 let working = false;
 let closing = false;
 
-function reply(message: WriterReply): void {
-  self.postMessage(message);
+function reply(message: WriterReply, move: ArrayBuffer[] = []): void {
+  self.postMessage(message, move);
+}
+
+/** Tells that an operation is committed, and gives its memory back. */
+function replyWritten({ id, operation }: Waiting, result: unknown): void {
+  const memory = operation.type === "writeEpisodes" ? operation.tokens.buffer : undefined;
+  if (memory === undefined) reply({ type: "written", id, result });
+  else reply({ type: "written", id, result, memory }, [memory]);
 }
 
 function errorOf(error: unknown): ErrorMessage {
@@ -80,7 +87,7 @@ async function work(): Promise<void> {
 async function writeBatch(batch: readonly Waiting[]): Promise<void> {
   try {
     const results = await transact(batch);
-    for (const [i, { id }] of batch.entries()) reply({ type: "written", id, result: results[i] });
+    for (const [i, one] of batch.entries()) replyWritten(one, results[i]);
   } catch (error) {
     const [only] = batch;
     if (batch.length === 1 && only !== undefined) {

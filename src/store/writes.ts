@@ -37,7 +37,6 @@ export async function applyOperation(
       await writeTasks(tx, operation.tasks);
       return null;
     case "writeEpisodes":
-      await requireRun(tx, operation.runId);
       await writeEpisodes(transaction, operation);
       return null;
     case "commitStep":

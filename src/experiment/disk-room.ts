@@ -1,0 +1,65 @@
+/** A full disk pauses a run until somebody has made room. */
+
+import { AleError } from "../core/errors.ts";
+import { beginWait } from "../core/waits.ts";
+import type { RunOptions } from "./api.ts";
+
+/** How often a refused write is tried again. */
+const POLL_MS = 2_000;
+
+export class DiskRoom {
+  readonly #options: Pick<RunOptions, "hub" | "experiment" | "signal">;
+  /** When the present pause ends by itself. */
+  #until: number | undefined;
+  #waiting: Promise<void> | undefined;
+
+  constructor(options: Pick<RunOptions, "hub" | "experiment" | "signal">) {
+    this.#options = options;
+  }
+
+  /** Does what writes to the disk, again while it is refused for want of room. */
+  async write<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        const result = await work();
+        this.found();
+        return result;
+      } catch (error) {
+        if (!(error instanceof AleError) || error.code !== "storage_full") throw error;
+        await this.wait(error);
+      }
+    }
+  }
+
+  /**
+   * Pauses before a refused write is tried again. @throws `error` once the pause has lasted `checkpoint.waitForRoom` minutes,
+   * and what stopped the run.
+   */
+  wait(error: AleError): Promise<void> {
+    this.#waiting ??= this.#pause(error).finally(() => {
+      this.#waiting = undefined;
+    });
+    return this.#waiting;
+  }
+
+  /** A write went through. */
+  found(): void {
+    if (this.#until === undefined) return;
+    this.#until = undefined;
+    this.#options.hub.emit({ type: "log", level: "info", message: "there is room on the disk again; the run goes on" });
+  }
+
+  async #pause(error: AleError): Promise<void> {
+    const { hub, experiment, signal } = this.#options;
+    if (this.#until === undefined) {
+      this.#until = Date.now() + experiment.checkpoint.waitForRoom * 60_000;
+      hub.emit({ type: "log", level: "warn", message: `${error.message}: the run waits until there is room` });
+    }
+    if (Date.now() >= this.#until) throw error;
+    signal.throwIfAborted();
+    const endWait = beginWait("run", "room on the disk", this.#until - Date.now());
+    await Bun.sleep(POLL_MS);
+    endWait();
+    signal.throwIfAborted();
+  }
+}
