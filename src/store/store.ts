@@ -149,7 +149,7 @@ export class Store implements AsyncDisposable {
       ...{ id, suite, family, split, seed },
       ...(instruction === undefined ? {} : { instruction }),
     }));
-    await this.#requireWriter().write({ type: "writeTasks", tasks: rows }, rows.length * 512);
+    await this.#persist(() => [{ type: "writeTasks", tasks: rows }, rows.length * 512, []]);
   }
 
   /**
@@ -204,7 +204,7 @@ export class Store implements AsyncDisposable {
   }
 
   async appendEvents(events: readonly NewEvent[]): Promise<void> {
-    await this.#requireWriter().write({ type: "appendEvents", events }, events.length * 256);
+    await this.#persist(() => [{ type: "appendEvents", events }, events.length * 256, []]);
   }
 
   // --- reading -------------------------------------------------------------------------------------------------------
