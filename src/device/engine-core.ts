@@ -13,6 +13,8 @@ import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { DeviceLearner } from "../trainer/device-learner.ts";
 import { Learner } from "../trainer/learner.ts";
+import type { Pause } from "../trainer/micro-operations.ts";
+import { PausingLearner } from "../trainer/pausing-learner.ts";
 import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
 import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
 import { Exchange } from "./exchange.ts";
@@ -20,6 +22,13 @@ import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
 import type { EngineInfo, EngineOptions } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
+
+/** What training does besides: both are called for every micro-operation. */
+export interface TrainingHooks {
+  readonly record: RecordSpan;
+  /** Between two of them other work goes on, except what needs the learner: another update, a probe. */
+  readonly pause: Pause;
+}
 
 export class EngineCore {
   readonly #weights: PolicyWeights;
@@ -36,7 +45,12 @@ export class EngineCore {
   /** Peak memory that was expected before anything was loaded. */
   readonly predictedBytes: number;
 
-  private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts, record: RecordSpan) {
+  private constructor(
+    options: EngineOptions,
+    weights: PolicyWeights,
+    device: DeviceParts,
+    { record, pause }: TrainingHooks,
+  ) {
     this.#weights = weights;
     this.#device = device;
     const parameters = deviceParameters(device, weights);
@@ -45,7 +59,11 @@ export class EngineCore {
     const { threads, slots, noDecay, packing } = options;
     const { executor, predictedBytes } = planMemory(options);
     this.predictedBytes = predictedBytes;
-    this.#exchange = options.frozen === undefined ? openExchange(options, store, record) : undefined;
+    const goOn = async () => {
+      await pause();
+      this.#exchange?.assertGoesOn();
+    };
+    this.#exchange = options.frozen === undefined ? openExchange(options, store, goOn) : undefined;
     if (options.frozen === undefined) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
@@ -60,13 +78,15 @@ export class EngineCore {
         parameters === undefined
           ? new Learner(config, store, { ...shared, threads, packing })
           : new DeviceLearner(config, store, parameters, shared);
+      const learner = new PausingLearner(this.#learner, goOn);
       this.#trainer =
         this.#exchange === undefined
-          ? this.#learner
-          : new SharedLearner(this.#learner, store, this.#exchange, {
+          ? learner
+          : new SharedLearner(learner, store, this.#exchange, {
               threads,
               noDecay,
               record,
+              pause: goOn,
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }
@@ -86,10 +106,10 @@ export class EngineCore {
   }
 
   /**
-   * Loads the model. `record` hears of the micro-operations of training.
+   * Loads the model.
    * @throws AleError("model") when config and weights do not fit.
    */
-  static open(options: EngineOptions, record: RecordSpan): EngineCore {
+  static open(options: EngineOptions, hooks: TrainingHooks): EngineCore {
     const config = configFromHuggingFace(options.modelConfig, "config.json");
     if (options.context > config.contextLength) {
       throw new AleError(
@@ -100,7 +120,7 @@ export class EngineCore {
     }
     // Before the weights are read: a device that cannot be used is said at once.
     const device = openDevice(options);
-    return new EngineCore(options, PolicyWeights.open(options, config), device, record);
+    return new EngineCore(options, PolicyWeights.open(options, config), device, hooks);
   }
 
   info(): EngineInfo {
@@ -126,11 +146,6 @@ export class EngineCore {
 
   abandon(attempt: number): void {
     this.#exchange?.abandon(attempt);
-  }
-
-  /** Time that updates spent waiting for other engines since the last call, in ms. */
-  takeSyncMs(): number {
-    return this.#exchange?.takeWaitedMs() ?? 0;
   }
 
   /** What was computed on a GPU comes to the store first: it outlives this process. */
@@ -176,10 +191,10 @@ function trains<T>(part: T | undefined): T {
   return part;
 }
 
-function openExchange({ pool }: EngineOptions, store: ParameterStore, record: RecordSpan): Exchange | undefined {
+function openExchange({ pool }: EngineOptions, store: ParameterStore, pause: Pause): Exchange | undefined {
   if (pool === undefined) return undefined;
   const { rank, size, exchangeFile } = pool;
-  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, record });
+  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, pause });
 }
 
 /** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */

@@ -1,6 +1,7 @@
 /**
  * The engine process: one per device. It owns ONNX Runtime, the parameter store, generation and training, and works in
- * micro-operations: after each prefill, decode step or update it looks at its messages again.
+ * micro-operations: after each prefill, decode step, micro-batch or part of an optimizer step it looks at its messages and
+ * decides anew whether generation or training goes next (docs/adr/0014).
  */
 
 import { AleError, errorMessage } from "../core/errors.ts";
@@ -9,16 +10,20 @@ import { dieWithParent, residentMemory } from "../runtime/process.ts";
 import { EngineClock } from "./engine-clock.ts";
 import { EngineCore } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, EngineStats, FromEngine, ToEngine } from "./protocol.ts";
+import { TrainingGate } from "./training-gate.ts";
+import { DEFAULT_TRAIN_SHARE, WorkShare } from "./work-share.ts";
 
 type Calls = Exclude<ToEngine, { type: "open" | "cancel" | "cut" | "close" | "abandon" }>;
 
 /** What serving a call is in the timeline; the others are over at once, or before anybody asks. */
 const SPANS: Partial<Record<EngineCall, EngineSpan>> = {
-  update: "update",
   publish: "publish",
   save: "save",
   probeParity: "probe",
 };
+
+/** Calls that use the learner: one at a time, and the next waits until it is over. */
+const EXCLUSIVE: ReadonlySet<EngineCall> = new Set(["update", "probeParity"]);
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
@@ -44,7 +49,11 @@ export class EngineLoop {
   readonly #clock = new EngineClock();
   /** Resident memory before a model is loaded. */
   readonly #idleBytes = residentMemory().now;
+  /** Lets the update that is under way go on, one micro-operation at a time. */
+  readonly #training = new TrainingGate(() => this.#wake?.());
+  #share = new WorkShare(DEFAULT_TRAIN_SHARE);
   #core: EngineCore | undefined;
+  #updating = false;
   #stopped = false;
   #wake: (() => void) | undefined;
 
@@ -86,42 +95,75 @@ export class EngineLoop {
 
   async run(): Promise<void> {
     while (!this.#stopped) {
-      const call = this.#calls.shift();
-      if (call !== undefined) {
-        const began = performance.now();
-        await this.#serve(call);
-        const span = SPANS[call.type];
-        if (span !== undefined) this.#clock.count(span, began);
-        // what it took to start is nobody's question
-        if (call.type === "start" && this.#core !== undefined) this.#stats(this.#core);
-        continue;
-      }
-      const core = this.#core;
-      if (core !== undefined && this.#generate(core)) {
-        // let messages in between two micro-operations
-        await new Promise((resolve) => setImmediate(resolve));
-        continue;
-      }
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-      this.#wake = undefined;
+      const call = this.#nextCall();
+      if (call?.type === "update") void this.#update(call);
+      else if (call !== undefined) this.#serve(call);
+      else await this.#work();
     }
   }
 
-  /** One micro-operation of generation; false when there is nothing to do. */
-  #generate(core: EngineCore): boolean {
+  /** The next request that can be served now: while an update is under way, those that leave the learner alone. */
+  #nextCall(): Calls | undefined {
+    const at = this.#calls.findIndex(({ type }) => !(this.#updating && EXCLUSIVE.has(type)));
+    return at < 0 ? undefined : this.#calls.splice(at, 1)[0];
+  }
+
+  /** One micro-operation, or sleep until there is something to do. */
+  async #work(): Promise<void> {
+    const generate = this.#core?.generation.busy ?? false;
+    const work = this.#share.next({ generate, train: this.#training.ready });
+    if (work === undefined) {
+      await this.#wait();
+      return;
+    }
+    const began = performance.now();
+    this.#clock.enter(work);
+    if (work === "train") await this.#training.go();
+    else this.#generate(this.#loaded());
+    this.#share.spent(work, performance.now() - began);
+    // Messages come in between two micro-operations.
+    if (work === "generate") await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  async #wait(): Promise<void> {
+    const began = performance.now();
+    this.#clock.enter(this.#updating ? "sync" : "idle");
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#wake = resolve;
+    await promise;
+    this.#wake = undefined;
+    if (this.#updating) this.#clock.record("exchange", began);
+  }
+
+  /** An update goes on beside everything else; nothing of it happens outside of `#work`. */
+  async #update(call: Extract<Calls, { type: "update" }>): Promise<void> {
+    this.#updating = true;
+    const pause = this.#training.pause();
+    const began = performance.now();
+    try {
+      await pause;
+      const body = await this.#loaded().update(call.body.job, call.body.attempt);
+      this.#send({ type: "reply", id: call.id, body });
+    } catch (error) {
+      this.#fail(call.id, error);
+    } finally {
+      this.#clock.record("update", began);
+      this.#updating = false;
+      this.#wake?.();
+    }
+  }
+
+  /** One micro-operation of generation. */
+  #generate(core: EngineCore): void {
     const began = performance.now();
     const { stats } = core.generation;
     const prefilled = stats.prefillTokens;
     let sampled: readonly number[] = [];
     try {
       const step = core.generation.step();
-      const { finished, worked } = step;
       sampled = step.sampled;
-      if (!worked) return false;
       for (const sequence of sampled) this.#stream(core, sequence);
-      for (const { sequenceId, generation } of finished) {
+      for (const { sequenceId, generation } of step.finished) {
         this.#streams.delete(sequenceId);
         const id = this.#generating.get(sequenceId);
         if (id === undefined) continue;
@@ -136,9 +178,8 @@ export class EngineLoop {
       this.#generating.clear();
       this.#streams.clear();
     }
-    if (sampled.length > 0) this.#clock.count("decode", began, sampled.length);
-    else this.#clock.count("prefill", began, stats.prefillTokens - prefilled);
-    return true;
+    if (sampled.length > 0) this.#clock.record("decode", began, sampled.length);
+    else this.#clock.record("prefill", began, stats.prefillTokens - prefilled);
   }
 
   /** Sends what a streamed answer has got; its last token comes with the reply. */
@@ -170,50 +211,48 @@ export class EngineLoop {
     this.#fail(id, new AleError("engine", "generation was cancelled"));
   }
 
-  async #serve(call: Calls): Promise<void> {
-    const reply = <K extends EngineCall>(body: EngineCalls[K]["reply"]) =>
-      this.#send({ type: "reply", id: call.id, body });
-    try {
-      switch (call.type) {
-        case "start":
-          if (call.body.timeline) this.#clock.recordSpans();
-          this.#core = EngineCore.open(call.body, this.#clock.record);
-          reply<"start">(this.#core.info());
-          break;
-        case "update":
-          reply<"update">(await this.#loaded().update(call.body.job, call.body.attempt));
-          break;
-        case "publish":
-          this.#loaded().publish(call.body.slot, call.body.version);
-          reply<"publish">({ version: call.body.version });
-          break;
-        case "save":
-          this.#loaded().save(call.body.folder);
-          reply<"save">({});
-          break;
-        case "probeParity":
-          reply<"probeParity">(this.#loaded().probeParity(call.body.sequences));
-          break;
-        case "stats":
-          reply<"stats">(this.#stats(this.#loaded()));
-          break;
-        case "stop":
-          this.#stopped = true;
-          this.#core?.dispose();
-          reply<"stop">({});
-          break;
-        case "generate":
-          throw new AleError("internal", "generate is served by the generation loop");
-      }
-    } catch (error) {
-      this.#fail(call.id, error);
+  /** Serves a request that is over at once. */
+  #serve(call: Calls): void {
+    const began = performance.now();
+    this.#clock.enter("other");
+    this.#answer(call.id, () => this.#send({ type: "reply", id: call.id, body: this.#reply(call) }));
+    const span = SPANS[call.type];
+    if (span !== undefined) this.#clock.record(span, began);
+    // What it took to start is nobody's question.
+    if (call.type === "start" && this.#core !== undefined) this.#stats(this.#core);
+  }
+
+  #reply(call: Calls): EngineCalls[EngineCall]["reply"] {
+    switch (call.type) {
+      case "start":
+        if (call.body.timeline) this.#clock.recordSpans();
+        this.#share = new WorkShare(call.body.trainShare ?? DEFAULT_TRAIN_SHARE);
+        this.#core = EngineCore.open(call.body, { record: this.#clock.record, pause: this.#training.pause });
+        return this.#core.info();
+      case "publish":
+        this.#loaded().publish(call.body.slot, call.body.version);
+        return { version: call.body.version };
+      case "save":
+        this.#loaded().save(call.body.folder);
+        return {};
+      case "probeParity":
+        return this.#loaded().probeParity(call.body.sequences);
+      case "stats":
+        return this.#stats(this.#loaded());
+      case "stop":
+        this.#stopped = true;
+        this.#core?.dispose();
+        return {};
+      case "update":
+      case "generate":
+        throw new AleError("internal", `"${call.type}" is served in micro-operations`);
     }
   }
 
   #stats(core: EngineCore): EngineStats {
     const { stats } = core.generation;
     return {
-      ...this.#clock.take({ syncMs: core.takeSyncMs(), sampledTokens: stats.decodeRows, contexts: stats }),
+      ...this.#clock.take({ sampledTokens: stats.decodeRows, contexts: stats }),
       peakBytes: residentMemory().peak - this.#idleBytes,
       predictedBytes: core.predictedBytes,
     };

@@ -73,6 +73,8 @@ export interface EngineOptions {
   readonly packing?: Packing;
   /** Optimizer steps of an update: one reads and writes two slots of the store, more use all three. Default more. */
   readonly updatesPerStep?: number;
+  /** Share of its time that training gets while there is something to generate, see `WorkShare`. Default a half. */
+  readonly trainShare?: number;
   readonly deterministic: boolean;
   /** Record when each micro-operation began and ended. Default false. */
   readonly timeline?: boolean;
@@ -129,13 +131,14 @@ export interface EngineInfo {
   readonly determinism?: string;
 }
 
-/** What an engine did since it was last asked; times in ms. */
+/** What an engine did since it was last asked; times in ms. They add up to `wallMs` with loading, saving and probing. */
 export interface EngineStats {
   readonly wallMs: number;
   readonly trainMs: number;
   readonly generateMs: number;
-  /** Waiting for other engines in the middle of an update. */
+  /** Waiting for other engines in the middle of an update, with nothing to generate. */
   readonly syncMs: number;
+  /** Neither training nor generation had work. */
   readonly idleMs: number;
   readonly sampledTokens: number;
   /** Resident memory: the most there was since the process started, less what there was then; and what was expected. */

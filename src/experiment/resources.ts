@@ -110,6 +110,7 @@ export function engineSettings(
     cacheBytes: engine.cacheGb * 1e9,
     afterSync: engine.afterSync,
     prefillTokens: engine.prefillTokens,
+    trainShare: engine.trainShare,
     context: rollout.maxEpisodeTokens,
     microBatchTokens: trainer.microBatchTokens,
     executor: trainer.executor,
