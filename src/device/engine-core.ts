@@ -8,19 +8,19 @@ import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterLayout } from "../models/parameters.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
 import { kvBytes } from "../policy/generation/kv-block.ts";
-import { type ParityReport, probeParity } from "../policy/generation/parity.ts";
+import { type ParityReport, probedSequences, probeParity } from "../policy/generation/parity.ts";
 import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { DeviceLearner } from "../trainer/device-learner.ts";
 import { Learner } from "../trainer/learner.ts";
 import type { Pause } from "../trainer/micro-operations.ts";
 import { PausingLearner } from "../trainer/pausing-learner.ts";
-import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
+import { type PolicyLearner, runUpdate, type UpdateResult } from "../trainer/update.ts";
 import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
 import { Exchange } from "./exchange.ts";
 import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
-import type { EngineInfo, EngineOptions } from "./protocol.ts";
+import type { EngineInfo, EngineOptions, ParityRequest, UpdateRequest } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
 
 /** What training does besides: both are called for every micro-operation. */
@@ -40,7 +40,9 @@ export class EngineCore {
   /** With other engines, or alone. */
   readonly #exchange: Exchange | undefined;
   readonly #trainer: PolicyLearner | undefined;
-  readonly generation: GenerationEngine;
+  /** None in an engine that only trains. */
+  readonly generation: GenerationEngine | undefined;
+  readonly #context: number;
   readonly #determinism: string | undefined;
   /** Peak memory that was expected before anything was loaded. */
   readonly predictedBytes: number;
@@ -56,15 +58,18 @@ export class EngineCore {
     const parameters = deviceParameters(device, weights);
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
-    const { threads, slots, noDecay, packing } = options;
+    const { threads, noDecay, packing } = options;
     const { executor, predictedBytes } = planMemory(options);
     this.predictedBytes = predictedBytes;
     const goOn = async () => {
       await pause();
       this.#exchange?.assertGoesOn();
     };
-    this.#exchange = options.frozen === undefined ? openExchange(options, store, goOn) : undefined;
-    if (options.frozen === undefined) {
+    const { work = "both" } = options;
+    const doesTrain = options.frozen === undefined && work !== "generate";
+    this.#context = options.context;
+    this.#exchange = doesTrain ? openExchange(options, store, goOn) : undefined;
+    if (doesTrain) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
         executor,
@@ -90,18 +95,7 @@ export class EngineCore {
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }
-    this.generation = new GenerationEngine(config, store, {
-      threads,
-      slots,
-      rows: cacheRows(options, config),
-      context: options.context,
-      base,
-      device: parameters,
-      bitEqual: options.deterministic,
-      alone: options.frozen !== undefined,
-      afterSync: options.afterSync,
-      prefillTokens: options.prefillTokens,
-    });
+    this.generation = work === "train" ? undefined : makeGeneration(options, weights, parameters);
     this.#determinism = options.deterministic ? this.#proveDeterminism() : undefined;
   }
 
@@ -139,8 +133,8 @@ export class EngineCore {
   }
 
   /** Rejects when `abandon` is called for this attempt. */
-  async update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
-    this.#exchange?.begin(attempt);
+  async update({ job, attempt, members }: UpdateRequest): Promise<UpdateResult> {
+    this.#exchange?.begin(attempt, members);
     return runUpdate(trains(this.#trainer), this.#weights.store, job);
   }
 
@@ -160,12 +154,24 @@ export class EngineCore {
     this.#weights.save(folder, slot, version);
   }
 
-  probeParity(sequences: readonly Int32Array[]): ParityReport {
-    return probeParity(this.generation, trains(this.#learner), sequences, this.#published().slot);
+  /** Others wrote to the store's copy of `slot`. */
+  storeChanged(slot: Slot): void {
+    this.#parameters?.storeChanged(slot);
+  }
+
+  /** @param expected what an engine that trains said; asked of this one's learner when omitted. */
+  probeParity({ sequences, expected }: ParityRequest): ParityReport {
+    const training = expected === undefined ? trains(this.#learner) : { logprobs: () => expected };
+    return probeParity(generates(this.generation), training, sequences, this.#published().slot);
+  }
+
+  /** The training side of a probe that another engine makes. */
+  probedLogprobs(sequences: readonly Int32Array[]): Float32Array[] {
+    return trains(this.#learner).logprobs(probedSequences(sequences, this.#context), this.#published().slot);
   }
 
   dispose(): void {
-    this.generation.dispose();
+    this.generation?.dispose();
   }
 
   #published(): { slot: Slot; version: number } {
@@ -175,7 +181,7 @@ export class EngineCore {
   }
 
   #proveDeterminism(): string {
-    const { ok, detail } = this.generation.selfTestDeterminism();
+    const { ok, detail } = generates(this.generation).selfTestDeterminism();
     if (!ok) {
       throw new AleError("engine", `this machine does not compute reproducibly: ${detail}`, {
         hint: "set deterministic = false, or engine.threads = 1",
@@ -185,10 +191,30 @@ export class EngineCore {
   }
 }
 
+/** @throws AleError("internal") when asked of an engine that only trains. */
+export function generates(generation: GenerationEngine | undefined): GenerationEngine {
+  if (generation === undefined) throw new AleError("internal", "this engine only trains");
+  return generation;
+}
+
 /** @throws AleError("internal") when asked of an engine that only generates. */
 function trains<T>(part: T | undefined): T {
   if (part === undefined) throw new AleError("internal", "this engine only generates");
   return part;
+}
+
+function makeGeneration(
+  options: EngineOptions,
+  { config, store, base }: PolicyWeights,
+  device: DeviceParameters | undefined,
+): GenerationEngine {
+  const { threads, slots, context, deterministic, afterSync, prefillTokens, frozen } = options;
+  return new GenerationEngine(config, store, {
+    ...{ threads, slots, context, base, device, afterSync, prefillTokens },
+    rows: cacheRows(options, config),
+    bitEqual: deterministic,
+    alone: frozen !== undefined,
+  });
 }
 
 function openExchange({ pool }: EngineOptions, store: ParameterStore, pause: Pause): Exchange | undefined {

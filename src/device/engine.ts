@@ -6,9 +6,11 @@
 
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { EngineSpan } from "../core/timeline.ts";
+import { zeroContextStats } from "../policy/generation/contexts.ts";
+import type { GenerationEngine } from "../policy/generation/engine.ts";
 import { dieWithParent, residentMemory } from "../runtime/process.ts";
 import { EngineClock } from "./engine-clock.ts";
-import { EngineCore } from "./engine-core.ts";
+import { EngineCore, generates } from "./engine-core.ts";
 import type { EngineCall, EngineCalls, EngineStats, FromEngine, ToEngine } from "./protocol.ts";
 import { TrainingGate } from "./training-gate.ts";
 import { DEFAULT_TRAIN_SHARE, WorkShare } from "./work-share.ts";
@@ -20,10 +22,11 @@ const SPANS: Partial<Record<EngineCall, EngineSpan>> = {
   publish: "publish",
   save: "save",
   probeParity: "probe",
+  probedLogprobs: "probe",
 };
 
 /** Calls that use the learner: one at a time, and the next waits until it is over. */
-const EXCLUSIVE: ReadonlySet<EngineCall> = new Set(["update", "probeParity"]);
+const EXCLUSIVE: ReadonlySet<EngineCall> = new Set(["update", "probeParity", "probedLogprobs"]);
 
 /** Entry of the `engine` role: serves requests until told to stop or until the control process is gone. */
 export async function runEngine(): Promise<void> {
@@ -68,7 +71,7 @@ export class EngineLoop {
           if (this.#refused.has(message.body.sequence)) throw this.#refused.get(message.body.sequence);
           this.#generating.set(message.body.sequence, message.id);
           if (message.body.stream) this.#streams.set(message.body.sequence, 0);
-          this.#loaded().generation.submit({ ...message.body, sequenceId: message.body.sequence });
+          generates(this.#loaded().generation).submit({ ...message.body, sequenceId: message.body.sequence });
         });
         break;
       case "open":
@@ -78,11 +81,11 @@ export class EngineLoop {
         this.#cancel(message.sequence);
         break;
       case "cut":
-        this.#core?.generation.cut(message.sequence, message.count);
+        this.#core?.generation?.cut(message.sequence, message.count);
         break;
       case "close":
         this.#cancel(message.sequence);
-        if (!this.#refused.delete(message.sequence)) this.#core?.generation.close(message.sequence);
+        if (!this.#refused.delete(message.sequence)) this.#core?.generation?.close(message.sequence);
         break;
       case "abandon":
         this.#core?.abandon(message.attempt);
@@ -110,8 +113,8 @@ export class EngineLoop {
 
   /** One micro-operation, or sleep until there is something to do. */
   async #work(): Promise<void> {
-    const generate = this.#core?.generation.busy ?? false;
-    const work = this.#share.next({ generate, train: this.#training.ready });
+    const generation = this.#core?.generation;
+    const work = this.#share.next({ generate: generation?.busy ?? false, train: this.#training.ready });
     if (work === undefined) {
       await this.#wait();
       return;
@@ -119,7 +122,7 @@ export class EngineLoop {
     const began = performance.now();
     this.#clock.enter(work);
     if (work === "train") await this.#training.go();
-    else this.#generate(this.#loaded());
+    else this.#generate(generates(generation));
     this.#share.spent(work, performance.now() - began);
     // Messages come in between two micro-operations.
     if (work === "generate") await new Promise((resolve) => setImmediate(resolve));
@@ -142,7 +145,7 @@ export class EngineLoop {
     const began = performance.now();
     try {
       await pause;
-      const body = await this.#loaded().update(call.body.job, call.body.attempt);
+      const body = await this.#loaded().update(call.body);
       this.#send({ type: "reply", id: call.id, body });
     } catch (error) {
       this.#fail(call.id, error);
@@ -154,26 +157,26 @@ export class EngineLoop {
   }
 
   /** One micro-operation of generation. */
-  #generate(core: EngineCore): void {
+  #generate(generation: GenerationEngine): void {
     const began = performance.now();
-    const { stats } = core.generation;
+    const { stats } = generation;
     const prefilled = stats.prefillTokens;
     let sampled: readonly number[] = [];
     try {
-      const step = core.generation.step();
+      const step = generation.step();
       sampled = step.sampled;
-      for (const sequence of sampled) this.#stream(core, sequence);
-      for (const { sequenceId, generation } of step.finished) {
+      for (const sequence of sampled) this.#stream(generation, sequence);
+      for (const { sequenceId, generation: body } of step.finished) {
         this.#streams.delete(sequenceId);
         const id = this.#generating.get(sequenceId);
         if (id === undefined) continue;
         this.#generating.delete(sequenceId);
-        this.#send({ type: "reply", id, body: generation });
+        this.#send({ type: "reply", id, body });
       }
     } catch (error) {
       for (const [sequence, id] of this.#generating) {
         this.#fail(id, error);
-        core.generation.close(sequence);
+        generation.close(sequence);
       }
       this.#generating.clear();
       this.#streams.clear();
@@ -183,11 +186,11 @@ export class EngineLoop {
   }
 
   /** Sends what a streamed answer has got; its last token comes with the reply. */
-  #stream(core: EngineCore, sequence: number): void {
+  #stream(generation: GenerationEngine, sequence: number): void {
     const sent = this.#streams.get(sequence);
     const id = this.#generating.get(sequence);
     if (sent === undefined || id === undefined) return;
-    const token = core.generation.sampledToken(sequence, sent);
+    const token = generation.sampledToken(sequence, sent);
     if (token === undefined) return;
     this.#streams.set(sequence, sent + 1);
     this.#send({ type: "token", id, token: token.id, logprob: token.logprob });
@@ -196,7 +199,7 @@ export class EngineLoop {
   /** A sequence that cannot be opened is told so when it asks for its first answer. */
   #open(sequence: number, noiseKey: string): void {
     try {
-      this.#loaded().generation.open(sequence, noiseKey);
+      generates(this.#loaded().generation).open(sequence, noiseKey);
     } catch (error) {
       this.#refused.set(sequence, error);
     }
@@ -207,7 +210,7 @@ export class EngineLoop {
     if (id === undefined) return;
     this.#generating.delete(sequence);
     this.#streams.delete(sequence);
-    this.#core?.generation.cancel(sequence);
+    this.#core?.generation?.cancel(sequence);
     this.#fail(id, new AleError("engine", "generation was cancelled"));
   }
 
@@ -232,11 +235,16 @@ export class EngineLoop {
       case "publish":
         this.#loaded().publish(call.body.slot, call.body.version);
         return { version: call.body.version };
+      case "settle":
+        if (call.body.written !== undefined) this.#loaded().storeChanged(call.body.written);
+        return {};
       case "save":
         this.#loaded().save(call.body.folder);
         return {};
       case "probeParity":
-        return this.#loaded().probeParity(call.body.sequences);
+        return this.#loaded().probeParity(call.body);
+      case "probedLogprobs":
+        return this.#loaded().probedLogprobs(call.body.sequences);
       case "stats":
         return this.#stats(this.#loaded());
       case "stop":
@@ -250,9 +258,9 @@ export class EngineLoop {
   }
 
   #stats(core: EngineCore): EngineStats {
-    const { stats } = core.generation;
+    const stats = core.generation?.stats;
     return {
-      ...this.#clock.take({ sampledTokens: stats.decodeRows, contexts: stats }),
+      ...this.#clock.take({ sampledTokens: stats?.decodeRows ?? 0, contexts: stats ?? zeroContextStats() }),
       peakBytes: residentMemory().peak - this.#idleBytes,
       predictedBytes: core.predictedBytes,
     };

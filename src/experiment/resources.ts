@@ -19,7 +19,7 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
-import { planEngines } from "./engine-plan.ts";
+import { planEngines, poolPlacement } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
 /**
@@ -67,6 +67,7 @@ export async function startEngines(
       devices: plan.map(({ device }) => device),
       folder,
       sequences: experiment.rollout.concurrency,
+      placement: poolPlacement(experiment),
       engine: engineSettings(experiment, source),
     },
     (restart) => hub.emit({ type: "engine.restarted", ...restart }),
