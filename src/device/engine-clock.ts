@@ -26,19 +26,29 @@ export class EngineClock {
     this.#spans ??= new SpanRecorder(ENGINE_SPANS);
   }
 
-  /** From now on the engine is at this. */
-  enter(activity: Activity): void {
+  /** From now on the engine is at this. Returns when that is (`performance.now()`). */
+  enter(activity: Activity): number {
     const now = performance.now();
     this.#ms[this.#activity] += now - this.#since;
     this.#since = now;
     this.#activity = activity;
+    return now;
   }
 
-  /** A span of the timeline, from `began` (`performance.now()`) until now. */
+  /** What the engine was at since it entered it at `began` is over, and a span of the timeline. */
+  leave(span: EngineSpan, began: number, tokens = 0): void {
+    this.#add(span, began, this.enter("idle"), tokens);
+  }
+
+  /** A span of the timeline, from `began` until now: a part of what the engine is at, or one that contains several. */
   readonly record = (span: EngineSpan, began: number, tokens = 0): void => {
-    const { timeOrigin } = performance;
-    this.#spans?.add(span, timeOrigin + began, timeOrigin + performance.now(), tokens);
+    this.#add(span, began, performance.now(), tokens);
   };
+
+  #add(span: EngineSpan, began: number, ended: number, tokens: number): void {
+    const { timeOrigin } = performance;
+    this.#spans?.add(span, timeOrigin + began, timeOrigin + ended, tokens);
+  }
 
   /** What happened since the last call. @param counts tokens and costs of contexts since the engine started. */
   take(counts: {

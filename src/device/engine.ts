@@ -119,30 +119,31 @@ export class EngineLoop {
       await this.#wait();
       return;
     }
-    const began = performance.now();
-    this.#clock.enter(work);
+    const began = this.#clock.enter(work);
     if (work === "train") await this.#training.go();
-    else this.#generate(generates(generation));
+    else {
+      const { span, tokens } = this.#generate(generates(generation));
+      // Messages come in between two micro-operations.
+      await new Promise((resolve) => setImmediate(resolve));
+      this.#clock.leave(span, began, tokens);
+    }
     this.#share.spent(work, performance.now() - began);
-    // Messages come in between two micro-operations.
-    if (work === "generate") await new Promise((resolve) => setImmediate(resolve));
   }
 
   async #wait(): Promise<void> {
-    const began = performance.now();
-    this.#clock.enter(this.#updating ? "sync" : "idle");
+    const began = this.#clock.enter(this.#updating ? "sync" : "idle");
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
     await promise;
     this.#wake = undefined;
-    if (this.#updating) this.#clock.record("exchange", began);
+    if (this.#updating) this.#clock.leave("exchange", began);
   }
 
   /** An update goes on beside everything else; nothing of it happens outside of `#work`. */
   async #update(call: Extract<Calls, { type: "update" }>): Promise<void> {
     this.#updating = true;
     const pause = this.#training.pause();
-    const began = performance.now();
+    const began = this.#clock.enter("train");
     try {
       await pause;
       const body = await this.#loaded().update(call.body);
@@ -150,15 +151,14 @@ export class EngineLoop {
     } catch (error) {
       this.#fail(call.id, error);
     } finally {
-      this.#clock.record("update", began);
+      this.#clock.leave("update", began);
       this.#updating = false;
       this.#wake?.();
     }
   }
 
-  /** One micro-operation of generation. */
-  #generate(generation: GenerationEngine): void {
-    const began = performance.now();
+  /** One micro-operation of generation; what it was, and the tokens it computed. */
+  #generate(generation: GenerationEngine): { readonly span: EngineSpan; readonly tokens: number } {
     const { stats } = generation;
     const prefilled = stats.prefillTokens;
     let sampled: readonly number[] = [];
@@ -181,8 +181,8 @@ export class EngineLoop {
       this.#generating.clear();
       this.#streams.clear();
     }
-    if (sampled.length > 0) this.#clock.record("decode", began, sampled.length);
-    else this.#clock.record("prefill", began, stats.prefillTokens - prefilled);
+    if (sampled.length > 0) return { span: "decode", tokens: sampled.length };
+    return { span: "prefill", tokens: stats.prefillTokens - prefilled };
   }
 
   /** Sends what a streamed answer has got; its last token comes with the reply. */
@@ -216,11 +216,10 @@ export class EngineLoop {
 
   /** Serves a request that is over at once. */
   #serve(call: Calls): void {
-    const began = performance.now();
-    this.#clock.enter("other");
-    this.#answer(call.id, () => this.#send({ type: "reply", id: call.id, body: this.#reply(call) }));
     const span = SPANS[call.type];
-    if (span !== undefined) this.#clock.record(span, began);
+    const began = span === undefined ? 0 : this.#clock.enter("other");
+    this.#answer(call.id, () => this.#send({ type: "reply", id: call.id, body: this.#reply(call) }));
+    if (span !== undefined) this.#clock.leave(span, began);
     // What it took to start is nobody's question.
     if (call.type === "start" && this.#core !== undefined) this.#stats(this.#core);
   }

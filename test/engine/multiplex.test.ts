@@ -193,8 +193,9 @@ describe.each([1, 2])("%d engines", (size) => {
       expect(trainMs + generateMs + syncMs + idleMs).toBeLessThanOrEqual(wallMs);
       const lasted = (...names: string[]) =>
         spans.filter(({ name }) => names.includes(name)).reduce((sum, { begin, end }) => sum + end - begin, 0);
-      expect(lasted("decode", "prefill")).toBeLessThanOrEqual(generateMs);
-      expect(lasted("backward", "optimizer")).toBeLessThanOrEqual(trainMs);
+      // Spans have times since 1970, whose steps are a quarter of a microsecond.
+      expect(lasted("decode", "prefill")).toBeCloseTo(generateMs, 0);
+      expect(lasted("backward", "optimizer")).toBeLessThan(trainMs + 1);
       expect(lasted("exchange")).toBeCloseTo(syncMs, 0);
     }
   });
