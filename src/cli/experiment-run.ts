@@ -95,8 +95,9 @@ export async function printDryRun(
     return cli.printJson({ experiment, changed, configHash, engines, ...(memory === undefined ? {} : { memory }) });
   }
   cli.stdout.write(highlightToml(toml, cli.paint));
-  for (const [i, { device, threads }] of engines.entries()) {
-    cli.print(cli.paint("dim", `# engine ${i}: ${device}, ${threads} ${threads === 1 ? "thread" : "threads"}`));
+  for (const [i, { device, threads, work }] of engines.entries()) {
+    const only = work === "both" ? "" : `, only ${work}s`;
+    cli.print(cli.paint("dim", `# engine ${i}: ${device}, ${threads} ${threads === 1 ? "thread" : "threads"}${only}`));
     const predicted = memory?.[i];
     for (const line of predicted === undefined ? [] : memoryTable(predicted)) cli.print(cli.paint("dim", line));
   }

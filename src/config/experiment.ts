@@ -215,6 +215,27 @@ const EngineSchema = z
       .enum(["recompute", "keep"])
       .default("recompute")
       .describe("What happens at a turn boundary to a cache that older weights wrote; `kvOldest` tells which did"),
+    placement: z
+      .enum(["shared", "split", "elastic"])
+      .default("shared")
+      .describe(
+        "Who trains and who generates: all engines both, the first `trainers` only train, or as many train as generation spares",
+      ),
+    trainers: z
+      .number()
+      .int()
+      .min(1)
+      .max(63)
+      .optional()
+      .describe("Engines that train with placement `split`, the first of `devices`; 1 when omitted"),
+    trainShare: z
+      .number()
+      .min(0.05)
+      .max(0.95)
+      .default(0.5)
+      .describe(
+        "Share of an engine's time that training gets while sequences wait for tokens; alone it gets all of it",
+      ),
     prefillTokens: count("Tokens of context computed between two decode steps, in chunks of up to 512", 512),
   })
   .describe("The processes that generate and train");

@@ -21,6 +21,7 @@ import type {
   ToEngine,
 } from "./protocol.ts";
 import { selfCommand } from "./self.ts";
+import { DEFAULT_TRAIN_SHARE } from "./work-share.ts";
 
 /** The engine process ended while it was working for the caller; the work can be started again. */
 export class EngineLost extends AleError {
@@ -41,6 +42,8 @@ const UPDATE_DEADLINE_MS = 1_800_000;
 /** What a timer can hold: 24 days. */
 const MAX_DEADLINE_MS = 2 ** 31 - 1;
 const STOP_DEADLINE_MS = 10_000;
+/** The longest micro-operation, and saving. */
+const SETTLE_DEADLINE_MS = 300_000;
 
 interface Pending {
   resolve(body: unknown): void;
@@ -56,6 +59,7 @@ interface EngineProcess {
 export class EngineClient {
   readonly #options: EngineOptions;
   readonly #onRestart: (reason: string, restarts: number) => void;
+  readonly #name: string;
   #engine: Promise<EngineProcess> | undefined;
   /** The process `#engine` is, or is becoming. */
   #current: EngineProcess | undefined;
@@ -68,17 +72,19 @@ export class EngineClient {
   #live = false;
   #stopping = false;
 
-  private constructor(options: EngineOptions, onRestart: (reason: string, restarts: number) => void) {
+  private constructor(options: EngineOptions, onRestart: (reason: string, restarts: number) => void, name: string) {
     this.#options = options;
     this.#onRestart = onRestart;
+    this.#name = name;
   }
 
-  /** Starts an engine and waits until its model is loaded. */
+  /** Starts an engine and waits until its model is loaded. @param name says who waits, where waits are listed. */
   static async start(
     options: EngineOptions,
     onRestart: (reason: string, restarts: number) => void = () => {},
+    name = "engine 0",
   ): Promise<EngineClient> {
-    const client = new EngineClient(options, onRestart);
+    const client = new EngineClient(options, onRestart, name);
     await client.#running();
     return client;
   }
@@ -115,9 +121,29 @@ export class EngineClient {
     return this.#totalRestarts;
   }
 
-  /** Computes an update into an unpublished slot. @throws EngineLost when the process ends meanwhile. */
-  update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
-    return this.#call("update", { job, attempt }, UPDATE_DEADLINE_MS);
+  /**
+   * Computes an update, or the engine's part of one, into an unpublished slot.
+   * @param members ranks of the engines that take part; all of the pool when omitted.
+   * @throws EngineLost when the process ends meanwhile.
+   */
+  update(job: UpdateJob, attempt: number, members?: readonly number[]): Promise<UpdateResult> {
+    const ms = UPDATE_DEADLINE_MS / (this.#options.trainShare ?? DEFAULT_TRAIN_SHARE);
+    return this.#call("update", { job, attempt, ...(members && { members }) }, ms);
+  }
+
+  /**
+   * Resolves when no micro-operation is under way that began before, or the process has ended.
+   * @param written a slot of the store that others have written.
+   */
+  async settle(written?: Slot): Promise<void> {
+    const engine = this.#live ? this.#current : undefined;
+    // A process that is being started has begun nothing, and reads the store as it is when it is asked for something.
+    if (engine === undefined) return;
+    const settled = this.#send(engine, "settle", written === undefined ? {} : { written });
+    const done = deadline('"settle" in the engine', SETTLE_DEADLINE_MS, settled, "engine", this.#name);
+    await done.catch((error) => {
+      if (!(error instanceof EngineLost)) throw error;
+    });
   }
 
   /** Makes the update that is under way as `attempt`, or is about to be, fail. */
@@ -145,8 +171,14 @@ export class EngineClient {
   }
 
   /** max |Δ log p| between generation graphs and training graph on these sequences. */
-  probeParity(sequences: readonly Int32Array[]): Promise<ParityReport> {
-    return this.#retry(() => this.#call("probeParity", { sequences }, UPDATE_DEADLINE_MS));
+  probeParity(sequences: readonly Int32Array[], expected?: readonly Float32Array[]): Promise<ParityReport> {
+    const request = { sequences, ...(expected && { expected }) };
+    return this.#retry(() => this.#call("probeParity", request, UPDATE_DEADLINE_MS));
+  }
+
+  /** Training's side of `probeParity` for another engine, its `expected`. */
+  probedLogprobs(sequences: readonly Int32Array[]): Promise<readonly Float32Array[]> {
+    return this.#retry(() => this.#call("probedLogprobs", { sequences }, UPDATE_DEADLINE_MS));
   }
 
   /** What the engine did since it was last asked, or since it was started again. */
@@ -275,11 +307,6 @@ export class EngineClient {
     const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
     const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
     return deadline("generating an answer in the engine", ms, reply, "engine", `sequence ${sequence} of ${this.#name}`);
-  }
-
-  /** Who waits, where waits are listed. */
-  get #name(): string {
-    return `engine ${this.#options.pool?.rank ?? 0}`;
   }
 }
 

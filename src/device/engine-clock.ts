@@ -4,15 +4,18 @@ import { ENGINE_SPANS, type EngineSpan, SpanRecorder } from "../core/timeline.ts
 import { type ContextStats, zeroContextStats } from "../policy/generation/contexts.ts";
 import type { EngineStats } from "./protocol.ts";
 
-/** `other`: loading, saving, probing. */
-type Activity = "train" | "generate" | "other";
-
-const ACTIVITIES: Partial<Record<EngineSpan, Activity>> = { prefill: "generate", decode: "generate", update: "train" };
+/**
+ * What an engine can be at; always one of them. `sync`: waiting for other engines in an update, with nothing to generate.
+ * `other`: loading, publishing, saving, probing. `idle`: nobody wants anything.
+ */
+export type Activity = "train" | "generate" | "sync" | "other" | "idle";
 
 export class EngineClock {
   /** When each micro-operation began and ended; none until somebody wants to know. */
   #spans: SpanRecorder<EngineSpan> | undefined;
-  #ms: Record<Activity, number> = { train: 0, generate: 0, other: 0 };
+  #ms: Record<Activity, number> = noTime();
+  #activity: Activity = "other";
+  /** When time was counted last. */
   #since = performance.now();
   /** Tokens at the last `take`. */
   #sampled = 0;
@@ -23,47 +26,56 @@ export class EngineClock {
     this.#spans ??= new SpanRecorder(ENGINE_SPANS);
   }
 
-  /** What the engine did from `began` (`performance.now()`) until now, which is no part of something else it did. */
-  count(span: EngineSpan, began: number, tokens = 0): void {
-    this.#ms[ACTIVITIES[span] ?? "other"] += this.record(span, began, tokens);
+  /** From now on the engine is at this. Returns when that is (`performance.now()`). */
+  enter(activity: Activity): number {
+    const now = performance.now();
+    this.#ms[this.#activity] += now - this.#since;
+    this.#since = now;
+    this.#activity = activity;
+    return now;
   }
 
-  /** A part of what is counted as a whole. Returns its duration in ms. */
-  readonly record = (span: EngineSpan, began: number, tokens = 0): number => {
-    const ended = performance.now();
-    const { timeOrigin } = performance;
-    this.#spans?.add(span, timeOrigin + began, timeOrigin + ended, tokens);
-    return ended - began;
+  /** What the engine was at since it entered it at `began` is over, and a span of the timeline. */
+  leave(span: EngineSpan, began: number, tokens = 0): void {
+    this.#add(span, began, this.enter("idle"), tokens);
+  }
+
+  /** A span of the timeline, from `began` until now: a part of what the engine is at, or one that contains several. */
+  readonly record = (span: EngineSpan, began: number, tokens = 0): void => {
+    this.#add(span, began, performance.now(), tokens);
   };
 
-  /**
-   * What happened since the last call.
-   * @param counts time waited within updates since the last call; tokens and costs of contexts since the engine started.
-   */
+  #add(span: EngineSpan, began: number, ended: number, tokens: number): void {
+    const { timeOrigin } = performance;
+    this.#spans?.add(span, timeOrigin + began, timeOrigin + ended, tokens);
+  }
+
+  /** What happened since the last call. @param counts tokens and costs of contexts since the engine started. */
   take(counts: {
-    readonly syncMs: number;
     readonly sampledTokens: number;
     readonly contexts: ContextStats;
   }): Omit<EngineStats, "peakBytes" | "predictedBytes"> {
-    const now = performance.now();
-    const wallMs = now - this.#since;
-    const { train, generate, other } = this.#ms;
+    this.enter(this.#activity);
+    const { train, generate, sync, other, idle } = this.#ms;
     const stats = {
-      wallMs,
-      trainMs: train - counts.syncMs,
+      wallMs: train + generate + sync + other + idle,
+      trainMs: train,
       generateMs: generate,
-      syncMs: counts.syncMs,
-      idleMs: Math.max(0, wallMs - train - generate - other),
+      syncMs: sync,
+      idleMs: idle,
       sampledTokens: counts.sampledTokens - this.#sampled,
       contexts: difference(counts.contexts, this.#contexts),
       ...(this.#spans === undefined ? {} : { spans: this.#spans.take() }),
     };
-    this.#ms = { train: 0, generate: 0, other: 0 };
-    this.#since = now;
+    this.#ms = noTime();
     this.#sampled = counts.sampledTokens;
     this.#contexts = { ...counts.contexts };
     return stats;
   }
+}
+
+function noTime(): Record<Activity, number> {
+  return { train: 0, generate: 0, sync: 0, other: 0, idle: 0 };
 }
 
 function difference(now: ContextStats, before: ContextStats): ContextStats {

@@ -8,18 +8,27 @@ import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterLayout } from "../models/parameters.ts";
 import { GenerationEngine } from "../policy/generation/engine.ts";
 import { kvBytes } from "../policy/generation/kv-block.ts";
-import { type ParityReport, probeParity } from "../policy/generation/parity.ts";
+import { type ParityReport, probedSequences, probeParity } from "../policy/generation/parity.ts";
 import { cellsFor } from "../policy/generation/prefiller.ts";
 import { ORT_VERSION } from "../runtime/library.ts";
 import { DeviceLearner } from "../trainer/device-learner.ts";
 import { Learner } from "../trainer/learner.ts";
-import { type PolicyLearner, runUpdate, type UpdateJob, type UpdateResult } from "../trainer/update.ts";
+import type { Pause } from "../trainer/micro-operations.ts";
+import { PausingLearner } from "../trainer/pausing-learner.ts";
+import { type PolicyLearner, runUpdate, type UpdateResult } from "../trainer/update.ts";
 import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
 import { Exchange } from "./exchange.ts";
 import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
-import type { EngineInfo, EngineOptions } from "./protocol.ts";
+import type { EngineInfo, EngineOptions, ParityRequest, UpdateRequest } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
+
+/** What training does besides: both are called for every micro-operation. */
+export interface TrainingHooks {
+  readonly record: RecordSpan;
+  /** Between two of them other work goes on, except what needs the learner: another update, a probe. */
+  readonly pause: Pause;
+}
 
 export class EngineCore {
   readonly #weights: PolicyWeights;
@@ -31,22 +40,36 @@ export class EngineCore {
   /** With other engines, or alone. */
   readonly #exchange: Exchange | undefined;
   readonly #trainer: PolicyLearner | undefined;
-  readonly generation: GenerationEngine;
+  /** None in an engine that only trains. */
+  readonly generation: GenerationEngine | undefined;
+  readonly #context: number;
   readonly #determinism: string | undefined;
   /** Peak memory that was expected before anything was loaded. */
   readonly predictedBytes: number;
 
-  private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts, record: RecordSpan) {
+  private constructor(
+    options: EngineOptions,
+    weights: PolicyWeights,
+    device: DeviceParts,
+    { record, pause }: TrainingHooks,
+  ) {
     this.#weights = weights;
     this.#device = device;
     const parameters = deviceParameters(device, weights);
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
-    const { threads, slots, noDecay, packing } = options;
+    const { threads, noDecay, packing } = options;
     const { executor, predictedBytes } = planMemory(options);
     this.predictedBytes = predictedBytes;
-    this.#exchange = options.frozen === undefined ? openExchange(options, store, record) : undefined;
-    if (options.frozen === undefined) {
+    const goOn = async () => {
+      await pause();
+      this.#exchange?.assertGoesOn();
+    };
+    const { work = "both" } = options;
+    const doesTrain = options.frozen === undefined && work !== "generate";
+    this.#context = options.context;
+    this.#exchange = doesTrain ? openExchange(options, store, goOn) : undefined;
+    if (doesTrain) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
         executor,
@@ -60,36 +83,27 @@ export class EngineCore {
         parameters === undefined
           ? new Learner(config, store, { ...shared, threads, packing })
           : new DeviceLearner(config, store, parameters, shared);
+      const learner = new PausingLearner(this.#learner, goOn);
       this.#trainer =
         this.#exchange === undefined
-          ? this.#learner
-          : new SharedLearner(this.#learner, store, this.#exchange, {
+          ? learner
+          : new SharedLearner(learner, store, this.#exchange, {
               threads,
               noDecay,
               record,
+              pause: goOn,
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }
-    this.generation = new GenerationEngine(config, store, {
-      threads,
-      slots,
-      rows: cacheRows(options, config),
-      context: options.context,
-      base,
-      device: parameters,
-      bitEqual: options.deterministic,
-      alone: options.frozen !== undefined,
-      afterSync: options.afterSync,
-      prefillTokens: options.prefillTokens,
-    });
+    this.generation = work === "train" ? undefined : makeGeneration(options, weights, parameters);
     this.#determinism = options.deterministic ? this.#proveDeterminism() : undefined;
   }
 
   /**
-   * Loads the model. `record` hears of the micro-operations of training.
+   * Loads the model.
    * @throws AleError("model") when config and weights do not fit.
    */
-  static open(options: EngineOptions, record: RecordSpan): EngineCore {
+  static open(options: EngineOptions, hooks: TrainingHooks): EngineCore {
     const config = configFromHuggingFace(options.modelConfig, "config.json");
     if (options.context > config.contextLength) {
       throw new AleError(
@@ -100,7 +114,7 @@ export class EngineCore {
     }
     // Before the weights are read: a device that cannot be used is said at once.
     const device = openDevice(options);
-    return new EngineCore(options, PolicyWeights.open(options, config), device, record);
+    return new EngineCore(options, PolicyWeights.open(options, config), device, hooks);
   }
 
   info(): EngineInfo {
@@ -119,18 +133,13 @@ export class EngineCore {
   }
 
   /** Rejects when `abandon` is called for this attempt. */
-  async update(job: UpdateJob, attempt: number): Promise<UpdateResult> {
-    this.#exchange?.begin(attempt);
+  async update({ job, attempt, members }: UpdateRequest): Promise<UpdateResult> {
+    this.#exchange?.begin(attempt, members);
     return runUpdate(trains(this.#trainer), this.#weights.store, job);
   }
 
   abandon(attempt: number): void {
     this.#exchange?.abandon(attempt);
-  }
-
-  /** Time that updates spent waiting for other engines since the last call, in ms. */
-  takeSyncMs(): number {
-    return this.#exchange?.takeWaitedMs() ?? 0;
   }
 
   /** What was computed on a GPU comes to the store first: it outlives this process. */
@@ -145,12 +154,24 @@ export class EngineCore {
     this.#weights.save(folder, slot, version);
   }
 
-  probeParity(sequences: readonly Int32Array[]): ParityReport {
-    return probeParity(this.generation, trains(this.#learner), sequences, this.#published().slot);
+  /** Others wrote to the store's copy of `slot`. */
+  storeChanged(slot: Slot): void {
+    this.#parameters?.storeChanged(slot);
+  }
+
+  /** @param expected what an engine that trains said; asked of this one's learner when omitted. */
+  probeParity({ sequences, expected }: ParityRequest): ParityReport {
+    const training = expected === undefined ? trains(this.#learner) : { logprobs: () => expected };
+    return probeParity(generates(this.generation), training, sequences, this.#published().slot);
+  }
+
+  /** The training side of a probe that another engine makes. */
+  probedLogprobs(sequences: readonly Int32Array[]): Float32Array[] {
+    return trains(this.#learner).logprobs(probedSequences(sequences, this.#context), this.#published().slot);
   }
 
   dispose(): void {
-    this.generation.dispose();
+    this.generation?.dispose();
   }
 
   #published(): { slot: Slot; version: number } {
@@ -160,7 +181,7 @@ export class EngineCore {
   }
 
   #proveDeterminism(): string {
-    const { ok, detail } = this.generation.selfTestDeterminism();
+    const { ok, detail } = generates(this.generation).selfTestDeterminism();
     if (!ok) {
       throw new AleError("engine", `this machine does not compute reproducibly: ${detail}`, {
         hint: "set deterministic = false, or engine.threads = 1",
@@ -170,16 +191,36 @@ export class EngineCore {
   }
 }
 
+/** @throws AleError("internal") when asked of an engine that only trains. */
+export function generates(generation: GenerationEngine | undefined): GenerationEngine {
+  if (generation === undefined) throw new AleError("internal", "this engine only trains");
+  return generation;
+}
+
 /** @throws AleError("internal") when asked of an engine that only generates. */
 function trains<T>(part: T | undefined): T {
   if (part === undefined) throw new AleError("internal", "this engine only generates");
   return part;
 }
 
-function openExchange({ pool }: EngineOptions, store: ParameterStore, record: RecordSpan): Exchange | undefined {
+function makeGeneration(
+  options: EngineOptions,
+  { config, store, base }: PolicyWeights,
+  device: DeviceParameters | undefined,
+): GenerationEngine {
+  const { threads, slots, context, deterministic, afterSync, prefillTokens, frozen } = options;
+  return new GenerationEngine(config, store, {
+    ...{ threads, slots, context, base, device, afterSync, prefillTokens },
+    rows: cacheRows(options, config),
+    bitEqual: deterministic,
+    alone: frozen !== undefined,
+  });
+}
+
+function openExchange({ pool }: EngineOptions, store: ParameterStore, pause: Pause): Exchange | undefined {
   if (pool === undefined) return undefined;
   const { rank, size, exchangeFile } = pool;
-  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, record });
+  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, pause });
 }
 
 /** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */

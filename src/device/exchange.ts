@@ -10,16 +10,16 @@
  */
 
 import { AleError } from "../core/errors.ts";
-import type { RecordSpan } from "../core/timeline.ts";
 import { mapSharedFile } from "../runtime/memory.ts";
+import type { Pause } from "../trainer/micro-operations.ts";
 
 export interface ExchangeOptions {
   readonly rank: number;
   readonly size: number;
   /** Length of the flat gradient arrays. */
   readonly length: number;
-  /** Told of each meeting. */
-  readonly record?: RecordSpan;
+  /** Awaited after each meeting, before work goes on. */
+  readonly pause?: Pause | undefined;
 }
 
 const PAGE = 4096;
@@ -38,17 +38,18 @@ export class Exchange {
   /** Per engine, its two areas. */
   readonly #areas: readonly (readonly [Float64Array, Float64Array])[];
   readonly #gradients: readonly Float32Array[];
-  readonly #record: RecordSpan | undefined;
+  readonly #pause: Pause | undefined;
+  #members: readonly number[];
   #attempt = 0;
   #abandoned = 0;
   #meetings = 0;
-  #waitedMs = 0;
 
-  private constructor({ rank, size, length, record }: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
+  private constructor({ rank, size, length, pause }: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
     this.rank = rank;
     this.size = size;
-    this.#record = record;
+    this.#pause = pause;
     const ranks = Array.from({ length: size }, (_, engine) => engine);
+    this.#members = ranks;
     const { buffer, byteOffset } = memory;
     this.#words = new BigUint64Array(buffer, byteOffset, size * LINE_WORDS);
     const area = (index: number) =>
@@ -70,11 +71,20 @@ export class Exchange {
     return this.#gradients[rank] as Float32Array;
   }
 
-  /** Begins an attempt; its number must be higher than that of any before. */
-  begin(attempt: number): void {
+  /** Ranks of the engines that work on the attempt, in order; this one is among them. */
+  get members(): readonly number[] {
+    return this.#members;
+  }
+
+  /**
+   * Begins an attempt; its number must be higher than that of any before.
+   * @param members who works on it; all by default, in the order of their ranks.
+   */
+  begin(attempt: number, members: readonly number[] = this.#areas.map((_, rank) => rank)): void {
     this.#attempt = attempt;
+    this.#members = members;
     this.#meetings = 0;
-    this.#checkGoesOn();
+    this.assertGoesOn();
     this.#say(0);
   }
 
@@ -84,14 +94,14 @@ export class Exchange {
   }
 
   /**
-   * Waits until all engines have come to this meeting. What each wrote to shared memory before is then visible to all.
+   * Waits until all members have come to this meeting. What each wrote to shared memory before is then visible to all.
    * @param what names the meeting in errors. @throws AleError("engine") when the attempt was given up, or an engine stays away.
    */
   async meet(what: string): Promise<void> {
     const started = performance.now();
     this.#say(++this.#meetings);
     for (let missing = this.#missing(); missing !== undefined; missing = this.#missing()) {
-      this.#checkGoesOn();
+      this.assertGoesOn();
       const waited = performance.now() - started;
       if (waited > MEETING_DEADLINE_MS) {
         throw new AleError(
@@ -102,37 +112,36 @@ export class Exchange {
       // Messages come in meanwhile, among them the one that ends the attempt.
       await (waited < SPIN_MS ? new Promise<void>((resolve) => setImmediate(resolve)) : Bun.sleep(1));
     }
-    this.#waitedMs += performance.now() - started;
-    this.#record?.("exchange", started);
+    await this.#pause?.();
   }
 
   /**
-   * Every engine tells `lengths[rank]` values and learns those of all.
-   * @returns the values of each engine, by rank; the same for all engines.
+   * Every member tells as many values as `lengths` says at its place among them, and learns those of all.
+   * @returns the values of each, in the order of the members; the same for all.
    */
   async gather(what: string, mine: ArrayLike<number>, lengths: readonly number[]): Promise<Float64Array[]> {
     const all = lengths.map((length) => new Float64Array(length));
-    (all[this.rank] as Float64Array).set(mine);
+    const place = this.#members.indexOf(this.rank);
+    (all[place] as Float64Array).set(mine);
     const longest = Math.max(1, ...lengths);
     for (let begin = 0; begin < longest; begin += CAPACITY) {
       // The area of the meeting before last is free: all have been at the last one since they read it.
       const turn = (this.#meetings + 1) % 2;
-      this.#area(this.rank, turn).set((all[this.rank] as Float64Array).subarray(begin, begin + CAPACITY));
+      this.#area(this.rank, turn).set((all[place] as Float64Array).subarray(begin, begin + CAPACITY));
       await this.meet(what);
-      for (const [rank, values] of all.entries()) {
-        if (rank === this.rank) continue;
+      for (const [member, values] of all.entries()) {
+        if (member === place) continue;
         const part = values.subarray(begin, begin + CAPACITY);
-        part.set(this.#area(rank, turn).subarray(0, part.length));
+        part.set(this.#area(this.#members[member] as number, turn).subarray(0, part.length));
       }
     }
     return all;
   }
 
-  /** Time spent in meetings since the last call, in ms. */
-  takeWaitedMs(): number {
-    const waited = this.#waitedMs;
-    this.#waitedMs = 0;
-    return waited;
+  /** @throws AleError("engine") when the attempt was given up. */
+  assertGoesOn(): void {
+    if (this.#abandoned < this.#attempt) return;
+    throw new AleError("engine", "the update was given up because another engine could not finish it");
   }
 
   #area(rank: number, turn: number): Float64Array {
@@ -143,20 +152,15 @@ export class Exchange {
     Atomics.store(this.#words, this.rank * LINE_WORDS, (BigInt(this.#attempt) << 32n) | BigInt(meetings));
   }
 
-  /** An engine that is not at this meeting yet. */
+  /** A member that is not at this meeting yet. */
   #missing(): number | undefined {
     const here = (BigInt(this.#attempt) << 32n) | BigInt(this.#meetings);
     const end = BigInt(this.#attempt + 1) << 32n;
-    for (let rank = 0; rank < this.size; rank++) {
+    for (const rank of this.#members) {
       const word = Atomics.load(this.#words, rank * LINE_WORDS);
       if (word < here || word >= end) return rank;
     }
     return undefined;
-  }
-
-  #checkGoesOn(): void {
-    if (this.#abandoned < this.#attempt) return;
-    throw new AleError("engine", "the update was given up because another engine could not finish it");
   }
 }
 

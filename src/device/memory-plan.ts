@@ -56,7 +56,7 @@ export function chooseExecutor(options: EngineOptions): ExecutorKind {
 export function planMemory(options: EngineOptions): MemoryPlan {
   const model = modelOf(options);
   const executor = options.frozen === undefined ? chooseExecutor(options) : "graph";
-  const exact = options.frozen === undefined ? trainingParts(options, model, executor) : frozenParts(options, model);
+  const exact = options.frozen === undefined ? storeParts(options, model, executor) : frozenParts(options, model);
   const parts = Object.fromEntries(Object.entries(exact).map(([part, bytes]) => [part, Math.ceil(bytes)]));
   const predictedBytes = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0);
   return { executor, parts: parts as unknown as MemoryParts, predictedBytes };
@@ -71,22 +71,29 @@ function demandOf({ microBatchTokens, threads, context, packing = "off" }: Engin
   return { microBatchTokens, threads, length: context - 1, packing };
 }
 
-function trainingParts(options: EngineOptions, model: LayeredModel, executor: ExecutorKind): MemoryParts {
+/** Of an engine whose weights lie in a store. */
+function storeParts(options: EngineOptions, model: LayeredModel, executor: ExecutorKind): MemoryParts {
+  const { work = "both" } = options;
   const all = parameterLayout(model.config);
   const trained = model.adapters?.layout ?? all;
   const base = model.adapters === undefined ? 0 : bytesOf(all) + quantizedBytes(options, all);
   const reference = options.reference === undefined ? 0 : bytesOf(all);
-  const training = trainingMemory(model, { ...demandOf(options), executor });
-  const generation = generationBytes(options, model.config);
   const slots = options.updatesPerStep === 1 ? 2 : 3;
+  const weights = base + reference + slots * bytesOf(trained);
+  const generation = work === "train" ? 0 : generationBytes(options, model.config);
+  const kv = work === "train" ? 0 : cacheBytes(options, model.config);
+  if (work === "generate") {
+    return { weights, gradients: 0, moments: 0, activations: generation, logits: 0, kv, runtime: RUNTIME_BYTES };
+  }
+  const training = trainingMemory(model, { ...demandOf(options), executor });
   return {
-    weights: base + reference + slots * bytesOf(trained),
+    weights,
     gradients: training.lanes * bytesOf(trained),
     moments: slots * MOMENTS * bytesOf(trained),
     // training and generation take turns in the same memory
     activations: Math.max(training.activations, generation - training.logits),
     logits: training.logits,
-    kv: cacheBytes(options, model.config),
+    kv,
     runtime: RUNTIME_BYTES,
   };
 }

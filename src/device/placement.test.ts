@@ -26,6 +26,14 @@ test("an engine that is down gets nothing while others have room, then takes its
   expect(ranks).toEqual([1, 1, 1, 1, 0]);
 });
 
+test("an engine that is slower gets fewer sequences", () => {
+  const placement = new Placement(2, 20);
+  const slowness = (rank: number) => (rank === 0 ? 2 : 1);
+  const ranks = Array.from({ length: 12 }, (_, id) => placement.take(context(id), alive, slowness).rank);
+  expect(ranks.filter((rank) => rank === 0)).toHaveLength(4);
+  expect(ranks[0]).toBe(1);
+});
+
 test("whatever is opened and closed, there is a place for each that may be open at once", () => {
   const rng = new Rng("placement");
   for (const engines of [1, 2, 3, 7]) {

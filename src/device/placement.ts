@@ -34,13 +34,13 @@ export class Placement {
 
   /**
    * @param context first tokens of the sequence. @param live whether an engine is there; one that is being started again
-   * gets sequences only when the others are full.
+   * gets sequences only when the others are full. @param slowness how much longer than another an engine takes for the same.
    * @throws AleError("engine") when every engine is full.
    */
-  take(context: Int32Array, live: (rank: number) => boolean): Place {
+  take(context: Int32Array, live: (rank: number) => boolean, slowness: (rank: number) => number = () => 1): Place {
     const key = hashOf(context);
-    const rank = this.#choose(this.#groups.get(key)?.rank, live);
-    this.#open[rank] = this.#openOn(rank) + 1;
+    const rank = this.#choose(this.#groups.get(key)?.rank, live, slowness);
+    this.#open[rank] = this.openOn(rank) + 1;
     const known = this.#groups.get(key);
     const group = known?.rank === rank ? known : { rank, members: 0 };
     group.members++;
@@ -49,14 +49,19 @@ export class Placement {
     const release = () => {
       if (!held) return;
       held = false;
-      this.#open[rank] = this.#openOn(rank) - 1;
+      this.#open[rank] = this.openOn(rank) - 1;
       if (--group.members === 0 && this.#groups.get(key) === group) this.#groups.delete(key);
     };
     return { rank, release };
   }
 
-  #choose(preferred: number | undefined, live: (rank: number) => boolean): number {
-    const free = [...this.#open.keys()].filter((rank) => this.#openOn(rank) < this.#capacity);
+  /** Sequences that are open on an engine. */
+  openOn(rank: number): number {
+    return this.#open[rank] as number;
+  }
+
+  #choose(preferred: number | undefined, live: (rank: number) => boolean, slowness: (rank: number) => number): number {
+    const free = [...this.#open.keys()].filter((rank) => this.openOn(rank) < this.#capacity);
     const candidates = free.some(live) ? free.filter(live) : free;
     const [first, ...others] = candidates;
     if (first === undefined) {
@@ -64,14 +69,10 @@ export class Placement {
         hint: "close sequences before opening others, or raise rollout.concurrency",
       });
     }
-    const least = others.reduce((best, rank) => (this.#openOn(rank) < this.#openOn(best) ? rank : best), first);
-    const follow =
-      preferred !== undefined && candidates.includes(preferred) && this.#openOn(preferred) < this.#openOn(least) + LEAD;
+    const load = (rank: number) => (this.openOn(rank) + 1) * slowness(rank);
+    const least = others.reduce((best, rank) => (load(rank) < load(best) ? rank : best), first);
+    const follow = preferred !== undefined && candidates.includes(preferred) && load(preferred) < load(least) + LEAD;
     return follow ? preferred : least;
-  }
-
-  #openOn(rank: number): number {
-    return this.#open[rank] as number;
   }
 }
 

@@ -10,6 +10,7 @@ import type { ParityReport } from "../policy/generation/parity.ts";
 import type { Packing } from "../trainer/micro-batches.ts";
 import type { NoDecay } from "../trainer/optimizer.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
+import type { EngineWork } from "./pool-placement.ts";
 
 /** Adapters on a frozen model. */
 export interface LoraStart {
@@ -49,6 +50,8 @@ export interface EngineOptions {
   readonly quantization?: QuantizationScheme;
   /** Train nothing: the model of this folder, kept once, without gradients and optimizer state. */
   readonly frozen?: { readonly folder: string };
+  /** One that only trains has no caches and no decode batch, one that only generates no gradients. Default `both`. */
+  readonly work?: EngineWork;
   /** File of the parameter store, which all engines of a pool map. */
   readonly storeFile: string;
   /** Present when the engine is one of several that train together. */
@@ -73,6 +76,8 @@ export interface EngineOptions {
   readonly packing?: Packing;
   /** Optimizer steps of an update: one reads and writes two slots of the store, more use all three. Default more. */
   readonly updatesPerStep?: number;
+  /** Share of its time that training gets while there is something to generate, see `WorkShare`. Default a half. */
+  readonly trainShare?: number;
   readonly deterministic: boolean;
   /** Record when each micro-operation began and ended. Default false. */
   readonly timeline?: boolean;
@@ -90,14 +95,20 @@ export interface PoolPlace {
 export interface EngineCalls {
   start: { readonly request: EngineOptions; readonly reply: EngineInfo };
   generate: { readonly request: GenerateRequest; readonly reply: Generation };
-  /** All engines of a pool get the same request; the one they take part in together is named by `attempt`, from 1. */
-  update: { readonly request: { readonly job: UpdateJob; readonly attempt: number }; readonly reply: UpdateResult };
+  update: { readonly request: UpdateRequest; readonly reply: UpdateResult };
+  /**
+   * Others have written a slot of the store, or are going to write the ones that are not published: the reply says that no
+   * micro-operation reads one of those, and that the next one sees what was written.
+   */
+  settle: { readonly request: { readonly written?: Slot }; readonly reply: Record<string, never> };
   publish: {
     readonly request: { readonly slot: Slot; readonly version: number };
     readonly reply: { version: number };
   };
   save: { readonly request: { readonly folder: string }; readonly reply: Record<string, never> };
   probeParity: { readonly request: ParityRequest; readonly reply: ParityReport };
+  /** What training says about sequences that another engine probes. */
+  probedLogprobs: { readonly request: ProbedRequest; readonly reply: readonly Float32Array[] };
   stats: { readonly request: Record<string, never>; readonly reply: EngineStats };
   stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
 }
@@ -110,8 +121,22 @@ export interface GenerateRequest {
   readonly stream: boolean;
 }
 
-export interface ParityRequest {
+/** All engines that take part get the same request. */
+export interface UpdateRequest {
+  readonly job: UpdateJob;
+  /** Names what they do together; from 1. */
+  readonly attempt: number;
+  /** Ranks of those that take part, in order; all of the pool when omitted. */
+  readonly members?: readonly number[];
+}
+
+export interface ProbedRequest {
   readonly sequences: readonly Int32Array[];
+}
+
+export interface ParityRequest extends ProbedRequest {
+  /** What `probedLogprobs` of an engine that trains said; omitted where the engine trains itself. */
+  readonly expected?: readonly Float32Array[];
 }
 
 export interface EngineInfo {
@@ -129,13 +154,14 @@ export interface EngineInfo {
   readonly determinism?: string;
 }
 
-/** What an engine did since it was last asked; times in ms. */
+/** What an engine did since it was last asked; times in ms. They add up to `wallMs` with loading, saving and probing. */
 export interface EngineStats {
   readonly wallMs: number;
   readonly trainMs: number;
   readonly generateMs: number;
-  /** Waiting for other engines in the middle of an update. */
+  /** Waiting for other engines in the middle of an update, with nothing to generate. */
   readonly syncMs: number;
+  /** Neither training nor generation had work. */
   readonly idleMs: number;
   readonly sampledTokens: number;
   /** Resident memory: the most there was since the process started, less what there was then; and what was expected. */

@@ -1,5 +1,5 @@
 /**
- * Data-parallel training: every engine runs the same update and computes its share of each minibatch. Sums over the
+ * Data-parallel training: every engine that takes part runs the same update and computes its share of each minibatch. Sums over the
  * minibatch are exchanged, so that all engines see what one engine would see; of the parameters each owns a stretch, for
  * which it adds up the gradients of all engines and runs AdamW (as ZeRO stage 1, https://arxiv.org/abs/1910.02054), straight
  * into the parameter store they all map.
@@ -9,16 +9,18 @@
 
 import type { RecordSpan } from "../core/timeline.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import type { Learner } from "../trainer/learner.ts";
-import type { BackwardTerms, ForwardResult, ForwardTerms } from "../trainer/loss-terms.ts";
+import type { BackwardResult, BackwardTerms, ForwardResult, ForwardTerms } from "../trainer/loss-terms.ts";
+import { interleave, type Pause, paced } from "../trainer/micro-operations.ts";
 import { GradientSum, type NoDecay } from "../trainer/optimizer.ts";
-import { StoreOptimizer } from "../trainer/store-optimizer.ts";
+import { type StepResult, StoreOptimizer } from "../trainer/store-optimizer.ts";
 import type { OptimizerSettings, PolicyLearner } from "../trainer/update.ts";
 import type { Exchange } from "./exchange.ts";
 import { cutByTokens, ownStretch } from "./shares.ts";
 
 /** An engine's own learner; its gradients are added to the engine's part of the exchange. */
-export type SharingLearner = Pick<Learner, "forward" | "referenceLogprobs" | "backward" | "clearGradients">;
+export interface SharingLearner extends Omit<PolicyLearner, "step"> {
+  backward(...args: Parameters<PolicyLearner["backward"]>): BackwardResult | Promise<BackwardResult>;
+}
 
 export interface SharedLearnerOptions {
   readonly threads: number;
@@ -28,34 +30,49 @@ export interface SharedLearnerOptions {
   readonly record?: RecordSpan | undefined;
   /** Called when the engines have written a slot of the store. */
   readonly onStep?: ((slot: Slot) => void) | undefined;
+  /** Awaited between two micro-operations of the optimizer. */
+  readonly pause?: Pause | undefined;
+}
+
+/** What an engine does with its stretch of the parameters. */
+class OwnStretch {
+  readonly sum: GradientSum | undefined;
+  readonly optimizer: StoreOptimizer;
+
+  constructor(store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
+    const { threads, noDecay } = options;
+    const { rank, members } = exchange;
+    const place = members.indexOf(rank);
+    const stretch = ownStretch(store.layout.length, place, members.length);
+    // A model can be smaller than one cache line per engine.
+    if (stretch.begin < stretch.end) {
+      const inTurn = members.map((_, i) => members[(place + i) % members.length] as number);
+      const parts = inTurn.map((from) => exchange.gradients(from).subarray(stretch.begin, stretch.end));
+      this.sum = new GradientSum(parts, threads);
+    }
+    this.optimizer = new StoreOptimizer(store, exchange.gradients(rank), { threads, noDecay, stretch });
+  }
+
+  release(): void {
+    this.sum?.release();
+    this.optimizer.release();
+  }
 }
 
 export class SharedLearner implements PolicyLearner {
   readonly #learner: SharingLearner;
-  readonly #onStep: (slot: Slot) => void;
-  readonly #record: RecordSpan | undefined;
+  readonly #options: SharedLearnerOptions;
   readonly #store: ParameterStore;
   readonly #exchange: Exchange;
-  readonly #sum: GradientSum | undefined;
-  readonly #optimizer: StoreOptimizer;
+  /** For the engines that work on the attempt; made again when they are others. */
+  #own: { readonly members: string; readonly stretch: OwnStretch } | undefined;
 
   /** @param learner collects its gradients in `exchange.gradients(rank)`. */
   constructor(learner: SharingLearner, store: ParameterStore, exchange: Exchange, options: SharedLearnerOptions) {
-    const { threads, noDecay, record, onStep = () => {} } = options;
-    this.#onStep = onStep;
-    this.#record = record;
+    this.#options = options;
     this.#learner = learner;
     this.#store = store;
     this.#exchange = exchange;
-    const { rank, size } = exchange;
-    const stretch = ownStretch(store.layout.length, rank, size);
-    // A model can be smaller than one cache line per engine.
-    if (stretch.begin < stretch.end) {
-      const others = Array.from({ length: size - 1 }, (_, i) => (rank + 1 + i) % size);
-      const parts = [rank, ...others].map((from) => exchange.gradients(from).subarray(stretch.begin, stretch.end));
-      this.#sum = new GradientSum(parts, threads);
-    }
-    this.#optimizer = new StoreOptimizer(store, exchange.gradients(rank), { threads, noDecay, stretch });
   }
 
   async forward(
@@ -67,7 +84,7 @@ export class SharedLearner implements PolicyLearner {
     const shares = this.#cut(sequences);
     const picked = candidates && { ...candidates, ids: this.#pick(shares, candidates.ids) };
     const terms = { ...(values && { values }), ...(picked && { candidates: picked }) };
-    const mine = this.#learner.forward(this.#pick(shares, sequences), slot, temperature, terms);
+    const mine = await this.#learner.forward(this.#pick(shares, sequences), slot, temperature, terms);
     return {
       logprobs: await this.#gatherRows("log-probabilities", shares, sequences, mine.logprobs, 1),
       values: values ? await this.#gatherRows("values", shares, sequences, mine.values, 1) : [],
@@ -78,9 +95,9 @@ export class SharedLearner implements PolicyLearner {
     };
   }
 
-  referenceLogprobs(sequences: readonly Int32Array[], temperature: number): Promise<Float32Array[]> {
+  async referenceLogprobs(sequences: readonly Int32Array[], temperature: number): Promise<Float32Array[]> {
     const shares = this.#cut(sequences);
-    const mine = this.#learner.referenceLogprobs(this.#pick(shares, sequences), temperature);
+    const mine = await this.#learner.referenceLogprobs(this.#pick(shares, sequences), temperature);
     return this.#gatherRows("reference", shares, sequences, mine, 1);
   }
 
@@ -96,11 +113,11 @@ export class SharedLearner implements PolicyLearner {
     const lengths = shares.map((share) => share.reduce((sum, i) => sum + sizeOf(i), 0));
     const all = await this.#exchange.gather(what, concatenate(mine), lengths);
     const results = sequences.map((_, i) => new Float32Array(sizeOf(i)));
-    for (const [rank, share] of shares.entries()) {
+    for (const [member, share] of shares.entries()) {
       let offset = 0;
       for (const i of share) {
         const target = results[i] as Float32Array;
-        target.set((all[rank] as Float64Array).subarray(offset, offset + target.length));
+        target.set((all[member] as Float64Array).subarray(offset, offset + target.length));
         offset += target.length;
       }
     }
@@ -116,7 +133,7 @@ export class SharedLearner implements PolicyLearner {
   ): Promise<{ readonly loss: number; readonly entropy: number }> {
     const shares = this.#cut(sequences);
     const pick = <T>(items: readonly T[]) => this.#pick(shares, items);
-    const own = this.#learner.backward(pick(sequences), pick(weights), slot, temperature, {
+    const own = await this.#learner.backward(pick(sequences), pick(weights), slot, temperature, {
       entropyWeights: entropyWeights && pick(entropyWeights),
       values: values && { ...values, weights: pick(values.weights) },
       candidates: candidates && { ...candidates, ids: pick(candidates.ids), weights: pick(candidates.weights) },
@@ -129,24 +146,37 @@ export class SharedLearner implements PolicyLearner {
   }
 
   /** All engines have told what `backward` found, so the gradients are complete. */
-  async step(settings: OptimizerSettings, from: Slot, to: Slot): Promise<{ readonly gradNorm: number }> {
-    const summed = performance.now();
-    this.#sum?.collect();
-    const mine = this.#optimizer.gradNorm();
-    this.#record?.("optimizer", summed);
-    const norms = await this.#gatherNumbers("gradient norm", [mine]);
-    const began = performance.now();
-    const gradNorm = Math.sqrt(norms.reduce((sum, [norm = 0]) => sum + norm * norm, 0));
+  async step(settings: OptimizerSettings, from: Slot, to: Slot): Promise<StepResult> {
+    const { sum, optimizer } = this.#stretch();
+    const { norm } = optimizer;
+    await this.#optimize([...(sum?.calls ?? []), ...norm.calls]);
+    const norms = await this.#gatherNumbers("gradient norm", [norm.result()]);
+    const gradNorm = Math.sqrt(norms.reduce((total, [own = 0]) => total + own * own, 0));
     if (Number.isFinite(gradNorm)) {
-      this.#optimizer.update(settings, gradNorm, from, to);
-      if (this.#exchange.rank === 0) this.#store.setStep(to, this.#store.step(from) + 1);
+      await this.#optimize(optimizer.updateCalls(settings, gradNorm, from, to));
+      const { rank, members } = this.#exchange;
+      if (rank === members[0]) this.#store.setStep(to, this.#store.step(from) + 1);
     }
     // Nobody reads them any more: at the last meeting all sums were made.
     this.clearGradients();
-    this.#record?.("optimizer", began);
     await this.#exchange.meet("new weights");
-    this.#onStep(to);
+    this.#options.onStep?.(to);
     return { gradNorm };
+  }
+
+  async #optimize(calls: readonly (() => void)[]): Promise<void> {
+    const { record, pause = () => Promise.resolve() } = this.#options;
+    const onPause = (began: number) => void record?.("optimizer", began);
+    onPause(await interleave(paced(calls, onPause), pause));
+  }
+
+  #stretch(): OwnStretch {
+    const members = this.#exchange.members.join();
+    if (this.#own?.members !== members) {
+      this.#own?.stretch.release();
+      this.#own = { members, stretch: new OwnStretch(this.#store, this.#exchange, this.#options) };
+    }
+    return this.#own.stretch;
   }
 
   clearGradients(): void {
@@ -154,26 +184,27 @@ export class SharedLearner implements PolicyLearner {
   }
 
   release(): void {
-    this.#sum?.release();
-    this.#optimizer.release();
+    this.#own?.stretch.release();
+    this.#own = undefined;
   }
 
   #cut(sequences: readonly Int32Array[]): readonly number[][] {
     return cutByTokens(
       sequences.map(({ length }) => length),
-      this.#exchange.size,
+      this.#exchange.members.length,
     );
   }
 
   #pick<T>(shares: readonly number[][], items: readonly T[]): T[] {
-    return (shares[this.#exchange.rank] as number[]).map((i) => items[i] as T);
+    const { rank, members } = this.#exchange;
+    return (shares[members.indexOf(rank)] as number[]).map((i) => items[i] as T);
   }
 
   #gatherNumbers(what: string, numbers: readonly number[]): Promise<Float64Array[]> {
     return this.#exchange.gather(
       what,
       numbers,
-      Array.from({ length: this.#exchange.size }, () => numbers.length),
+      this.#exchange.members.map(() => numbers.length),
     );
   }
 }

@@ -2,10 +2,10 @@
 
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
+import { engineOptions } from "../device/engine-pool.ts";
 import { type MemoryPlan, planMemory } from "../device/memory-plan.ts";
-import { Placement } from "../device/placement.ts";
 import { availableMemory } from "../runtime/process.ts";
-import { planEngines } from "./engine-plan.ts";
+import { planEngines, poolPlacement } from "./engine-plan.ts";
 import { startingPolicy } from "./policy-source.ts";
 import { engineSettings } from "./resources.ts";
 
@@ -17,10 +17,15 @@ type Source = Parameters<typeof engineSettings>[1];
 
 /** One entry per engine. */
 export function predictMemory(experiment: Experiment, source: Source): readonly DeviceMemory[] {
-  const engines = planEngines(experiment);
-  const sequences = Placement.capacity(experiment.rollout.concurrency, engines.length);
-  const plan = planMemory({ ...engineSettings(experiment, source), storeFile: "", sequences });
-  return engines.map(({ device }) => ({ device, ...plan }));
+  const devices = planEngines(experiment).map(({ device }) => device);
+  const options = engineOptions({
+    devices,
+    folder: "",
+    sequences: experiment.rollout.concurrency,
+    placement: poolPlacement(experiment),
+    engine: engineSettings(experiment, source),
+  });
+  return options.map((own, rank) => ({ device: devices[rank] as string, ...planMemory(own) }));
 }
 
 /** As `predictMemory`, for the policy the experiment starts from; nothing for an experiment that names none. */
@@ -35,7 +40,7 @@ export function predictRunMemory(experiment: Experiment): readonly DeviceMemory[
 function processorBytes(devices: readonly DeviceMemory[]): number {
   const engines = devices.filter(({ device }) => device.startsWith("cpu"));
   const sharedBytes = ({ parts }: DeviceMemory) => parts.weights + parts.moments;
-  const shared = engines[0] === undefined ? 0 : sharedBytes(engines[0]);
+  const shared = Math.max(0, ...engines.map(sharedBytes));
   return engines.reduce((sum, engine) => sum + engine.predictedBytes - sharedBytes(engine), shared);
 }
 

@@ -21,7 +21,7 @@ import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
 import { mixSuites } from "../tasks/mixture.ts";
 import { loadSuite, type Suite } from "../tasks/suite.ts";
-import { planEngines } from "./engine-plan.ts";
+import { planEngines, poolPlacement } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
 /**
@@ -69,6 +69,7 @@ export async function startEngines(
       devices: plan.map(({ device }) => device),
       folder,
       sequences: experiment.rollout.concurrency,
+      placement: poolPlacement(experiment),
       engine: engineSettings(experiment, source),
     },
     (restart) => hub.emit({ type: "engine.restarted", ...restart }),
@@ -112,6 +113,7 @@ export function engineSettings(
     cacheBytes: engine.cacheGb * 1e9,
     afterSync: engine.afterSync,
     prefillTokens: engine.prefillTokens,
+    trainShare: engine.trainShare,
     context: rollout.maxEpisodeTokens,
     microBatchTokens: trainer.microBatchTokens,
     executor: trainer.executor,

@@ -63,8 +63,13 @@ export class DecoderRunners implements Executor {
     return runner;
   }
 
+  /** All at once. */
+  calls(runners: readonly DecoderRunner[], slot: Slot, temperature: number): readonly (() => void)[] {
+    return [() => this.#run(runners, slot, temperature)];
+  }
+
   /** The first lane in this thread, the others in threads of their own. */
-  run(runners: readonly DecoderRunner[], slot: Slot, temperature: number): void {
+  #run(runners: readonly DecoderRunner[], slot: Slot, temperature: number): void {
     const waits = runners.slice(1).map((runner) => runner.start(slot, temperature));
     try {
       runners[0]?.run(slot, temperature);

@@ -39,8 +39,9 @@ import {
   weightColumns,
 } from "./loss-terms.ts";
 import { countTokens, type MicroBatch, planMicroBatches } from "./micro-batches.ts";
+import { finish, type MicroOperations } from "./micro-operations.ts";
 import { clipScale, type NoDecay, optimizerGroup } from "./optimizer.ts";
-import type { StepSettings } from "./store-optimizer.ts";
+import type { StepResult, StepSettings } from "./store-optimizer.ts";
 
 export interface DeviceLearnerOptions {
   /** Tokens per forward and backward pass. Default 2048. */
@@ -107,24 +108,34 @@ export class DeviceLearner {
 
   /** As `Learner.forward`. */
   forward(sequences: readonly Int32Array[], slot: Slot, temperature = 1, asked: ForwardTerms = {}): ForwardResult {
-    return this.#forward("policy", sequences, slot, temperature, asked);
+    return finish(this.forwarding(sequences, slot, temperature, asked));
   }
 
-  /** As `Learner.referenceLogprobs`. */
-  referenceLogprobs(sequences: readonly Int32Array[], temperature = 1): Float32Array[] {
+  /** As `Learner.forwarding`. */
+  forwarding(
+    sequences: readonly Int32Array[],
+    slot: Slot,
+    temperature: number,
+    asked: ForwardTerms = {},
+  ): MicroOperations<ForwardResult> {
+    return this.#forwarding("policy", sequences, slot, temperature, asked);
+  }
+
+  /** As `Learner.referenceForwarding`. */
+  referenceForwarding(sequences: readonly Int32Array[], temperature: number): MicroOperations<ForwardResult> {
     if (this.#base === undefined && this.#reference === undefined) {
       throw new AleError("internal", "this learner has no reference to compare with");
     }
-    return this.#forward("reference", sequences, 0, temperature, {}).logprobs;
+    return this.#forwarding("reference", sequences, 0, temperature, {});
   }
 
-  #forward(
+  *#forwarding(
     model: DeviceModel,
     sequences: readonly Int32Array[],
     slot: Slot,
     temperature: number,
     asked: ForwardTerms,
-  ): ForwardResult {
+  ): MicroOperations<ForwardResult> {
     const outputs = forwardOutputs(asked, sequences);
     const mode = { gradients: false, terms: forwardTerms(asked) };
     for (const batch of this.#plan(sequences)) {
@@ -134,6 +145,7 @@ export class DeviceLearner {
       runner.run(slot, temperature);
       for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
       this.#record?.("forward", began, countTokens([batch], sequences));
+      yield;
     }
     return forwardResult(outputs);
   }
@@ -146,6 +158,17 @@ export class DeviceLearner {
     temperature = 1,
     terms: BackwardTerms = {},
   ): BackwardResult {
+    return finish(this.backwarding(sequences, weights, slot, temperature, terms));
+  }
+
+  /** As `Learner.backwarding`. */
+  *backwarding(
+    sequences: readonly Int32Array[],
+    weights: readonly Float32Array[],
+    slot: Slot,
+    temperature: number,
+    terms: BackwardTerms = {},
+  ): MicroOperations<BackwardResult> {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
     const sums = { loss: 0, entropy: 0, tokens: 0 };
     if (terms.values === undefined && this.#parameters.layout.byName.has(VALUE_HEAD_WEIGHT)) {
@@ -163,6 +186,7 @@ export class DeviceLearner {
       copyOutputs(runner, batch, LOGPROBS, logprobs);
       runner.addSums(sums);
       this.#record?.("backward", began, countTokens([batch], sequences));
+      yield;
     }
     this.#share();
     const { loss, entropy, tokens } = sums;
@@ -179,10 +203,18 @@ export class DeviceLearner {
   }
 
   /** As `Learner.step`; the store's copy of `to` is out of date until `DeviceParameters.toStore`. */
-  step(settings: StepSettings, from: Slot, to: Slot): { readonly gradNorm: number } {
+  step(settings: StepSettings, from: Slot, to: Slot): StepResult {
+    return finish(this.stepping(settings, from, to));
+  }
+
+  /** As `Learner.stepping`. */
+  *stepping(settings: StepSettings, from: Slot, to: Slot): MicroOperations<StepResult> {
     this.#store.assertWritable(to);
-    const began = performance.now();
+    const started = performance.now();
     const gradNorm = this.#norm.compute();
+    this.#record?.("optimizer", started);
+    yield;
+    const began = performance.now();
     if (Number.isFinite(gradNorm)) {
       const step = this.#store.step(from) + 1;
       this.#adamW.update(from, to, settings, step, clipScale(gradNorm, settings.clip));

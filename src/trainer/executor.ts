@@ -64,8 +64,11 @@ export interface Executor {
   readonly lanes: number;
   /** The runner of a rectangle in a lane; valid until the next `get` for that lane. */
   get(mode: RunnerMode, rectangle: Rectangle, lane: number): BatchRunner;
-  /** Computes what was loaded into runners of different lanes, in the order of the lanes. */
-  run(runners: readonly BatchRunner[], slot: Slot, temperature: number): void;
+  /**
+   * Calls that compute, made in their order, what was loaded into runners of different lanes, in the order of the lanes.
+   * Between two of them anything else may run that leaves this executor alone.
+   */
+  calls(runners: readonly BatchRunner[], slot: Slot, temperature: number): readonly (() => void)[];
   /** Frees the compiled graphs. */
   release(): void;
 }

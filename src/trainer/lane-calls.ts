@@ -9,10 +9,14 @@ export interface CallBinding {
 }
 
 /**
- * Runs of the graph on all bindings, in their order, as many at a time as there are lanes. Each run works alone on its
+ * Runs of the graph on all bindings, in their order; each call runs as many as there are lanes. Each run works alone on its
  * thread: dividing the work between runs costs one wait per run, dividing every operator costs one per operator.
  */
-export function prepareLanes(session: Session, bindings: readonly CallBinding[], lanes: number): PreparedCall {
+export function prepareLanes(
+  session: Session,
+  bindings: readonly CallBinding[],
+  lanes: number,
+): readonly PreparedCall[] {
   const groups: PreparedCall[] = [];
   for (let begin = 0; begin < bindings.length; begin += lanes) {
     const [first, ...others] = bindings.slice(begin, begin + lanes);
@@ -28,7 +32,5 @@ export function prepareLanes(session: Session, bindings: readonly CallBinding[],
       }
     });
   }
-  return () => {
-    for (const group of groups) group();
-  };
+  return groups;
 }

@@ -89,8 +89,8 @@ export class LayeredRunners implements Executor {
     return runner;
   }
 
-  run(runners: readonly LayeredRunner[], slot: Slot, temperature: number): void {
-    for (const runner of runners) runner.run(slot, temperature);
+  calls(runners: readonly LayeredRunner[], slot: Slot, temperature: number): readonly PreparedCall[] {
+    return runners.flatMap((runner) => runner.calls(slot, temperature));
   }
 
   /** The session called `key`, compiled now if it was not yet. */
@@ -151,11 +151,12 @@ export class LayeredRunner implements BatchRunner {
     this.#values = this.#states.map((view) => float32Value(view, [tokens, config.hiddenSize]));
   }
 
-  run(slot: Slot, temperature: number): void {
+  /** The embedding, the layers, the head in chunks, and the layers backwards. */
+  calls(slot: Slot, temperature: number): readonly PreparedCall[] {
     this.#memory.temperature = temperature;
     const calls = this.#calls.get(slot) ?? this.#prepare(slot);
     this.#calls.set(slot, calls);
-    for (const call of calls) call();
+    return calls;
   }
 
   scatterEmbeddedGradient(): void {

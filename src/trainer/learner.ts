@@ -26,8 +26,9 @@ import {
   weightColumns,
 } from "./loss-terms.ts";
 import { countTokens, type MicroBatch, type Packing, planMicroBatches } from "./micro-batches.ts";
+import { finish, type MicroOperations, paced } from "./micro-operations.ts";
 import { GradientSum, type NoDecay } from "./optimizer.ts";
-import { type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
+import { type StepResult, type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
 export interface LearnerOptions {
   /**
@@ -110,25 +111,40 @@ export class Learner {
 
   /** As `logprobs`, with what else `terms` ask for. */
   forward(sequences: readonly Int32Array[], slot: number, temperature = 1, terms: ForwardTerms = {}): ForwardResult {
-    return this.#forward(this.#executor, sequences, checkedSlot(slot), temperature, terms);
+    return finish(this.forwarding(sequences, slot, temperature, terms));
+  }
+
+  /** `forward` in micro-operations. */
+  forwarding(
+    sequences: readonly Int32Array[],
+    slot: number,
+    temperature: number,
+    terms: ForwardTerms = {},
+  ): MicroOperations<ForwardResult> {
+    return this.#forwarding(this.#executor, sequences, checkedSlot(slot), temperature, terms);
+  }
+
+  /** As `forwarding`, under the frozen reference. @throws AleError("internal") when the learner was given none. */
+  referenceForwarding(sequences: readonly Int32Array[], temperature: number): MicroOperations<ForwardResult> {
+    if (this.#reference === undefined) throw new AleError("internal", "this learner has no reference to compare with");
+    return this.#forwarding(this.#reference, sequences, 0, temperature, {});
   }
 
   /** As `logprobs`, under the frozen reference. @throws AleError("internal") when the learner was given none. */
   referenceLogprobs(sequences: readonly Int32Array[], temperature = 1): Float32Array[] {
-    if (this.#reference === undefined) throw new AleError("internal", "this learner has no reference to compare with");
-    return this.#forward(this.#reference, sequences, 0, temperature, {}).logprobs;
+    return finish(this.referenceForwarding(sequences, temperature)).logprobs;
   }
 
-  #forward(
+  *#forwarding(
     executor: Executor,
     sequences: readonly Int32Array[],
     slot: Slot,
     temperature: number,
     asked: ForwardTerms,
-  ): ForwardResult {
+  ): MicroOperations<ForwardResult> {
     const outputs = forwardOutputs(asked, sequences);
     const mode = { gradients: false, terms: forwardTerms(asked) };
-    this.#runAll(
+    yield* this.#runAll(
       { executor, mode, sequences, slot, temperature },
       {
         load: (runner, laidOut, pick) => runner.load(laidOut, {}, asked.candidates && pick(asked.candidates.ids)),
@@ -151,11 +167,22 @@ export class Learner {
     temperature = 1,
     terms: BackwardTerms = {},
   ): BackwardResult {
+    return finish(this.backwarding(sequences, weights, slot, temperature, terms));
+  }
+
+  /** `backward` in micro-operations. */
+  *backwarding(
+    sequences: readonly Int32Array[],
+    weights: readonly Float32Array[],
+    slot: number,
+    temperature: number,
+    terms: BackwardTerms = {},
+  ): MicroOperations<BackwardResult> {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
     const sums = { loss: 0, entropy: 0, tokens: 0 };
     const columns = Object.entries(weightColumns(weights, terms));
     const mode = { gradients: true, terms: lossTerms(terms) };
-    this.#runAll(
+    yield* this.#runAll(
       { executor: this.#executor, mode, sequences, slot: checkedSlot(slot), temperature },
       {
         load: (runner, laidOut, pick) => {
@@ -169,8 +196,7 @@ export class Learner {
         },
       },
     );
-    const began = performance.now();
-    this.#sum.collect();
+    const began = yield* this.#optimizing(this.#sum.calls);
     for (const lane of this.#gradients.slice(1)) lane.fill(0);
     this.#record?.("optimizer", began);
     const { loss, entropy, tokens } = sums;
@@ -181,19 +207,31 @@ export class Learner {
    * One AdamW step with the accumulated gradients, clipped by their global norm: reads slot `from`, writes the unpublished
    * slot `to`, and clears the gradients. A norm that is not finite leaves `to` as it was.
    */
-  step(settings: StepSettings, from: number, to: number): { readonly gradNorm: number } {
+  step(settings: StepSettings, from: number, to: number): StepResult {
+    return finish(this.stepping(settings, from, to));
+  }
+
+  /** `step` in micro-operations. */
+  *stepping(settings: StepSettings, from: number, to: number): MicroOperations<StepResult> {
     const source = checkedSlot(from);
     const target = checkedSlot(to);
     this.#store.assertWritable(target);
-    const began = performance.now();
-    const gradNorm = this.#optimizer.gradNorm();
+    const { norm } = this.#optimizer;
+    let began = yield* this.#optimizing(norm.calls);
+    const gradNorm = norm.result();
     if (Number.isFinite(gradNorm)) {
-      this.#optimizer.update(settings, gradNorm, source, target);
+      const calls = this.#optimizer.updateCalls(settings, gradNorm, source, target);
+      began = yield* this.#optimizing(calls, began);
       this.#store.setStep(target, this.#store.step(source) + 1);
     }
     this.clearGradients();
     this.#record?.("optimizer", began);
     return { gradNorm };
+  }
+
+  /** Returns when the last micro-operation began. */
+  #optimizing(calls: readonly (() => void)[], began?: number): MicroOperations<number> {
+    return paced(calls, (from) => this.#record?.("optimizer", from), began);
   }
 
   /** Forgets accumulated gradients. */
@@ -210,25 +248,25 @@ export class Learner {
   }
 
   /** Runs the micro-batches, as many at a time as there are lanes; `finish` is called in the order of the plan. */
-  #runAll({ executor, mode, sequences, slot, temperature }: Work, work: BatchWork): void {
+  *#runAll({ executor, mode, sequences, slot, temperature }: Work, work: BatchWork): MicroOperations<void> {
     const plan = this.#plan(sequences);
     const { lanes } = executor;
+    const span = mode.gradients ? "backward" : "forward";
     for (let begin = 0; begin < plan.length; begin += lanes) {
-      const began = performance.now();
+      const started = performance.now();
       const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
         const runner = executor.get(mode, batch, lane);
         const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
         work.load(runner, { sequences: pick(sequences), starts: batch.starts }, pick);
         return { batch, runner };
       });
-      executor.run(
-        group.map(({ runner }) => runner),
-        slot,
-        temperature,
-      );
+      const runners = group.map(({ runner }) => runner);
+      const calls = executor.calls(runners, slot, temperature);
+      const began = yield* paced(calls, (from) => this.#record?.(span, from), started);
       for (const { runner, batch } of group) work.finish(runner, batch);
       const batches = group.map(({ batch }) => batch);
-      this.#record?.(mode.gradients ? "backward" : "forward", began, countTokens(batches, sequences));
+      this.#record?.(span, began, countTokens(batches, sequences));
+      yield;
     }
   }
 

@@ -67,7 +67,7 @@ export class AdamW {
   readonly #session: Session;
   readonly #scalars: Readonly<Record<OptimizerGroup, Readonly<Record<AdamWScalar, Value>>>>;
   readonly #threads: number;
-  readonly #calls = new Map<Float32Array, Map<Float32Array, PreparedCall>>();
+  readonly #calls = new Map<Float32Array, Map<Float32Array, readonly PreparedCall[]>>();
 
   /** @param gradients flat array that every update reads. @param ranges what to update; together, the parameters. */
   constructor(gradients: Float32Array, ranges: readonly OptimizerRange[], threads: number) {
@@ -88,26 +88,37 @@ export class AdamW {
    * @param step number of this update, from 1. @param gradientScale factor on every gradient (clipping).
    */
   update(from: OptimizerArrays, to: OptimizerArrays, settings: AdamWSettings, step: number, gradientScale: number) {
+    for (const call of this.calls(from, to, settings, step, gradientScale)) call();
+  }
+
+  /** As `update`, in calls that are to be made in their order before the next update begins. */
+  calls(
+    from: OptimizerArrays,
+    to: OptimizerArrays,
+    settings: AdamWSettings,
+    step: number,
+    gradientScale: number,
+  ): readonly PreparedCall[] {
     for (const group of OPTIMIZER_GROUPS) {
       const values = adamWScalars(settings, group, step, gradientScale);
       for (const name of ADAMW_SCALARS) this.#scalars[group][name].data[0] = values[name];
     }
-    this.#callFor(from, to)();
+    return this.#callsFor(from, to);
   }
 
   release(): void {
     this.#session.release();
   }
 
-  #callFor(from: OptimizerArrays, to: OptimizerArrays): PreparedCall {
-    const targets = this.#calls.get(from.parameters) ?? new Map<Float32Array, PreparedCall>();
+  #callsFor(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
+    const targets = this.#calls.get(from.parameters) ?? new Map<Float32Array, readonly PreparedCall[]>();
     this.#calls.set(from.parameters, targets);
-    const call = targets.get(to.parameters) ?? this.#prepare(from, to);
-    targets.set(to.parameters, call);
-    return call;
+    const calls = targets.get(to.parameters) ?? this.#prepare(from, to);
+    targets.set(to.parameters, calls);
+    return calls;
   }
 
-  #prepare(from: OptimizerArrays, to: OptimizerArrays): PreparedCall {
+  #prepare(from: OptimizerArrays, to: OptimizerArrays): readonly PreparedCall[] {
     const bindings: CallBinding[] = [];
     for (const range of this.#ranges) {
       for (let begin = range.begin; begin < range.end; begin += CHUNK) {
@@ -184,7 +195,8 @@ export class GlobalNorm {
   readonly #session: Session;
   /** One sum of squares per chunk. */
   readonly #sums: Float32Array;
-  readonly #call: PreparedCall;
+  /** In their order they write all of `#sums`. */
+  readonly calls: readonly PreparedCall[];
 
   constructor(flat: Float32Array, threads: number) {
     const graph = new OnnxBuilder("norm");
@@ -202,11 +214,16 @@ export class GlobalNorm {
         fetches: { sum: float32Value(this.#sums.subarray(i, i + 1), [1, 1]) },
       };
     });
-    this.#call = prepareLanes(this.#session, bindings, threads);
+    this.calls = prepareLanes(this.#session, bindings, threads);
   }
 
   compute(): number {
-    this.#call();
+    for (const call of this.calls) call();
+    return this.result();
+  }
+
+  /** The norm, once `calls` were made. */
+  result(): number {
     return Math.sqrt(this.#sums.reduce((total, sum) => total + sum, 0));
   }
 
@@ -215,22 +232,39 @@ export class GlobalNorm {
   }
 }
 
+/** Elements that are added up at a time: some milliseconds. */
+const SUM_PART = 1 << 22;
+
 /** Adds the gradients of all lanes up in the first one, in the order of the lanes; the others stay as they are. */
 export class GradientSum {
   readonly #session: Session;
-  readonly #calls: readonly PreparedCall[];
+  /** In their order they add everything up. */
+  readonly calls: readonly PreparedCall[];
 
   constructor(lanes: readonly Float32Array[], threads: number) {
     const graph = new OnnxBuilder("gradient-sum");
     graph.node("Add", [graph.input("a", "float32", ["n"]), graph.input("b", "float32", ["n"])], { outputs: ["sum"] });
     graph.output("sum", "float32", ["n"]);
     this.#session = new Session(graph.encode(), { threads });
-    const [first, ...others] = lanes.map((flat) => float32Value(flat, [flat.length]));
-    this.#calls = others.map((b) => this.#session.prepare({ a: first as Value, b }, { sum: first as Value }));
+    const [first, ...others] = lanes;
+    this.calls = others.flatMap((other) => this.#add(first as Float32Array, other));
   }
 
   collect(): void {
-    for (const call of this.#calls) call();
+    for (const call of this.calls) call();
+  }
+
+  #add(to: Float32Array, from: Float32Array): PreparedCall[] {
+    const calls: PreparedCall[] = [];
+    for (let begin = 0; begin < to.length; begin += SUM_PART) {
+      const part = (flat: Float32Array) => {
+        const elements = flat.subarray(begin, begin + SUM_PART);
+        return float32Value(elements, [elements.length]);
+      };
+      const sum = part(to);
+      calls.push(this.#session.prepare({ a: sum, b: part(from) }, { sum }));
+    }
+    return calls;
   }
 
   release(): void {

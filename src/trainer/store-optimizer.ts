@@ -1,6 +1,7 @@
 /** AdamW with global-norm clipping on the flat arrays of a parameter store, or on one stretch of them. */
 
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
+import type { PreparedCall } from "../runtime/session.ts";
 import {
   AdamW,
   type AdamWSettings,
@@ -14,6 +15,12 @@ import {
 export interface StepSettings extends AdamWSettings {
   /** Global gradient-norm clip; 0 = off. */
   readonly clip: number;
+}
+
+/** What an AdamW step tells. */
+export interface StepResult {
+  /** Before clipping; not finite when nothing was updated. */
+  readonly gradNorm: number;
 }
 
 /** Elements `begin` to `end` (exclusive) of the flat arrays. */
@@ -43,16 +50,16 @@ export class StoreOptimizer {
     this.#norm = new GlobalNorm(gradients.subarray(stretch.begin, stretch.end), threads);
   }
 
-  /** Euclidean norm of the gradients of the stretch. */
-  gradNorm(): number {
-    return this.#norm.compute();
+  /** Euclidean norm of the gradients of the stretch: what to call, and where the result is afterwards. */
+  get norm(): Pick<GlobalNorm, "calls" | "result"> {
+    return this.#norm;
   }
 
   /**
    * One AdamW step from slot `from` to the unpublished slot `to`, with gradients clipped as those of a vector of norm
-   * `gradNorm`. The optimizer step in the store's header is the caller's to set.
+   * `gradNorm`, in calls that are to be made in their order. The optimizer step in the store's header is the caller's to set.
    */
-  update(settings: StepSettings, gradNorm: number, from: Slot, to: Slot): void {
+  updateCalls(settings: StepSettings, gradNorm: number, from: Slot, to: Slot): readonly PreparedCall[] {
     this.#store.assertWritable(to);
     const step = this.#store.step(from) + 1;
     const arrays = (slot: Slot) => ({
@@ -60,7 +67,7 @@ export class StoreOptimizer {
       firstMoment: this.#store.firstMoment(slot),
       secondMoment: this.#store.secondMoment(slot),
     });
-    this.#adamW.update(arrays(from), arrays(to), settings, step, clipScale(gradNorm, settings.clip));
+    return this.#adamW.calls(arrays(from), arrays(to), settings, step, clipScale(gradNorm, settings.clip));
   }
 
   release(): void {

@@ -175,6 +175,11 @@ export class GenerationEngine {
     if (sequence.answer !== undefined || (undelivered?.generation.ids.length ?? 0) > 0) sequence.rollBack();
   }
 
+  /** Whether there is an answer to compute or to deliver. */
+  get busy(): boolean {
+    return this.#batch.taken > 0 || this.#ready.size > 0 || this.#contexts.waiting > 0 || this.#finished.length > 0;
+  }
+
   /** Token `index` of the answer a sequence is being sampled, with its logprob, once it is there. */
   sampledToken(sequenceId: number, index: number): { readonly id: number; readonly logprob: number } | undefined {
     return this.#sequences.get(sequenceId)?.sampled(index);

@@ -116,7 +116,7 @@ export function probeParity(
   sequences: readonly Int32Array[],
   slot: Slot,
 ): ParityReport {
-  const usable = sequences.filter(({ length }) => length > 1).map((ids) => ids.slice(0, engine.options.context));
+  const usable = probedSequences(sequences, engine.options.context);
   if (usable.length === 0) {
     throw new AleError("engine", "the parity probe needs at least one sequence of two tokens");
   }
@@ -139,6 +139,11 @@ export function probeParity(
     ...mergeSummaries(found.map(([, summary]) => summary)),
     layouts: Object.fromEntries(found) as Record<LayoutName, DifferenceSummary>,
   };
+}
+
+/** What of `sequences` is compared: what fits into the context, of those that have at least two tokens. */
+export function probedSequences(sequences: readonly Int32Array[], context: number): Int32Array[] {
+  return sequences.filter(({ length }) => length > 1).map((ids) => ids.slice(0, context));
 }
 
 /** One report of several engines. */
