@@ -102,8 +102,9 @@ class Picture {
     const y = this.#y;
     const bars = phases.map(({ name, begin, end }) => {
       const [from, to] = [this.#at(begin), this.#at(end)];
+      const text = `${name} ${seconds(end - begin)}`;
       return html`<rect class="span ${RUN_TONES[name] ?? "other"} pale" x="${from}" y="${y}" width="${fixed(to - from)}" height="${RUN_ROW}"/>
-${to - from > 50 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${name} ${seconds(end - begin)}</text>`}`;
+${to - from > 6 * text.length + 8 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${text}</text>`}`;
     });
     this.#parts.push(this.#label("run", y + 12), bars);
     this.#y += RUN_ROW + GAP;
