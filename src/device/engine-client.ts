@@ -79,7 +79,7 @@ export class EngineClient {
     onRestart: (reason: string, restarts: number) => void = () => {},
   ): Promise<EngineClient> {
     const client = new EngineClient(options, onRestart);
-    await client.#running();
+    await client.ready();
     return client;
   }
 
