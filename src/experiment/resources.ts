@@ -18,7 +18,9 @@ import type { EngineOptions } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
+import { listProfiles } from "../sandbox/profile-texts.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
+import { type LoadSuiteOptions, loadSuite, type Suite } from "../tasks/suite.ts";
 import { planEngines } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
@@ -152,6 +154,23 @@ export function agentLimits({ rollout }: Experiment): AgentLimits {
   const { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars, commandSeconds } = rollout;
   const limits = { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars };
   return commandSeconds === undefined ? limits : { ...limits, commandSeconds };
+}
+
+/**
+ * Loads a suite whose tasks are to be run here.
+ * @throws AleError("task") as `loadSuite`, and when a task was made for a sandbox profile that there is not.
+ */
+export function loadRunnableSuite(path: string, options: LoadSuiteOptions = {}): Suite {
+  const suite = loadSuite(path, options);
+  const known = listProfiles();
+  for (const name of suite.families) {
+    const { profile } = suite.family(name).environment;
+    if (known.includes(profile)) continue;
+    throw new AleError("task", `${name} of ${path} is made for the sandbox profile "${profile}", which there is not`, {
+      hint: `set environment.profile in its task.toml to one of: ${known.join(", ")}`,
+    });
+  }
+  return suite;
 }
 
 /** Which families of the suite the experiment uses. */

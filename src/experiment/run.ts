@@ -8,7 +8,6 @@ import { bestStep } from "../export/summary.ts";
 import { type CollectKey, collectGroups } from "../rollout/collect.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
-import { loadSuite } from "../tasks/suite.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, train } from "../trainer/loop.ts";
 import type { PolicyJob } from "../trainer/update.ts";
@@ -16,7 +15,7 @@ import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
-import { episodeContext, suiteOptions, warmUp } from "./resources.ts";
+import { episodeContext, loadRunnableSuite, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */
@@ -25,7 +24,7 @@ export const runExperiment: RunExperiment = async (options) => {
   const plan = {
     algorithm: experiment.algorithm.type,
     steps: experiment.trainer.steps,
-    suite: loadSuite(experiment.tasks.suite, suiteOptions(experiment)),
+    suite: loadRunnableSuite(experiment.tasks.suite, suiteOptions(experiment)),
     source: startingPolicy(experiment),
   };
   return executeRun(options, plan, (parts) => new ReinforcementRun(parts).execute());

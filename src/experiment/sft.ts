@@ -6,7 +6,7 @@ import { AleError } from "../core/errors.ts";
 import type { TokenRecord } from "../core/types.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
-import { loadSuite, type Suite } from "../tasks/suite.ts";
+import type { Suite } from "../tasks/suite.ts";
 import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
 import type { RunExperiment, RunOptions } from "./api.ts";
 import {
@@ -19,7 +19,7 @@ import {
 import { environmentsOf } from "./evaluation.ts";
 import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
-import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
+import { agentLimits, loadRunnableSuite, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 
 /** Steps whose mean is one row of metrics. */
@@ -28,7 +28,7 @@ const STEPS_PER_COMMIT = 20;
 /** Runs or resumes a supervised experiment. The demonstrations are functions of the seed, so a resumed run records the same. */
 export const runSft: RunExperiment = async (options) => {
   const { experiment } = options;
-  const suite = loadSuite(experiment.tasks.suite, suiteOptions(experiment));
+  const suite = loadRunnableSuite(experiment.tasks.suite, suiteOptions(experiment));
   const stages = planStages(options, suite);
   const plan = {
     algorithm: "sft",

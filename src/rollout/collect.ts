@@ -75,7 +75,7 @@ export async function collectEpisodes(
 }
 
 /** Stop reasons that say nothing about the policy. */
-const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
+export const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
 
 /** So many failures before the first episode that could be judged are enough to know. */
 const FIRST_FAILURES = 16;
@@ -113,7 +113,12 @@ export class MachineHealth {
       new AleError(
         "sandbox",
         `${this.#failed} of ${this.#episodes} episodes failed before they could be judged: ${this.#firstError}`,
-        { hint: "run `ale doctor`, then `ale resume`" },
+        {
+          hint:
+            stopReason === "grader_error"
+              ? "ale tasks check SUITE tries the verifiers of the tasks, ale doctor this machine; then ale resume"
+              : "run `ale doctor`, then `ale resume`",
+        },
       ),
     );
   }
