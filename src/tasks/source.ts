@@ -49,7 +49,7 @@ export function embeddedSuites(): readonly string[] {
  */
 export function openTaskSource(path: string): TaskSource {
   const folder = resolve(path);
-  const stat = statSync(folder, { throwIfNoEntry: false });
+  const stat = readable(path, () => statSync(folder, { throwIfNoEntry: false }));
   if (stat?.isDirectory()) return diskSource(folder, path);
   if (stat !== undefined) {
     throw new AleError("task", `${path} is a file; a task or a suite is a folder`, {
@@ -87,7 +87,9 @@ export function diskSource(folder: string, name = basename(folder)): TaskSource 
       const child = path === "" ? entry.name : `${path}/${entry.name}`;
       return entry.kind === "file" ? [child] : walk(child);
     });
-  const exists = (path: string) => statSync(join(folder, path), { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const status = (path: string) =>
+    readable(`${name}/${path}`, () => statSync(join(folder, path), { throwIfNoEntry: false }));
+  const exists = (path: string) => status(path)?.isDirectory() ?? false;
   return {
     name: name.replace(/\/+$/, ""),
     folders: (path) =>
@@ -103,7 +105,7 @@ export function diskSource(folder: string, name = basename(folder)): TaskSource 
             .sort()
         : [],
     read: (path) => {
-      const stat = statSync(join(folder, path), { throwIfNoEntry: false });
+      const stat = status(path);
       if (stat === undefined || !stat.isFile()) return undefined;
       if (stat.size > MAX_FILE_BYTES) {
         throw new AleError("task", `${name}/${path} has ${stat.size} bytes; at most ${MAX_FILE_BYTES} are allowed`);
