@@ -203,3 +203,20 @@ test("several processes may open a new store at once and write to it together", 
   for (const run of runs)
     expect(run).toMatchObject({ committedStep: 20, episodes: 20 * 6 + 2 * 12, status: "finished" });
 });
+
+test("a store in use keeps its lock: no other process takes the write-ahead log away", async () => {
+  const path = join(folder, "shared.db");
+  await using store = await openStore(path);
+  const run = await createRun(store);
+  // Opened once more in this process, as a second face of it does: the lock must outlive that.
+  await using reader = await openStore(path, { mode: "read" });
+  // Whoever wants the file for itself, as SQLite does to fold the log in and remove it when the last user leaves, must not get it.
+  const script = `const db = new (require("bun:sqlite").Database)(process.argv[1]);
+    db.run("PRAGMA locking_mode = EXCLUSIVE");
+    try { console.log(db.query("SELECT count(*) AS runs FROM runs").get().runs); } catch (error) { console.log(error.code); }`;
+  const other = Bun.spawnSync([process.execPath, "-e", script, path]);
+  expect(other.stdout.toString().trim()).toBe("SQLITE_BUSY");
+  expect(existsSync(`${path}-wal`)).toBe(true);
+  await store.endRun(run, "finished");
+  expect((await reader.getRun(run)).status).toBe("finished");
+});

@@ -119,6 +119,8 @@ export function printEvaluation(cli: CommandLine, result: EvaluationResult): voi
   cli.print("");
   cli.print(`${paint("bold", formatPercent(result.rate))} ${interval}  n ${result.n}, ${result.split}, ${how}`);
   cli.print(paint("dim", `ended by: ${stops}`));
+  if (result.error !== undefined)
+    cli.print(paint("red", `not all could be judged: ${sanitizeLine(result.error, 500)}`));
   cli.print(
     paint(
       "dim",

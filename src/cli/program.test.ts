@@ -82,6 +82,8 @@ describe("usage errors end with 2 and a next step", () => {
     [["run", "x", "--sed", "3"], "unknown option '--sed'; did you mean --seed?", "ale run --help"],
     [["run", "x", "--steps", "3"], "unknown option '--steps'; did you mean --trainer.steps?", "ale run --help"],
     [["tasks", "chekc"], "unknown command 'chekc'; did you mean check?", "ale tasks --help"],
+    [["help", "rnu"], 'there is no command "rnu"; did you mean run?', "ale --help"],
+    [["help", "tasks", "chekc"], 'there is no command "chekc"; did you mean check?', "ale tasks --help"],
     [["eval", "shell"], "required option '--policy <policy>' not specified", "ale eval --help"],
     [
       ["eval", "s", "--policy", "p", "--samples", "0"],
@@ -170,6 +172,32 @@ describe("stored runs", () => {
       expect(err).toContain("there is no store at");
     }
   });
+
+  test("a store below a file is named", async () => {
+    const { code, err } = await ale("runs", "ls", "--store", join(experiment, "ale.db"));
+    expect(code).toBe(2);
+    expect(err).toStartWith(`error: the store ${experiment}/ale.db cannot be reached: ENOTDIR`);
+    expect(err).toContain("--store FILE");
+  });
+});
+
+test("a task made for a sandbox profile that there is not is refused before anything runs", async () => {
+  const suite = join(folder, "suite");
+  mkdirSync(join(suite, "odd", "tests"), { recursive: true });
+  writeFileSync(join(suite, "odd", "task.toml"), '[environment]\nprofile = "hots"\n');
+  writeFileSync(join(suite, "odd", "instruction.md"), "Do it.");
+  writeFileSync(join(suite, "odd", "tests", "test.sh"), "echo 1 > /logs/verifier/reward.txt\n");
+  const out = join(folder, "never-made");
+  for (const argv of [
+    ["tasks", "check", suite],
+    ["run", experiment, "--tasks.suite", suite, "--out", out],
+  ]) {
+    const { code, err } = await ale(...argv);
+    expect(code).toBe(2);
+    expect(err).toContain(`error: odd of ${suite} is made for the sandbox profile "hots", which there is not`);
+    expect(err).toContain("set environment.profile in its task.toml to one of: host");
+  }
+  expect(readdirSync(folder)).not.toContain("never-made");
 });
 
 describe("errors", () => {

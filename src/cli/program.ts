@@ -3,6 +3,7 @@
  */
 
 import { Command, CommanderError } from "commander";
+import { suggest } from "../config/suggest.ts";
 import { AleError } from "../core/errors.ts";
 import { VERSION } from "../core/version.ts";
 import { CommandLine, examples, type Output } from "./command-line.ts";
@@ -103,6 +104,7 @@ export async function runCli(argv: readonly string[], streams: Streams = process
       program.outputHelp();
       return 0;
     }
+    if (rest[0] === "help") refuseUnknownTopic(program, rest.slice(1));
     await program.parseAsync(rest, { from: "user" });
     return cli.exitCode;
   } catch (error) {
@@ -210,6 +212,27 @@ function configure(command: Command, cli: CommandLine): Command {
 
 function sentence(summary: string): string {
   return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
+}
+
+/** `ale help WORD…` of a command that does not exist would show the help of `ale` and say nothing of the mistake. */
+function refuseUnknownTopic(program: Command, words: readonly string[]): void {
+  let command = program;
+  for (const word of words.filter((argument) => !argument.startsWith("-"))) {
+    const names = command.commands.map((child) => child.name());
+    const child = command.commands.find((candidate) => candidate.name() === word);
+    if (child === undefined) {
+      const meant = suggest(word, names);
+      const help = command === program ? "ale --help" : `ale ${command.name()} --help`;
+      throw new AleError(
+        "usage",
+        `there is no command "${word}"${meant === undefined ? "" : `; did you mean ${meant}?`}`,
+        {
+          hint: help,
+        },
+      );
+    }
+    command = child;
+  }
 }
 
 function refuseSettings(verb: string, overrides: readonly string[]): AleError {

@@ -151,18 +151,30 @@ function printChecks(cli: CommandLine, checks: readonly TaskCheck[], bad: readon
           style: ({ noop }) => (noop === 0 ? "green" : "red"),
         },
         { title: "time", align: "right", value: ({ ms }) => formatDuration(ms) },
-        { title: "", value: ({ error }) => error ?? "", style: () => "red" },
       ],
       paint,
     ),
   );
   cli.print("");
   if (bad.length === 0) {
-    cli.print(`${paint("green", "good")}: ${checks.length} instances, every oracle scores 1 and doing nothing 0`);
+    const count = checks.length === 1 ? "1 instance" : `${checks.length} instances`;
+    cli.print(`${paint("green", "good")}: ${count}, every oracle scores 1 and doing nothing 0`);
     return;
   }
-  const names = [...new Set(bad.map(({ task }) => sanitizeLine(task, 100)))];
-  cli.print(`${paint("red", "wrong")}: ${bad.length} of ${checks.length} instances: ${names.slice(0, 5).join(", ")}`);
+  cli.print(`${paint("red", "wrong")}: ${bad.length} of ${checks.length} instances`);
+  for (const check of bad.slice(0, MAX_REASONS)) {
+    cli.print(`  ${sanitizeLine(check.task, 100)}: ${sanitizeLine(whatIsWrong(check), 500)}`);
+  }
+  if (bad.length > MAX_REASONS) cli.print(paint("dim", "  --json tells all of them"));
+}
+
+/** Wrong instances that are explained one by one. */
+const MAX_REASONS = 10;
+
+function whatIsWrong({ error, oracle, noop }: TaskCheck): string {
+  if (error !== undefined) return error;
+  if (oracle !== 1) return `solution/solve.sh scores ${oracle} instead of 1`;
+  return `doing nothing scores ${noop} instead of 0`;
 }
 
 interface RenderFlags {

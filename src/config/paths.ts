@@ -74,11 +74,11 @@ export function prepareEmptyFolder(path: string, what = `the folder ${path}`, if
 
 /**
  * The absolute path of the store's file.
- * @throws AleError("store") when a folder is there.
+ * @throws AleError("store") when a folder is there, or the way there leads through a file or a closed folder.
  */
 export function storeFile(path: string): string {
   const file = resolve(path);
-  if (lstatSync(file, { throwIfNoEntry: false })?.isDirectory()) {
+  if (statusOf(file)?.isDirectory()) {
     throw new AleError("store", `${path} is a folder, not a database file`, {
       hint: `--store ${join(path, "ale.db")}`,
     });
@@ -96,6 +96,17 @@ export function prepareStorePath(path: string): string {
   ensureFolder(home, `the folder of the store, ${home},`, hint, "store");
   if (home === temporaryHome()) takeOver(home);
   return storeFile(path);
+}
+
+function statusOf(file: string) {
+  try {
+    return lstatSync(file, { throwIfNoEntry: false });
+  } catch (cause) {
+    throw new AleError("store", `the store ${file} cannot be reached: ${errorMessage(cause)}`, {
+      hint: "give another place with --store FILE, or set ALE_HOME to a folder you may write to",
+      cause,
+    });
+  }
 }
 
 function listFolder(folder: string, shown: string): string[] {

@@ -85,7 +85,7 @@ export class EngineClient {
     name = "engine 0",
   ): Promise<EngineClient> {
     const client = new EngineClient(options, onRestart, name);
-    await client.#running();
+    await client.ready();
     return client;
   }
 

@@ -67,6 +67,8 @@ export interface EvaluationResult {
   readonly greedy: boolean;
   readonly perFamily: Readonly<Record<string, { readonly rate: number; readonly n: number }>>;
   readonly stopReasons: Readonly<Record<string, number>>;
+  /** Why the first episode that could not be judged failed. */
+  readonly error?: string;
   readonly isolation: string;
   readonly ms: number;
 }

@@ -3,10 +3,10 @@
 import { cpus } from "node:os";
 import { grade } from "../sandbox/grading.ts";
 import { type CheckRow, checkSuite } from "../tasks/check.ts";
-import { loadSuite } from "../tasks/suite.ts";
 import type { CheckTasks } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { openSandboxes, warmUp } from "./resources.ts";
+import { loadRunnableSuite } from "./suites.ts";
 
 /** Instances in flight per core: most of an instance's time is waiting for processes. */
 const PER_CORE = 4;
@@ -14,7 +14,7 @@ const PER_CORE = 4;
 /** Yields a row per instance, as they finish. */
 export const checkTasks: CheckTasks = async function* (options) {
   const { samples, families, hub, signal } = options;
-  const suite = loadSuite(options.suite, families === undefined ? {} : { families });
+  const suite = loadRunnableSuite(options.suite, families === undefined ? {} : { families });
   await using provider = await openSandboxes(options.suite);
   const concurrency = cpus().length * PER_CORE;
   warmUp(provider, environmentsOf(suite.families.map((family) => suite.render(family, "train", 0))), concurrency);

@@ -10,21 +10,23 @@ import { wilsonInterval } from "../core/statistics.ts";
 import type { Trajectory } from "../core/types.ts";
 import { RandomPolicy } from "../policy/scripted.ts";
 import { collectGroups } from "../rollout/collect.ts";
+import { MACHINE_FAULTS } from "../rollout/health.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { grade } from "../sandbox/grading.ts";
 import { checkSuite } from "../tasks/check.ts";
-import { loadSuite } from "../tasks/suite.ts";
 import { findAdapter } from "./adapter.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
 import { assertRoom, type PolicySource, policyFromFolder } from "./policy-source.ts";
 import { episodeContext, openSandboxes, startEngines, warmUp } from "./resources.ts";
+import { loadRunnableSuite } from "./suites.ts";
 
 /** What an episode left that counts here. */
 interface Outcome {
   readonly family: string;
   readonly solved: boolean;
   readonly stopReason: string;
+  readonly error?: string | undefined;
 }
 
 /** Evaluates a policy folder, or one of `oracle`, `noop` and `random`. */
@@ -46,6 +48,7 @@ function summarize(options: EvaluateOptions, outcomes: readonly Outcome[]): Omit
   const stopReasons: Record<string, number> = {};
   for (const { stopReason } of outcomes) stopReasons[stopReason] = (stopReasons[stopReason] ?? 0) + 1;
   const { policy, suite, split, greedy } = options;
+  const error = outcomes.find((outcome) => outcome.error !== undefined)?.error;
   return {
     policy,
     suite,
@@ -61,6 +64,7 @@ function summarize(options: EvaluateOptions, outcomes: readonly Outcome[]): Omit
       }),
     ),
     stopReasons,
+    ...(error === undefined ? {} : { error }),
   };
 }
 
@@ -71,7 +75,7 @@ function loadOptions({ families }: EvaluateOptions) {
 /** Runs every instance's own solution, or nothing. */
 async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop") {
   const { hub, signal, samples, split, seed } = options;
-  const suite = loadSuite(options.suite, loadOptions(options));
+  const suite = loadRunnableSuite(options.suite, loadOptions(options));
   await using provider = await openSandboxes(options.suite);
   const concurrency = cpus().length * 4;
   let done = 0;
@@ -81,7 +85,7 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
   const outcomes = rows.map((row): Outcome => {
     const family = row.task.split("/")[1] ?? row.task;
     const stopReason = agent === "oracle" && row.error !== undefined ? "grader_error" : "done";
-    return { family, solved: row[agent] >= 1, stopReason };
+    return { family, solved: row[agent] >= 1, stopReason, error: row.error };
   });
   return { outcomes, isolation: provider.isolation };
 }
@@ -89,7 +93,7 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
 /** Runs one episode per instance with a model, or with uniformly random tokens. */
 async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
-  const suite = loadSuite(options.suite, loadOptions(options));
+  const suite = loadRunnableSuite(options.suite, loadOptions(options));
   const isRandom = options.policy === "random";
   const { experiment } = options;
   const { systemPrompt } = experiment.rollout;
@@ -118,7 +122,8 @@ async function playEpisodes(options: EvaluateOptions) {
   });
   const trajectories: Trajectory[] = groups.flatMap((group) => group.trajectories);
   const outcomes = trajectories.map((trajectory): Outcome => {
-    return { family: trajectory.family, solved: isSolved(trajectory), stopReason: trajectory.stopReason };
+    const { family, stopReason, error } = trajectory;
+    return { family, solved: isSolved(trajectory), stopReason, ...(MACHINE_FAULTS.has(stopReason) && { error }) };
   });
   return { outcomes, isolation: provider.isolation };
 }

@@ -19,8 +19,6 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider } from "../sandbox/supervisor.ts";
-import { mixSuites } from "../tasks/mixture.ts";
-import { loadSuite, type Suite } from "../tasks/suite.ts";
 import { planEngines, poolPlacement } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
 
@@ -157,19 +155,6 @@ export function agentLimits({ rollout }: Experiment): AgentLimits {
   const { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars, commandSeconds } = rollout;
   const limits = { maxTurns, maxCommandTokens, maxEpisodeTokens, maxObservationChars };
   return commandSeconds === undefined ? limits : { ...limits, commandSeconds };
-}
-
-/** Folders or names of the suites that the experiment takes its tasks from. */
-export function suitePaths({ tasks }: Experiment): readonly string[] {
-  return tasks.mix?.map(({ suite }) => suite) ?? [tasks.suite];
-}
-
-/** The tasks of the experiment: one suite, or several as one. */
-export function loadTasks({ tasks }: Experiment): Suite {
-  const load = (path: string, families?: readonly string[]) =>
-    loadSuite(path, families === undefined ? {} : { families });
-  if (tasks.mix === undefined) return load(tasks.suite, tasks.families);
-  return mixSuites(tasks.mix.map(({ suite, families, weight }) => ({ suite: load(suite, families), weight })));
 }
 
 /** Keeps `count` sandboxes ready, spread over the environments in use. */

@@ -8,10 +8,11 @@ import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import { fitMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
-import { openSandboxes, startEngines, suitePaths } from "./resources.ts";
+import { openSandboxes, startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
 import { startService } from "./service.ts";
+import { suitePaths } from "./suites.ts";
 
 /** Everything a run works with. */
 export interface RunParts {

@@ -15,9 +15,10 @@ import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
-import { episodeContext, loadTasks, warmUp } from "./resources.ts";
+import { episodeContext, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 import { openRollout } from "./run-rollout.ts";
+import { loadTasks } from "./suites.ts";
 import { TrainingTasks } from "./training-tasks.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */

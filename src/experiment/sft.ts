@@ -19,8 +19,9 @@ import {
 import { environmentsOf } from "./evaluation.ts";
 import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
-import { agentLimits, loadTasks, warmUp } from "./resources.ts";
+import { agentLimits, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { loadTasks } from "./suites.ts";
 
 /** Steps whose mean is one row of metrics. */
 const STEPS_PER_COMMIT = 20;

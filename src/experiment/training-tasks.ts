@@ -5,8 +5,8 @@ import { both, type Gate, Limiter } from "../rollout/limiter.ts";
 import type { RolloutBatch, RolloutState, SlotName } from "../rollout/rollout.ts";
 import { Curriculum, type CurriculumState } from "../tasks/curriculum.ts";
 import { suiteName, type TaskSampler } from "../tasks/suite.ts";
-import { suitePaths } from "./resources.ts";
 import type { RunParts } from "./run-parts.ts";
+import { suitePaths } from "./suites.ts";
 
 export class TrainingTasks {
   readonly #groups: number;

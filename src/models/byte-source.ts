@@ -18,7 +18,10 @@ export interface ByteSource {
 /** The file `path`; held open only while it is read. @throws AleError("model") when it cannot be opened. */
 export function fileSource(path: string): ByteSource {
   const unreadable = (error: unknown): never => {
-    throw new AleError("model", `cannot read ${path}: ${errorMessage(error)}`, { cause: error });
+    throw new AleError("model", `cannot read ${path}: ${errorMessage(error)}`, {
+      hint: "check its permissions and the disk it lies on",
+      cause: error,
+    });
   };
   const open = (): number => {
     try {

@@ -23,7 +23,10 @@ export function writeDurably(path: string, parts: Iterable<Uint8Array | string>)
   } catch (error) {
     rmSync(temporary, { force: true });
     if (error instanceof AleError) throw error;
-    throw new AleError("storage_full", `cannot write ${path}: ${errorMessage(error)}`, { cause: error });
+    throw new AleError("storage_full", `cannot write ${path}: ${errorMessage(error)}`, {
+      hint: `make room in ${dirname(path)}, or correct its permissions; a run goes on with: ale resume`,
+      cause: error,
+    });
   }
 }
 

@@ -73,13 +73,24 @@ function openOnDisk(path: string): PolicyFolder {
 /** The GGUF file of a folder that has no config of its own. */
 function onlyGguf(path: string): string | undefined {
   if (existsSync(join(path, "config.json"))) return undefined;
-  const names = readdirSync(path).filter((name) => name.endsWith(".gguf"));
+  const names = list(path).filter((name) => name.endsWith(".gguf"));
   if (names.length > 1) {
     throw new AleError("model", `${path} holds several GGUF files: ${names.sort().join(", ")}`, {
       hint: "give the path of the file itself",
     });
   }
   return names[0] === undefined ? undefined : join(path, names[0]);
+}
+
+function list(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (cause) {
+    throw new AleError("model", `${path} cannot be read: ${errorMessage(cause)}`, {
+      hint: "check its permissions",
+      cause,
+    });
+  }
 }
 
 function folder(
@@ -99,7 +110,10 @@ function folder(
     try {
       return bytes(name);
     } catch (error) {
-      throw new AleError("model", `${location}/${name} cannot be read: ${errorMessage(error)}`, { cause: error });
+      throw new AleError("model", `${location}/${name} cannot be read: ${errorMessage(error)}`, {
+        hint: "check its permissions",
+        cause: error,
+      });
     }
   };
   return {
@@ -115,7 +129,10 @@ function folder(
       try {
         return JSON.parse(text) as Record<string, unknown>;
       } catch (error) {
-        throw new AleError("model", `${location}/${name} is not JSON: ${errorMessage(error)}`, { cause: error });
+        throw new AleError("model", `${location}/${name} is not JSON: ${errorMessage(error)}`, {
+          hint: "copy or download the file again",
+          cause: error,
+        });
       }
     },
   };

@@ -29,4 +29,11 @@ test("the rest is stopped once most have failed, or none has worked", () => {
   expect(() => health.signal.throwIfAborted()).toThrow(
     "16 of 256 episodes failed before they could be judged: no space left",
   );
+  expect(health.signal.reason.hint).toContain("ale doctor");
+});
+
+test("where the graders failed the tasks are the first thing to look at", () => {
+  const health = new MachineHealth(4);
+  for (let i = 0; i < 3; i++) health.record({ stopReason: "grader_error", error: "reward.txt does not hold a number" });
+  expect(health.signal.reason.hint).toContain("ale tasks check");
 });

@@ -42,7 +42,12 @@ export class MachineHealth {
       new AleError(
         "sandbox",
         `${this.#failed} of ${this.#episodes} episodes failed before they could be judged: ${this.#firstError}`,
-        { hint: "run `ale doctor`, then `ale resume`" },
+        {
+          hint:
+            stopReason === "grader_error"
+              ? "ale tasks check SUITE tries the verifiers of the tasks, ale doctor this machine; then ale resume"
+              : "run `ale doctor`, then `ale resume`",
+        },
       ),
     );
   }

@@ -4,7 +4,7 @@
  * 3.45.1) can damage a WAL that two connections reset at once.
  */
 
-import { closeSync, existsSync, openSync, readSync } from "node:fs";
+import { existsSync, openSync, readSync, statSync } from "node:fs";
 import { type Client, createClient, type Transaction } from "@libsql/client/sqlite3";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { drizzle } from "drizzle-orm/libsql/sqlite3";
@@ -123,18 +123,19 @@ export async function needsMigration(connection: Connection): Promise<boolean> {
   return (await pragma(connection.client, "user_version")) < STORE_VERSION;
 }
 
-/** Looks at the first bytes before SQLite does, which would treat some foreign files as empty databases. */
+/**
+ * Looks at the first bytes before SQLite does, which would treat some foreign files as empty databases.
+ *
+ * The descriptor stays open, one per file: when a process closes any descriptor of a file, POSIX takes away all locks that
+ * it holds on it. SQLite would not notice, and another process would take itself for the last user of the store: it folds in
+ * and removes the write-ahead log that this process goes on writing to.
+ */
 function refuseForeignFile(path: string): void {
   if (!existsSync(path)) return;
   const head = Buffer.alloc(SQLITE_MAGIC.length);
   let length: number;
   try {
-    const file = openSync(path, "r");
-    try {
-      length = readSync(file, head, 0, head.length, 0);
-    } finally {
-      closeSync(file);
-    }
+    length = readSync(descriptorOf(path), head, 0, head.length, 0);
   } catch (cause) {
     throw new AleError("store", `${path} cannot be read: ${cause instanceof Error ? cause.message : cause}`, {
       hint: "check its permissions, or give another file with --store FILE",
@@ -145,6 +146,19 @@ function refuseForeignFile(path: string): void {
   throw new AleError("store", `${path} is not a database`, {
     hint: "it was left as it is; give another file with --store FILE, or move this one away",
   });
+}
+
+/** Descriptors by device and inode, which an open file keeps from being given to another. */
+const descriptors = new Map<string, number>();
+
+function descriptorOf(path: string): number {
+  const { dev, ino } = statSync(path, { bigint: true });
+  const file = `${dev}:${ino}`;
+  const known = descriptors.get(file);
+  if (known !== undefined) return known;
+  const opened = openSync(path, "r");
+  descriptors.set(file, opened);
+  return opened;
 }
 
 /** Refuses files that are not ours or newer than we are, before anything is written to them. */

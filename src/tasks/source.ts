@@ -4,7 +4,7 @@
 
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { AleError } from "../core/errors.ts";
+import { AleError, errorMessage } from "../core/errors.ts";
 
 export interface TaskSourceFile {
   readonly content: Uint8Array;
@@ -49,7 +49,7 @@ export function embeddedSuites(): readonly string[] {
  */
 export function openTaskSource(path: string): TaskSource {
   const folder = resolve(path);
-  const stat = statSync(folder, { throwIfNoEntry: false });
+  const stat = readable(path, () => statSync(folder, { throwIfNoEntry: false }));
   if (stat?.isDirectory()) return diskSource(folder, path);
   if (stat !== undefined) {
     throw new AleError("task", `${path} is a file; a task or a suite is a folder`, {
@@ -70,7 +70,7 @@ export function openTaskSource(path: string): TaskSource {
 /** A folder on disk. Symlinks and special files are refused: a task folder from elsewhere must not reach out of itself. */
 export function diskSource(folder: string, name = basename(folder)): TaskSource {
   const list = (path: string): { name: string; kind: "file" | "folder" }[] =>
-    readdirSync(join(folder, path), { withFileTypes: true })
+    readable(join(name, path), () => readdirSync(join(folder, path), { withFileTypes: true }))
       .filter((entry) => !entry.name.startsWith(".git"))
       .map((entry) => {
         const kind = entry.isFile() ? "file" : entry.isDirectory() ? "folder" : undefined;
@@ -87,7 +87,9 @@ export function diskSource(folder: string, name = basename(folder)): TaskSource 
       const child = path === "" ? entry.name : `${path}/${entry.name}`;
       return entry.kind === "file" ? [child] : walk(child);
     });
-  const exists = (path: string) => statSync(join(folder, path), { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const status = (path: string) =>
+    readable(`${name}/${path}`, () => statSync(join(folder, path), { throwIfNoEntry: false }));
+  const exists = (path: string) => status(path)?.isDirectory() ?? false;
   return {
     name: name.replace(/\/+$/, ""),
     folders: (path) =>
@@ -103,14 +105,27 @@ export function diskSource(folder: string, name = basename(folder)): TaskSource 
             .sort()
         : [],
     read: (path) => {
-      const stat = statSync(join(folder, path), { throwIfNoEntry: false });
+      const stat = status(path);
       if (stat === undefined || !stat.isFile()) return undefined;
       if (stat.size > MAX_FILE_BYTES) {
         throw new AleError("task", `${name}/${path} has ${stat.size} bytes; at most ${MAX_FILE_BYTES} are allowed`);
       }
-      return { content: new Uint8Array(readFileSync(join(folder, path))), executable: (stat.mode & 0o111) !== 0 };
+      const content = readable(`${name}/${path}`, () => new Uint8Array(readFileSync(join(folder, path))));
+      return { content, executable: (stat.mode & 0o111) !== 0 };
     },
   };
+}
+
+/** Permissions of somebody else's folder are nothing that Ale could have done better. */
+function readable<T>(path: string, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    throw new AleError("task", `${path} cannot be read: ${errorMessage(cause)}`, {
+      hint: "check its permissions",
+      cause,
+    });
+  }
 }
 
 /** The part of a path-to-content map below `root`. */

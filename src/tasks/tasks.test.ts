@@ -116,6 +116,14 @@ describe("task folders", () => {
     expect(refusal(() => suiteOf(diskSource(folder)))).toContain("tests/passwd is neither a file nor a folder");
   });
 
+  // The super-user reads everything.
+  test.skipIf(process.getuid?.() === 0)("a file that may not be read is named", () => {
+    const folder = join(scratch, "closed");
+    for (const [path, text] of Object.entries(PLAIN)) put(folder, path, text);
+    chmodSync(join(folder, "instruction.md"), 0);
+    expect(refusal(() => loadSuite(folder))).toContain("closed/instruction.md cannot be read: EACCES");
+  });
+
   test("files on disk keep their executable bit and nothing else", () => {
     const folder = join(scratch, "modes");
     for (const [path, text] of Object.entries(PLAIN)) put(folder, path, text);

@@ -45,13 +45,14 @@ export function EpisodeList({ runId, step, selected }: EpisodeListProps) {
             </tr>
           </thead>
           <tbody>
-            {episodes.map((episode) => (
+            {episodes?.map((episode) => (
               <EpisodeRow key={episode.id} episode={episode} active={episode.id === selected} />
             ))}
           </tbody>
         </table>
       </div>
-      {episodes.length === 0 && error === undefined && <p class="muted">No episodes like that.</p>}
+      {episodes === undefined && error === undefined && <p class="muted">Reading …</p>}
+      {episodes?.length === 0 && error === undefined && <p class="muted">No episodes like that.</p>}
       {more && (
         <button type="button" onClick={readMore}>
           More
@@ -167,7 +168,7 @@ function useFamilies(runId: string, step: number): readonly string[] {
 }
 
 function useEpisodes(runId: string, filter: Filter, step: number) {
-  const [episodes, setEpisodes] = useState<readonly EpisodeRecord[]>([]);
+  const [episodes, setEpisodes] = useState<readonly EpisodeRecord[]>();
   const [cursor, setCursor] = useState<string | null>(null);
   const [error, setError] = useState<string>();
   const { purpose, family, solved, step: wanted } = filter;
@@ -176,7 +177,7 @@ function useEpisodes(runId: string, filter: Filter, step: number) {
     try {
       const page = await readEpisodes(from === undefined ? query : { ...query, cursor: from });
       if (!current()) return;
-      setEpisodes((old) => (from === undefined ? page.episodes : [...old, ...page.episodes]));
+      setEpisodes((old) => (from === undefined ? page.episodes : [...(old ?? []), ...page.episodes]));
       setCursor(page.nextCursor);
       setError(undefined);
     } catch (cause) {

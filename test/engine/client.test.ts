@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { firstTokens } from "../../src/core/generation.ts";
@@ -167,3 +167,39 @@ describe.each([1, 2])("%d engines", (size) => {
     for (const { tokens } of Object.values(layouts)) expect(tokens).toBeGreaterThan(10);
   });
 });
+
+/** Process ids of the engines that this process has started and that still run. */
+function engineChildren(): number[] {
+  return readdirSync("/proc").flatMap((name) => {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, "latin1");
+      const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      const isEngine = readFileSync(`/proc/${name}/cmdline`, "latin1").includes("--ale-role=engine");
+      return state !== "Z" && Number(parent) === process.pid && isEngine ? [Number(name)] : [];
+    } catch {
+      return []; // No process, or one that ended meanwhile.
+    }
+  });
+}
+
+test("an engine that dies while it starts is started again", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
+  const weights = { kind: "random", seed: 1 } as const;
+  const limits = { threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: true };
+  const starting = EnginePool.start({
+    ...{ devices: ["cpu"], folder, sequences: 8 },
+    engine: { modelConfig: MODEL, weights, ...limits },
+  });
+  while (engineChildren().length === 0) await Bun.sleep(1);
+  const [first] = engineChildren() as [number];
+  process.kill(first, "SIGKILL");
+  const engine = await starting;
+  try {
+    expect(await engine.pids()).not.toContain(first);
+    await using session = await engine.open("a");
+    expect((await session.generate(PROMPT, SAMPLING)).ids).toHaveLength(12);
+  } finally {
+    await engine.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}, 30_000);

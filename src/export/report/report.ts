@@ -34,7 +34,7 @@ ${header(data)}
 ${tiles(data)}
 <section>
 <h2>Learning curve</h2>
-<div class="card">${learningCurve(data)}</div>
+<div class="card scroll curve">${learningCurve(data)}</div>
 ${fitNote(data)}
 </section>
 ${curves(data)}
@@ -72,9 +72,9 @@ function tiles({ run, summary }: ReportData): Html {
 function successTile(label: string, success: HeldOutSummary | null): HtmlValue {
   if (success === null) return null;
   const { rate, low, high, n, greedy } = success;
-  const interval = `${(low * 100).toFixed(1)} to ${percent(high)}, n = ${n}`;
-  const beside = greedy === null ? null : html`<span>greedy ${percent(greedy)}</span>`;
-  return html`<div class="card tile wide"><b>${percent(rate)}</b><span>${label}</span><span>${interval}</span>${beside}</div>`;
+  const interval = `${(low * 100).toFixed(1)} to ${percent(high)}`;
+  const beside = greedy === null ? `n = ${n}` : `n = ${n}, greedy ${percent(greedy)}`;
+  return html`<div class="card tile"><b>${percent(rate)}</b><span>${label}</span><span>${interval}</span><span>${beside}</span></div>`;
 }
 
 function tile(value: string, label: string): Html {

@@ -17,8 +17,7 @@ p { margin: 6px 0; }
 .lead, .note, .empty { color: var(--muted); }
 .note { font-size: 13px; max-width: 80ch; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 16px 18px; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 22px 0; }
-.tile { flex: 1 1 130px; } .tile.wide { flex: 2 1 200px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 22px 0; }
 .tile b { display: block; white-space: nowrap; font-size: 22px; font-weight: 650; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .tile span { display: block; font-size: 12.5px; color: var(--muted); }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 14px; }
@@ -38,6 +37,7 @@ svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 
 .chart .line.orange { stroke: var(--orange); } .chart .band.orange, .chart .dot.orange { fill: var(--orange); }
 .chart .line.violet, .chart .mark.violet, .chart .drop.violet { stroke: var(--violet); } .chart .band.violet { fill: var(--violet); }
 .chart .line.grey { stroke: var(--grey); }
+.curve svg { min-width: 620px; }
 .gantt { min-width: 720px; } .gantt .lane { fill: var(--code); } .gantt .small { font-size: 10.5px; } .gantt .inside { fill: var(--text); font-size: 11px; }
 .gantt .decode, .gantt .generate { fill: #2f6fd0; } .gantt .prefill { fill: #8db7ee; } .gantt .forward { fill: #8fd0a4; } .gantt .backward { fill: #2f9457; }
 .gantt .optimizer { fill: #15603a; } .gantt .exchange { fill: #d3564a; } .gantt .other, .gantt .reset { fill: #a3abb4; } .gantt .tool { fill: #e08a2c; } .gantt .grade { fill: #8a5fd0; }
@@ -45,7 +45,7 @@ svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: 12.5px; font-weight: 600; color: var(--muted); }
 th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-tr:last-child td, tr:last-child th { border-bottom: 0; } td.n, th.n { text-align: right; }
+tr:last-child td, tr:last-child th { border-bottom: 0; } td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
 .scroll { overflow-x: auto; }
 .up { color: var(--good); } .down { color: var(--bad); }
 .bar { display: inline-block; width: 120px; height: 10px; vertical-align: middle; margin-left: 12px; } .bar .track { fill: var(--rule); } .bar .first { fill: var(--grey); } .bar .last { fill: var(--blue); }

@@ -1,0 +1,37 @@
+/** The tasks that a command runs. */
+
+import type { Experiment } from "../config/experiment.ts";
+import { AleError } from "../core/errors.ts";
+import { listProfiles } from "../sandbox/profile-texts.ts";
+import { mixSuites } from "../tasks/mixture.ts";
+import { type LoadSuiteOptions, loadSuite, type Suite } from "../tasks/suite.ts";
+
+/** Folders or names of the suites that the experiment takes its tasks from. */
+export function suitePaths({ tasks }: Experiment): readonly string[] {
+  return tasks.mix?.map(({ suite }) => suite) ?? [tasks.suite];
+}
+
+/** The tasks of the experiment: one suite, or several as one. @throws as `loadRunnableSuite`. */
+export function loadTasks({ tasks }: Experiment): Suite {
+  const load = (path: string, families?: readonly string[]) =>
+    loadRunnableSuite(path, families === undefined ? {} : { families });
+  if (tasks.mix === undefined) return load(tasks.suite, tasks.families);
+  return mixSuites(tasks.mix.map(({ suite, families, weight }) => ({ suite: load(suite, families), weight })));
+}
+
+/**
+ * Loads a suite whose tasks are to be run here.
+ * @throws AleError("task") as `loadSuite`, and when a task was made for a sandbox profile that there is not.
+ */
+export function loadRunnableSuite(path: string, options: LoadSuiteOptions = {}): Suite {
+  const suite = loadSuite(path, options);
+  const known = listProfiles();
+  for (const name of suite.families) {
+    const { profile } = suite.family(name).environment;
+    if (known.includes(profile)) continue;
+    throw new AleError("task", `${name} of ${path} is made for the sandbox profile "${profile}", which there is not`, {
+      hint: `set environment.profile in its task.toml to one of: ${known.join(", ")}`,
+    });
+  }
+  return suite;
+}
