@@ -9,6 +9,7 @@ import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
+import { composeAlgorithm } from "./composition.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
 
@@ -253,42 +254,49 @@ const SftSchema = z
   })
   .describe("Supervised training on recorded demonstrations");
 
-export const ExperimentSchema = z.strictObject({
-  name: z
-    .string()
-    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "lower-case letters, digits and dashes")
-    .default("experiment")
-    .describe("Name of the experiment; run ids start with it"),
-  seed: z
-    .number()
-    .int()
-    .min(0)
-    .max(2 ** 31 - 1)
-    .default(1)
-    .describe("Seed of everything random in the run"),
-  deterministic: z
-    .boolean()
-    .default(false)
-    .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
-  model: ModelSchema.prefault({}),
-  lora: LoraSchema,
-  tasks: TasksSchema.prefault({}),
-  rollout: RolloutSchema.prefault({}),
-  algorithm: AlgorithmSchema,
-  kl: KlSchema,
-  resampling: ResamplingSchema.optional(),
-  optimizer: OptimizerSchema.prefault({}),
-  trainer: TrainerSchema.prefault({}),
-  evaluation: EvaluationSchema.prefault({}),
-  engine: EngineSchema.prefault({}),
-  sandbox: SandboxSchema.prefault({}),
-  checkpoint: CheckpointSchema.prefault({}),
-  service: ServiceSchema.prefault({}),
-  timeline: TimelineSchema.prefault({}),
-  sft: SftSchema.prefault({}),
-});
+export const ExperimentSchema = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "lower-case letters, digits and dashes")
+      .default("experiment")
+      .describe("Name of the experiment; run ids start with it"),
+    seed: z
+      .number()
+      .int()
+      .min(0)
+      .max(2 ** 31 - 1)
+      .default(1)
+      .describe("Seed of everything random in the run"),
+    deterministic: z
+      .boolean()
+      .default(false)
+      .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
+    model: ModelSchema.prefault({}),
+    lora: LoraSchema,
+    tasks: TasksSchema.prefault({}),
+    rollout: RolloutSchema.prefault({}),
+    algorithm: AlgorithmSchema,
+    kl: KlSchema,
+    resampling: ResamplingSchema.optional(),
+    optimizer: OptimizerSchema.prefault({}),
+    trainer: TrainerSchema.prefault({}),
+    evaluation: EvaluationSchema.prefault({}),
+    engine: EngineSchema.prefault({}),
+    sandbox: SandboxSchema.prefault({}),
+    checkpoint: CheckpointSchema.prefault({}),
+    service: ServiceSchema.prefault({}),
+    timeline: TimelineSchema.prefault({}),
+    sft: SftSchema.prefault({}),
+  })
+  .superRefine(({ algorithm, kl }, context) => {
+    const { advantage, normMean, normStd } = composeAlgorithm(algorithm);
+    if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running")) {
+      const message = 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards';
+      context.addIssue({ code: "custom", path: ["kl", "in"], message });
+    }
+  });
 
 /** A fully resolved experiment: every default filled in. */
 export type Experiment = z.infer<typeof ExperimentSchema>;
-export type AlgorithmConfig = Experiment["algorithm"];
 export type SftStage = Experiment["sft"]["stages"][number];

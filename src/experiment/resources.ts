@@ -7,6 +7,7 @@ import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
+import { composeAlgorithm, hasCritic } from "../config/composition.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
@@ -85,7 +86,7 @@ function learning(
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
 ): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
   return {
-    ...(algorithm.type === "ppo" && { valueHead: true }),
+    ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
     ...(kl !== undefined && lora === undefined && folder !== undefined && { reference: folder }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
   };

@@ -10,7 +10,7 @@ import type { EpisodeContext } from "../rollout/episode.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import { loadSuite } from "../tasks/suite.ts";
 import type { Collected } from "../trainer/batch.ts";
-import { evaluationDue, train } from "../trainer/loop.ts";
+import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
 import type { PolicyJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
@@ -59,10 +59,12 @@ class ReinforcementRun {
     const { timeline } = session;
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
+      lastState: session.resumedState.training as TrainingState | undefined,
       collect: (step: number) => timeline.time("collect", step, () => this.#collect(step)),
       update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
-      commit: (step: number, metrics: Readonly<Record<string, number>>) => this.#commit(step, metrics),
+      commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
+        this.#commit(step, metrics, training),
     };
     await train(options.experiment, session.committedStep + 1, loop, options.signal);
   }
@@ -104,7 +106,7 @@ class ReinforcementRun {
     });
   }
 
-  async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
+  async #commit(step: number, metrics: Readonly<Record<string, number>>, training: TrainingState = {}): Promise<void> {
     const { options, session, engine } = this.#parts;
     const { experiment } = options;
     if (step > 0 && metrics["actor/updates"] !== 0 && engine.version !== step) {
@@ -119,7 +121,7 @@ class ReinforcementRun {
       engines,
       evaluations,
       keep: best === null ? [] : [best],
-      state: this.#resampler === undefined ? {} : { resampling: this.#resampler.state },
+      state: { training, ...(this.#resampler && { resampling: this.#resampler.state }) },
       checkpoint: step % experiment.checkpoint.every === 0 || evaluationDue(experiment, step),
     });
   }

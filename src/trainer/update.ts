@@ -7,7 +7,7 @@
  */
 
 import type { KlKind } from "../algorithms/kl.ts";
-import type { AlgorithmConfig } from "../config/experiment.ts";
+import type { Composition } from "../config/composition.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
@@ -65,17 +65,21 @@ export interface PolicyJob {
   readonly masks: readonly Uint8Array[];
   /** Log-probabilities under the distribution that was sampled from. */
   readonly behaviour: readonly Float32Array[];
-  /** One advantage per sequence; the algorithm gives it to the masked tokens. */
-  readonly advantages: readonly number[];
+  /** Of each token; what a critic or a divergence inside the reward comes to is worked out in the update. */
+  readonly advantages: readonly Float32Array[];
+  /** Reward of each episode after normalisation and clipping: what a critic's advantages are estimated from. */
+  readonly shapedRewards: readonly number[];
   /** Turn of each token, −1 where the mask is 0. */
   readonly turnIds: readonly Int32Array[];
   /** Raw reward of each sequence's episode. */
   readonly rewards: readonly number[];
   /** Group of each sequence. */
   readonly groups: readonly number[];
+  /** Weight of each episode in the loss; 1 when omitted. */
+  readonly episodeWeights?: readonly number[];
   /** Divergence from the frozen reference, in the loss or taken off the rewards. */
   readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind; readonly coefficient: number };
-  readonly algorithm: AlgorithmConfig;
+  readonly algorithm: Composition;
   readonly temperature: number;
   readonly minibatches: number;
   readonly epochs: number;
