@@ -241,6 +241,18 @@ const SftStageSchema = z.strictObject({
   mistakes: fraction("Share of demonstrations that are typical mistakes instead of expert solutions", 0),
   decayFrom: fraction("Share of the stage after which the learning rate falls linearly to `minRatio`", 0.7),
   minRatio: fraction("Final learning rate of the stage as a share of its peak", 0.03),
+  trajectories: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("Imitate the solved training episodes of this run (id or directory) instead of demonstrations"),
+  perGroup: z
+    .number()
+    .int()
+    .min(1)
+    .max(1024)
+    .optional()
+    .describe("Of these, the shortest this many of each group; all when omitted"),
 });
 
 const SftSchema = z
@@ -250,6 +262,11 @@ const SftSchema = z
     vocabulary: count("Size of the tokenizer learned on the demonstrations", 512, 1_000_000),
     contextWeight: fraction("Loss weight of prompt and observation tokens, beside 1 for action tokens", 0.1),
     every: z.number().int().min(0).max(1_000_000).default(200).describe("Steps between evaluations; 0 = last only"),
+    maskErrors: z.boolean().optional().describe("Do not imitate turns whose command failed; off when omitted"),
+    maskIrrelevant: z
+      .boolean()
+      .optional()
+      .describe("Do not imitate turns without a command, nor repetitions that showed the same; off when omitted"),
     stages: z.array(SftStageSchema).min(1).max(16).prefault([{}]).describe("Stages, one after the other"),
   })
   .describe("Supervised training on recorded demonstrations");

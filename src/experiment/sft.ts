@@ -1,13 +1,14 @@
-/** `ale sft`: records demonstrations in sandboxes and trains a policy on them. */
+/** `ale sft`: records demonstrations in sandboxes, or takes the solved episodes of a run, and trains a policy on them. */
 
 import { compactFormat } from "../agent/compact-format.ts";
+import { countOnes } from "../algorithms/levels.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
-import type { TokenRecord } from "../core/types.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import { loadSuite, type Suite } from "../tasks/suite.ts";
 import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
+import type { SupervisedRecord, TurnMaskSettings } from "../trainer/turn-masks.ts";
 import type { RunExperiment, RunOptions } from "./api.ts";
 import {
   type DemonstrationPlan,
@@ -21,6 +22,7 @@ import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
 import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { readSolvedEpisodes } from "./solved-episodes.ts";
 
 /** Steps whose mean is one row of metrics. */
 const STEPS_PER_COMMIT = 20;
@@ -47,6 +49,7 @@ function totalSteps({ sft }: Experiment): number {
 function planStages(options: RunOptions, suite: Suite): DemonstrationPlan[][] {
   const { seed, sft } = options.experiment;
   return sft.stages.map((stage, s) => {
+    if (stage.trajectories !== undefined) return [];
     const sampler = suite.sampler(seed + 1_000_003 * (s + 1), "train");
     const tasks = Array.from({ length: sft.demonstrations }, (_, i) => sampler.at(i));
     const without = tasks.find((task) => task.demonstrations.length === 0);
@@ -66,6 +69,15 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
     throw new AleError("config", "lora: adapters need a model to belong to", { hint: "set model.path" });
   }
   if (model.path !== undefined) return startingPolicy(options.experiment);
+  if (plans.length === 0) {
+    throw new AleError(
+      "config",
+      "sft.stages: episodes of a run can only be imitated by a policy that reads their tokens",
+      {
+        hint: "set model.path to the policy that run started from or made",
+      },
+    );
+  }
   const { tokenizer, text } = learnTokenizer(plans, sft.vocabulary);
   return {
     modelConfig: presetConfig(model.preset, sft.vocabulary),
@@ -100,14 +112,28 @@ class SupervisedRun {
     let offset = 0;
     for (const [s, stage] of sft.stages.entries()) {
       if (session.committedStep < offset + stage.steps) {
-        const records = await session.timeline.time("record", offset, () => this.#record(s));
+        const records = await session.timeline.time("record", offset, () => this.#collect(s));
         await this.#train(s, offset, records);
       }
       offset += stage.steps;
     }
   }
 
-  async #record(stage: number): Promise<TokenRecord[]> {
+  /** What a stage imitates. */
+  async #collect(stage: number): Promise<SupervisedRecord[]> {
+    const { options, session, source } = this.#parts;
+    const { sft } = options.experiment;
+    const { maskErrors = false, maskIrrelevant = false } = sft;
+    const masks = { maskErrors, maskIrrelevant };
+    const { trajectories: run, perGroup } = sft.stages[stage] as (typeof sft.stages)[number];
+    const records =
+      run === undefined
+        ? await this.#record(stage, masks)
+        : await readSolvedEpisodes(session.store, source.format, { run, perGroup, masks });
+    return this.#fitting(records);
+  }
+
+  async #record(stage: number, masks: TurnMaskSettings): Promise<SupervisedRecord[]> {
     const { options, provider, source } = this.#parts;
     const { experiment, hub, signal } = options;
     const plans = this.#stages[stage] as readonly DemonstrationPlan[];
@@ -115,11 +141,15 @@ class SupervisedRun {
     const limits = agentLimits(experiment);
     const { concurrency } = experiment.sandbox;
     const recorded = await recordDemonstrations(plans, provider, source.format, limits, concurrency, hub, signal);
-    const records = encodeDemonstrations(recorded, source.format);
+    return encodeDemonstrations(recorded, source.format, masks);
+  }
+
+  #fitting(records: readonly SupervisedRecord[]): SupervisedRecord[] {
+    const { experiment, hub } = this.#parts.options;
     const limit = experiment.rollout.maxEpisodeTokens;
-    const fitting = records.filter((record) => record.ids.length <= limit);
+    const fitting = records.filter(({ tokens }) => tokens.ids.length <= limit);
     if (fitting.length === 0) {
-      const shortest = Math.min(...records.map((record) => record.ids.length));
+      const shortest = Math.min(...records.map(({ tokens }) => tokens.ids.length));
       throw new AleError("config", `no demonstration fits into rollout.maxEpisodeTokens = ${limit}`, {
         hint: `the shortest has ${shortest} tokens; set rollout.maxEpisodeTokens higher`,
       });
@@ -131,12 +161,12 @@ class SupervisedRun {
     return fitting;
   }
 
-  async #train(stageIndex: number, offset: number, records: readonly TokenRecord[]): Promise<void> {
+  async #train(stageIndex: number, offset: number, records: readonly SupervisedRecord[]): Promise<void> {
     const { session, engine } = this.#parts;
     const { experiment, signal, hub } = this.#parts.options;
     const stage = experiment.sft.stages[stageIndex] as (typeof experiment.sft.stages)[number];
     const order = new DemonstrationOrder(
-      records.map((record) => record.ids.length),
+      records.map(({ tokens }) => tokens.ids.length),
       experiment.sft.batch,
       `${experiment.seed}/batches/${stageIndex}`,
     );
@@ -145,7 +175,7 @@ class SupervisedRun {
     for (let step = from; step <= stage.steps; step++) {
       signal.throwIfAborted();
       const lr = stageRate(stage, offset === 0 ? experiment.optimizer.warmupSteps : 0, step);
-      const batch = order.at(step - 1).map((i) => records[i] as TokenRecord);
+      const batch = order.at(step - 1).map((i) => records[i] as SupervisedRecord);
       const job = supervisedJob(experiment, batch, lr);
       const update = await session.timeline.time("update", offset + step, () => engine.update(job, offset + step));
       sums.loss += update.loss;
@@ -162,6 +192,7 @@ class SupervisedRun {
       const due = step % STEPS_PER_COMMIT === 0 || step === stage.steps || evaluationDue(experiment, offset + step);
       if (!due) continue;
       await this.#commit(offset + step, {
+        "sft/trained_share": trainedShare(records),
         "sft/loss": sums.loss / sums.steps,
         "actor/grad_norm": sums.gradNorm / sums.steps,
         "actor/lr": lr,
@@ -186,4 +217,17 @@ class SupervisedRun {
       checkpoint: true,
     });
   }
+}
+
+/** Share of the policy's tokens that are imitated. */
+function trainedShare(records: readonly SupervisedRecord[]): number {
+  const sum = (pick: (record: SupervisedRecord) => Uint8Array) =>
+    records.reduce((total, record) => total + countOnes(pick(record)), 0);
+  return (
+    sum(({ trained_T }) => trained_T) /
+    Math.max(
+      1,
+      sum(({ tokens }) => tokens.mask),
+    )
+  );
 }
