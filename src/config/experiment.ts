@@ -12,6 +12,7 @@ import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { SftSchema } from "./sft.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
 const count = (description: string, value: number, max = 1_000_000) =>
@@ -234,42 +235,6 @@ const TimelineSchema = z
     keep: count("Newest steps whose timeline stays in the store", 20, 1_000_000),
   })
   .describe("What happened when");
-
-const SftStageSchema = z.strictObject({
-  steps: count("Optimizer steps of the stage", 1000),
-  lr: z.number().min(0).max(10).default(2e-3).describe("Peak learning rate of the stage"),
-  mistakes: fraction("Share of demonstrations that are typical mistakes instead of expert solutions", 0),
-  decayFrom: fraction("Share of the stage after which the learning rate falls linearly to `minRatio`", 0.7),
-  minRatio: fraction("Final learning rate of the stage as a share of its peak", 0.03),
-  trajectories: z
-    .string()
-    .min(1)
-    .optional()
-    .describe("Imitate the solved training episodes of this run (id or directory) instead of demonstrations"),
-  perGroup: z
-    .number()
-    .int()
-    .min(1)
-    .max(1024)
-    .optional()
-    .describe("Of these, the shortest this many of each group; all when omitted"),
-});
-
-const SftSchema = z
-  .strictObject({
-    demonstrations: count("Demonstrations recorded in sandboxes per stage", 6000),
-    batch: count("Demonstrations per optimizer step", 64, 65_536),
-    vocabulary: count("Size of the tokenizer learned on the demonstrations", 512, 1_000_000),
-    contextWeight: fraction("Loss weight of prompt and observation tokens, beside 1 for action tokens", 0.1),
-    every: z.number().int().min(0).max(1_000_000).default(200).describe("Steps between evaluations; 0 = last only"),
-    maskErrors: z.boolean().optional().describe("Do not imitate turns whose command failed; off when omitted"),
-    maskIrrelevant: z
-      .boolean()
-      .optional()
-      .describe("Do not imitate turns without a command, nor repetitions that showed the same; off when omitted"),
-    stages: z.array(SftStageSchema).min(1).max(16).prefault([{}]).describe("Stages, one after the other"),
-  })
-  .describe("Supervised training on recorded demonstrations");
 
 export const ExperimentSchema = z
   .strictObject({

@@ -82,12 +82,13 @@ export async function startEngines(
 
 /** What training needs besides the policy. */
 function learning(
-  { algorithm, kl, optimizer }: Experiment,
+  { algorithm, kl, optimizer, sft }: Experiment,
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
 ): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
+  const isCompared = kl !== undefined || sft.stages.some(({ objective = "sft" }) => objective !== "sft");
   return {
     ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
-    ...(kl !== undefined && lora === undefined && folder !== undefined && { reference: folder }),
+    ...(isCompared && lora === undefined && folder !== undefined && { reference: folder }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
   };
 }

@@ -1,14 +1,18 @@
-/** `ale sft`: records demonstrations in sandboxes, or takes the solved episodes of a run, and trains a policy on them. */
+/**
+ * `ale sft`: stages that imitate demonstrations recorded in sandboxes or the solved episodes of a run, or that prefer solved
+ * episodes to failures.
+ */
 
 import { compactFormat } from "../agent/compact-format.ts";
-import { countOnes } from "../algorithms/levels.ts";
-import type { Experiment } from "../config/experiment.ts";
+import { mean } from "../algorithms/statistics.ts";
+import type { Experiment, SftStage } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import { loadSuite, type Suite } from "../tasks/suite.ts";
-import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
+import { DemonstrationOrder, stageRate } from "../trainer/supervised.ts";
 import type { SupervisedRecord, TurnMaskSettings } from "../trainer/turn-masks.ts";
+import type { UpdateResult } from "../trainer/update.ts";
 import type { RunExperiment, RunOptions } from "./api.ts";
 import {
   type DemonstrationPlan,
@@ -22,7 +26,8 @@ import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
 import { agentLimits, suiteOptions, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
-import { readSolvedEpisodes } from "./solved-episodes.ts";
+import { imitationExamples, preferenceExamples, type StageExamples } from "./stage-examples.ts";
+import { readPreferencePairs, readSolvedEpisodes } from "./stored-episodes.ts";
 
 /** Steps whose mean is one row of metrics. */
 const STEPS_PER_COMMIT = 20;
@@ -119,18 +124,26 @@ class SupervisedRun {
     }
   }
 
-  /** What a stage imitates. */
-  async #collect(stage: number): Promise<SupervisedRecord[]> {
+  /** What a stage learns from. */
+  async #collect(number: number): Promise<StageExamples> {
     const { options, session, source } = this.#parts;
-    const { sft } = options.experiment;
-    const { maskErrors = false, maskIrrelevant = false } = sft;
+    const { experiment, hub } = options;
+    const { maskErrors = false, maskIrrelevant = false, stages } = experiment.sft;
     const masks = { maskErrors, maskIrrelevant };
-    const { trajectories: run, perGroup } = sft.stages[stage] as (typeof sft.stages)[number];
-    const records =
-      run === undefined
-        ? await this.#record(stage, masks)
-        : await readSolvedEpisodes(session.store, source.format, { run, perGroup, masks });
-    return this.#fitting(records);
+    const stage = stages[number] as SftStage;
+    const { trajectories: run, perGroup, objective = "sft" } = stage;
+    if (run === undefined) return imitationExamples(experiment, await this.#record(number, masks), hub);
+    const { store } = session;
+    if (objective === "sft") {
+      const records = await readSolvedEpisodes(store, source.format, { run, perGroup, masks });
+      return imitationExamples(experiment, records, hub);
+    }
+    return preferenceExamples(
+      experiment,
+      stage,
+      await readPreferencePairs(store, source.format, { run, perGroup }),
+      hub,
+    );
   }
 
   async #record(stage: number, masks: TurnMaskSettings): Promise<SupervisedRecord[]> {
@@ -144,44 +157,22 @@ class SupervisedRun {
     return encodeDemonstrations(recorded, source.format, masks);
   }
 
-  #fitting(records: readonly SupervisedRecord[]): SupervisedRecord[] {
-    const { experiment, hub } = this.#parts.options;
-    const limit = experiment.rollout.maxEpisodeTokens;
-    const fitting = records.filter(({ tokens }) => tokens.ids.length <= limit);
-    if (fitting.length === 0) {
-      const shortest = Math.min(...records.map(({ tokens }) => tokens.ids.length));
-      throw new AleError("config", `no demonstration fits into rollout.maxEpisodeTokens = ${limit}`, {
-        hint: `the shortest has ${shortest} tokens; set rollout.maxEpisodeTokens higher`,
-      });
-    }
-    if (fitting.length < records.length) {
-      const message = `${records.length - fitting.length} demonstrations are longer than ${limit} tokens and are left out`;
-      hub.emit({ type: "log", level: "warn", message });
-    }
-    return fitting;
-  }
-
-  async #train(stageIndex: number, offset: number, records: readonly SupervisedRecord[]): Promise<void> {
+  async #train(stageIndex: number, offset: number, examples: StageExamples): Promise<void> {
     const { session, engine } = this.#parts;
     const { experiment, signal, hub } = this.#parts.options;
-    const stage = experiment.sft.stages[stageIndex] as (typeof experiment.sft.stages)[number];
+    const stage = experiment.sft.stages[stageIndex] as SftStage;
     const order = new DemonstrationOrder(
-      records.map(({ tokens }) => tokens.ids.length),
+      examples.lengths,
       experiment.sft.batch,
       `${experiment.seed}/batches/${stageIndex}`,
     );
-    const sums = { loss: 0, gradNorm: 0, ms: 0, steps: 0 };
+    let updates: UpdateResult[] = [];
     const from = Math.max(1, session.committedStep - offset + 1);
     for (let step = from; step <= stage.steps; step++) {
       signal.throwIfAborted();
       const lr = stageRate(stage, offset === 0 ? experiment.optimizer.warmupSteps : 0, step);
-      const batch = order.at(step - 1).map((i) => records[i] as SupervisedRecord);
-      const job = supervisedJob(experiment, batch, lr);
-      const update = await session.timeline.time("update", offset + step, () => engine.update(job, offset + step));
-      sums.loss += update.loss;
-      sums.gradNorm += update.gradNorm;
-      sums.ms += update.ms;
-      sums.steps++;
+      const job = examples.job(order.at(step - 1), lr);
+      updates.push(await session.timeline.time("update", offset + step, () => engine.update(job, offset + step)));
       hub.emit({
         type: "progress",
         stage: `supervised stage ${stageIndex + 1}`,
@@ -191,14 +182,9 @@ class SupervisedRun {
       });
       const due = step % STEPS_PER_COMMIT === 0 || step === stage.steps || evaluationDue(experiment, offset + step);
       if (!due) continue;
-      await this.#commit(offset + step, {
-        "sft/trained_share": trainedShare(records),
-        "sft/loss": sums.loss / sums.steps,
-        "actor/grad_norm": sums.gradNorm / sums.steps,
-        "actor/lr": lr,
-        "timing_s/update_actor": sums.ms / sums.steps / 1000,
-      });
-      Object.assign(sums, { loss: 0, gradNorm: 0, ms: 0, steps: 0 });
+      const metrics = { ...examples.metrics, ...meanMetrics(updates, stage.objective ?? "sft"), "actor/lr": lr };
+      await this.#commit(offset + step, metrics);
+      updates = [];
     }
   }
 
@@ -219,15 +205,14 @@ class SupervisedRun {
   }
 }
 
-/** Share of the policy's tokens that are imitated. */
-function trainedShare(records: readonly SupervisedRecord[]): number {
-  const sum = (pick: (record: SupervisedRecord) => Uint8Array) =>
-    records.reduce((total, record) => total + countOnes(pick(record)), 0);
-  return (
-    sum(({ trained_T }) => trained_T) /
-    Math.max(
-      1,
-      sum(({ tokens }) => tokens.mask),
-    )
-  );
+/** Means over some steps. */
+function meanMetrics(updates: readonly UpdateResult[], objective: string): Record<string, number> {
+  const over = (pick: (update: UpdateResult) => number | undefined) => mean(updates.map((update) => pick(update) ?? 0));
+  const names = Object.keys(updates[0]?.metrics ?? {});
+  return {
+    [`${objective}/loss`]: over(({ loss }) => loss),
+    ...Object.fromEntries(names.map((name) => [name, over(({ metrics }) => metrics[name])])),
+    "actor/grad_norm": over(({ gradNorm }) => gradNorm),
+    "timing_s/update_actor": over(({ ms }) => ms / 1000),
+  };
 }

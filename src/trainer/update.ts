@@ -15,6 +15,7 @@ import { assignCredit, type Credit } from "./credit.ts";
 import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts";
 import { type Current, minibatchLoss } from "./minibatch.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
+import { type PreferenceJob, preferenceGradients } from "./preference.ts";
 
 /** Settings of one AdamW step. */
 export interface OptimizerSettings {
@@ -107,7 +108,7 @@ export interface SupervisedJob {
   readonly optimizer: OptimizerSettings;
 }
 
-export type UpdateJob = PolicyJob | SupervisedJob;
+export type UpdateJob = PolicyJob | SupervisedJob | PreferenceJob;
 
 export interface UpdateResult {
   /** Slot that holds the new weights, not yet published. */
@@ -135,32 +136,29 @@ export async function runUpdate(learner: PolicyLearner, store: ParameterStore, j
   const result =
     job.kind === "policy"
       ? await policyUpdate(learner, store, published, job)
-      : await supervisedUpdate(learner, store, published, job);
+      : await oneUpdate(learner, store, published, job);
   return { ...result, ms: performance.now() - started };
 }
 
-async function supervisedUpdate(
+/** Jobs whose every weight follows from one forward pass: one optimizer step. */
+async function oneUpdate(
   learner: PolicyLearner,
   store: ParameterStore,
   published: Slot,
-  job: SupervisedJob,
+  job: SupervisedJob | PreferenceJob,
 ): Promise<Omit<UpdateResult, "ms">> {
   const slot = store.targetFor(published);
-  const { loss, entropy } = await learner.backward(job.sequences, job.weights, published, 1);
+  const result =
+    job.kind === "preference"
+      ? await preferenceGradients(learner, job, published)
+      : await supervisedGradients(learner, job, published);
   const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
-  const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
-  return {
-    slot,
-    loss,
-    gradNorm,
-    entropy,
-    clipFraction: 0,
-    approxKl: 0,
-    mismatch: NO_MISMATCH,
-    updates: 1,
-    tokens,
-    metrics: {},
-  };
+  return { ...result, slot, gradNorm, clipFraction: 0, approxKl: 0, mismatch: NO_MISMATCH, updates: 1 };
+}
+
+async function supervisedGradients(learner: PolicyLearner, { sequences, weights }: SupervisedJob, slot: Slot) {
+  const { loss, entropy } = await learner.backward(sequences, weights, slot, 1);
+  return { loss, entropy, tokens: sequences.reduce((sum, sequence) => sum + sequence.length, 0), metrics: {} };
 }
 
 async function policyUpdate(

@@ -10,7 +10,7 @@ import { EventHub } from "../../src/core/events.ts";
 import { policyFromFolder } from "../../src/experiment/policy-source.ts";
 import { runExperiment } from "../../src/experiment/run.ts";
 import { runSft } from "../../src/experiment/sft.ts";
-import { readSolvedEpisodes } from "../../src/experiment/solved-episodes.ts";
+import { readSolvedEpisodes } from "../../src/experiment/stored-episodes.ts";
 import { openStore } from "../../src/store/store.ts";
 import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
 import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
@@ -77,6 +77,30 @@ describe("imitation of solved episodes", () => {
     const masks = { maskErrors: false, maskIrrelevant: false };
     await expect(readSolvedEpisodes(store, format, { run: runId, masks })).rejects.toThrow(
       "another tokenizer or prompt",
+    );
+  });
+});
+
+describe("preferences", () => {
+  const stage = (settings: string) => [`sft.stages=[{trajectories = "${runId}", ${settings}}]`, "sft.batch=8"];
+
+  test.each(["dpo", "ipo"])(
+    "%s: solved episodes become more likely than the failures of their groups",
+    async (objective) => {
+      const { metrics } = await run(
+        objective,
+        runSft,
+        stage(`objective = "${objective}", steps = 8, lr = 1e-4, beta = 0.1`),
+      );
+      expect(metrics["dpo/pairs"]).toBeGreaterThan(0);
+      expect(metrics["rewards/margins"]).toBeGreaterThan(0);
+      expect(metrics[`${objective}/loss`]).toBeLessThan(objective === "dpo" ? Math.LN2 : 25);
+    },
+  );
+
+  test("need a run", async () => {
+    await expect(run("alone", runSft, ['sft.stages=[{objective = "dpo"}]'])).rejects.toThrow(
+      'sft.stages.0.objective is "dpo", which needs the run whose groups are compared: set trajectories',
     );
   });
 });
