@@ -12,6 +12,7 @@ import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { MODEL_SIZES } from "../src/cli/benches/model-sizes.ts";
+import { composeAlgorithm } from "../src/config/composition.ts";
 import { ExperimentSchema } from "../src/config/experiment.ts";
 import { Rng } from "../src/core/rng.ts";
 import { EnginePool } from "../src/device/engine-pool.ts";
@@ -63,11 +64,12 @@ function makeJob(): PolicyJob {
     sequences,
     masks: sequences.map(() => Uint8Array.from({ length: LENGTH }, (_, t) => (t > PROMPT ? 1 : 0))),
     behaviour: sequences.map(() => new Float32Array(LENGTH).fill(-Math.log(config.vocabularySize))),
-    advantages: sequences.map((_, i) => (i % 2 === 0 ? 1 : -1)),
+    advantages: sequences.map((_, i) => new Float32Array(LENGTH).fill(i % 2 === 0 ? 1 : -1)),
+    shapedRewards: sequences.map((_, i) => (i + 1) % 2),
     turnIds: sequences.map(() => Int32Array.from({ length: LENGTH }, (_, t) => (t > PROMPT ? 0 : -1))),
     rewards: sequences.map((_, i) => (i + 1) % 2),
     groups: sequences.map(() => 0),
-    algorithm,
+    algorithm: composeAlgorithm(algorithm),
     ...{ temperature: 1, minibatches: 2, epochs: 1, orderKey: "bench" },
     versions: sequences.map(() => new Int32Array(LENGTH)),
     kvOldest: sequences.map(() => new Int32Array(LENGTH)),

@@ -12,6 +12,11 @@ export interface RecordedTurn {
   readonly observation: string;
 }
 
+/** A recorded turn, and how its command ended; `null` when it did not end by itself. */
+export interface ExecutedTurn extends RecordedTurn {
+  readonly exitCode: number | null;
+}
+
 /** Runs the commands, one per turn, in a sandbox that already holds the task's files. */
 export async function runDemonstration(
   task: Task,
@@ -20,15 +25,16 @@ export async function runDemonstration(
   format: TranscriptFormat,
   limits: AgentLimits,
   signal?: AbortSignal,
-): Promise<RecordedTurn[]> {
-  const turns: RecordedTurn[] = [];
+): Promise<ExecutedTurn[]> {
+  const turns: ExecutedTurn[] = [];
   for (const command of commands) {
     const result = await sandbox.run(command, {
       timeoutMs: (limits.commandSeconds ?? task.timeouts.command) * 1000,
       maxOutputBytes: limits.maxObservationChars * 8,
       ...(signal === undefined ? {} : { signal }),
     });
-    turns.push({ command, observation: format.renderResult(result, limits.maxObservationChars) });
+    const observation = format.renderResult(result, limits.maxObservationChars);
+    turns.push({ command, observation, exitCode: result.exitCode });
   }
   return turns;
 }

@@ -14,17 +14,11 @@
  * 2503.20783) for `seq-mean-token-sum-norm`; `chunk-mean` is the alternative denominator of IPA.
  */
 
+import type { AGGREGATIONS } from "../config/components.ts";
 import { AleError } from "../core/errors.ts";
 import { countChunks, denseTurnIds } from "./chunks.ts";
 import { countOnes, type TokenPlaces } from "./levels.ts";
 
-export const AGGREGATIONS = [
-  "token-mean",
-  "seq-mean-token-sum",
-  "seq-mean-token-mean",
-  "seq-mean-token-sum-norm",
-  "chunk-mean",
-] as const;
 export type AggregationMode = (typeof AGGREGATIONS)[number];
 
 /** Counts over the unfiltered response masks of the whole minibatch. */

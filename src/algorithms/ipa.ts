@@ -19,15 +19,10 @@ import { countChunks } from "./chunks.ts";
 import { clamp, type Numbers, pool } from "./levels.ts";
 import { mismatchRatios } from "./mismatch.ts";
 import { combineLosses, linearLoss, type PolicyLossInput, type PolicyLossOutput, policyRatios } from "./policy-loss.ts";
-import { reinforceAdvantages } from "./reinforce.ts";
 import { type PositiveBy, positiveTokens } from "./topr.ts";
 
-/** What the final reward of a failure is: −1 (and 1 for any reward above 0), or the reward minus its group's mean. */
-export type FailureReward = "minus-one" | "group-centred";
-
-/** Final reward of each episode, in the shape of `groups`. */
-export function ipaFinalRewards(groups: readonly (readonly number[])[], failure: FailureReward): number[][] {
-  if (failure === "group-centred") return reinforceAdvantages(groups, { baseline: "group" });
+/** Final rewards where a failure counts −1: 1 for any reward above 0. The other choice is the reward minus its group's mean. */
+export function signedRewards(groups: readonly (readonly number[])[]): number[][] {
   return groups.map((rewards) => rewards.map((reward) => (reward > 0 ? 1 : -1)));
 }
 

@@ -17,8 +17,9 @@ export function kimiLoss(input: PolicyLossInput, options: LossScale & { readonly
     const logprob = logprobs_T[t] as number;
     const advantage = advantages_T[t] as number;
     const difference = logprob - (old_T[t] as number);
-    losses_T[t] = -advantage * logprob + 0.5 * options.tau * difference ** 2;
-    slopes_T[t] = advantage - options.tau * difference;
+    const factor = input.factors_T?.[t] ?? 1;
+    losses_T[t] = factor * (-advantage * logprob + 0.5 * options.tau * difference ** 2);
+    slopes_T[t] = factor * (advantage - options.tau * difference);
   }
   return reduceTokens(input, options, { losses_T, slopes_T, clipped: 0 });
 }

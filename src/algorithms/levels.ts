@@ -3,6 +3,7 @@
  * turns and never from a mask that something was filtered out of.
  */
 
+import type { LEVELS } from "../config/components.ts";
 import { AleError } from "../core/errors.ts";
 
 /** Plain or typed array; `x_T` has one element per token of a sequence. */
@@ -12,7 +13,6 @@ export type Numbers = ArrayLike<number>;
  * What a ratio is about: a token, the geometric mean of a chunk, the geometric mean of a sequence, or the product over a
  * sequence.
  */
-export const LEVELS = ["token", "chunk", "sequence", "product"] as const;
 export type Level = (typeof LEVELS)[number];
 
 /** Where the tokens of a sequence belong. */

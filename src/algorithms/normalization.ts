@@ -1,52 +1,8 @@
 /** Normalisation of rewards within groups, over the batch or over the run; whitening and clipping of advantages. */
 
+import type { Scope } from "../config/components.ts";
 import { clamp, type Numbers } from "./levels.ts";
 import { mean, standardDeviation, ZERO_SPREAD } from "./statistics.ts";
-
-/** Over what a mean or a spread is taken; `none` leaves it out. */
-export type Scope = "group" | "batch" | "none";
-
-/**
- * `(x − μ) / (σ + 1e-6)` with μ and σ (n − 1) of the group or of the whole batch; the result has the shape of `groups`.
- *
- * ROLL's `reward_normalization`. Where a spread is asked for, a spread ≤ 1e-6 and a group of one give exactly 0.
- */
-export function normalizeRewards(
-  groups: readonly (readonly number[])[],
-  options: { readonly mean: Scope; readonly spread: Scope },
-): number[][] {
-  const all = groups.flat();
-  const over = (scope: Scope, rewards: readonly number[], statistic: (values: readonly number[]) => number) =>
-    scope === "none" ? 0 : statistic(scope === "group" ? rewards : all);
-  return groups.map((rewards) => {
-    const centre = over(options.mean, rewards, mean);
-    if (options.spread === "none") return rewards.map((reward) => reward - centre);
-    const spread = over(options.spread, rewards, standardDeviation);
-    const hasSignal = rewards.length > 1 && spread > ZERO_SPREAD;
-    return rewards.map((reward) => (hasSignal ? (reward - centre) / (spread + ZERO_SPREAD) : 0));
-  });
-}
-
-/** Applies `advantages` to the values of each key; the result is in the order of `values`. */
-export function byKey(
-  values: readonly number[],
-  keys: readonly string[],
-  advantages: (groups: number[][]) => readonly (readonly number[])[],
-): number[] {
-  const members = new Map<string, number[]>();
-  keys.forEach((key, i) => {
-    members.set(key, [...(members.get(key) ?? []), i]);
-  });
-  const groups = [...members.values()];
-  const results = advantages(groups.map((ids) => ids.map((i) => values[i] as number)));
-  const flat = new Array<number>(values.length).fill(0);
-  groups.forEach((ids, g) => {
-    ids.forEach((i, k) => {
-      flat[i] = results[g]?.[k] as number;
-    });
-  });
-  return flat;
-}
 
 /** Count, mean and sum of squared deviations of everything seen so far. */
 export interface RunningMoments {
@@ -69,10 +25,76 @@ export function addMoments(moments: RunningMoments, values: readonly number[]): 
   return { count, mean: centre, squares };
 }
 
-/** `(x − μ) / (σ + 1e-6)` with the moments of the run so far; 0 while they have no spread. */
-export function normalizeRunning(rewards: readonly number[], moments: RunningMoments): number[] {
-  const spread = moments.count < 2 ? 0 : Math.sqrt(moments.squares / (moments.count - 1));
-  return rewards.map((reward) => (spread > ZERO_SPREAD ? (reward - moments.mean) / (spread + ZERO_SPREAD) : 0));
+/** What a statistic is taken over; its spread has the denominator n − 1. */
+interface Statistics {
+  readonly mean: number;
+  readonly spread: number;
+}
+
+function statisticsOf(values: readonly number[]): Statistics {
+  return { mean: mean(values), spread: standardDeviation(values) };
+}
+
+function statisticsOfRun({ count, mean: centre, squares }: RunningMoments): Statistics {
+  return { mean: centre, spread: count < 2 ? 0 : Math.sqrt(squares / (count - 1)) };
+}
+
+/**
+ * `(x − μ) / (σ + 1e-6)` with μ and σ (n − 1) of the group, of the whole batch, or of the run so far (`moments`); `none`
+ * leaves one out. The result has the shape of `groups`.
+ *
+ * | μ | σ | |
+ * |---|---|---|
+ * | group | group | GRPO, arXiv 2402.03300, section 4.1 |
+ * | group | none | REINFORCE with the group's mean as baseline; Dr. GRPO, arXiv 2503.20783 |
+ * | batch | batch | REINFORCE++, arXiv 2501.03262; ours has no KL term inside the reward |
+ * | group | batch | Lite PPO, arXiv 2508.08221: a group that is nearly solved is not blown up |
+ *
+ * ROLL's `reward_normalization`. Ours is exactly 0 wherever what μ or σ is taken over has no spread (≤ 1e-6), a group of one
+ * included, so that episodes that cannot be told apart can be left out.
+ */
+export function normalizeRewards(
+  groups: readonly (readonly number[])[],
+  options: { readonly mean: Scope; readonly spread: Scope },
+  moments: RunningMoments = NO_MOMENTS,
+): number[][] {
+  const all = statisticsOf(groups.flat());
+  const over = (scope: Scope, group: readonly number[]): Statistics | undefined =>
+    ({
+      group: () => statisticsOf(group),
+      batch: () => all,
+      running: () => statisticsOfRun(moments),
+      none: () => undefined,
+    })[scope]();
+  return groups.map((rewards) => {
+    const centre = over(options.mean, rewards);
+    const scale = over(options.spread, rewards);
+    if ([centre, scale].some((part) => part !== undefined && part.spread <= ZERO_SPREAD)) return rewards.map(() => 0);
+    return rewards.map(
+      (reward) => (reward - (centre?.mean ?? 0)) / (scale === undefined ? 1 : scale.spread + ZERO_SPREAD),
+    );
+  });
+}
+
+/** Applies `advantages` to the values of each key; the result is in the order of `values`. */
+export function byKey(
+  values: readonly number[],
+  keys: readonly string[],
+  advantages: (groups: number[][]) => readonly (readonly number[])[],
+): number[] {
+  const members = new Map<string, number[]>();
+  keys.forEach((key, i) => {
+    members.set(key, [...(members.get(key) ?? []), i]);
+  });
+  const groups = [...members.values()];
+  const results = advantages(groups.map((ids) => ids.map((i) => values[i] as number)));
+  const flat = new Array<number>(values.length).fill(0);
+  groups.forEach((ids, g) => {
+    ids.forEach((i, k) => {
+      flat[i] = results[g]?.[k] as number;
+    });
+  });
+  return flat;
 }
 
 /**

@@ -21,6 +21,8 @@ export interface PolicyLossInput extends TokenPlaces {
   readonly advantages_T: Numbers;
   /** Tokens that count in the loss, by default all of `mask_T`. Means over chunks and sequences use all of `mask_T`. */
   readonly lossMask_T?: Numbers | undefined;
+  /** Constant factor of each token's loss: importance weights of a correction, weights of episodes. */
+  readonly factors_T?: Numbers | undefined;
   /** Raw reward of the episode; only `positives = "score"` needs it. */
   readonly score?: number | undefined;
 }
@@ -78,7 +80,8 @@ export function linearLoss(
   let clipped = 0;
   for (let t = 0; t < logprobs_T.length; t++) {
     if (lossMask_T[t] !== 1) continue;
-    const { value, isClipped } = coefficient(t);
+    const { value: free, isClipped } = coefficient(t);
+    const value = free * (input.factors_T?.[t] ?? 1);
     losses_T[t] = -value * (logprobs_T[t] as number);
     slopes_T[t] = value;
     if (isClipped) clipped++;
@@ -99,8 +102,6 @@ export interface PpoOptions extends LossScale {
   readonly dualClip?: number | undefined;
   /** Default `token`. */
   readonly ratio?: Level | undefined;
-  /** Constant factor of each token's loss. */
-  readonly factors_T?: Numbers | undefined;
 }
 
 /**
@@ -121,7 +122,7 @@ export function ppoLoss(input: PolicyLossInput, options: PpoOptions): PolicyLoss
   let clipped = 0;
   for (let t = 0; t < mask_T.length; t++) {
     if (lossMask_T[t] !== 1) continue;
-    const factor = options.factors_T?.[t] ?? 1;
+    const factor = input.factors_T?.[t] ?? 1;
     const { surrogate, slope } = clippedSurrogate(ratio_T[t] as number, advantages_T[t] as number, options);
     losses_T[t] = -factor * surrogate;
     slopes_T[t] = factor * (slope ?? 0);

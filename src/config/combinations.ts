@@ -1,29 +1,32 @@
 /** Settings that are sound one by one but not together. */
 
-import { AleError } from "../core/errors.ts";
-import type { Experiment } from "./experiment.ts";
+import type { AlgorithmConfig } from "./algorithm.ts";
+import { composeAlgorithm } from "./composition.ts";
 
-interface Refusal {
-  readonly when: (experiment: Experiment) => boolean;
+export interface ExperimentProblem {
+  readonly path: readonly string[];
+  /** The rest of a sentence that begins with the key. */
   readonly message: string;
-  readonly hint: string;
 }
 
-const REFUSALS: readonly Refusal[] = [
-  {
-    when: ({ deterministic, async }) => deterministic && async.ratio > 0,
-    message: "deterministic = true, but async.ratio > 0: which weights answer then depends on timing",
-    hint: "set async.ratio = 0, or deterministic = false",
-  },
-  {
-    when: ({ deterministic, rollout }) => deterministic && rollout.redundancy > 0,
-    message: "deterministic = true, but rollout.redundancy > 0: which episodes count then depends on timing",
-    hint: "set rollout.redundancy = 0, or deterministic = false",
-  },
-];
+/** The settings that the rules here are about. */
+interface Settings {
+  readonly deterministic: boolean;
+  readonly async: { readonly ratio: number };
+  readonly rollout: { readonly redundancy: number };
+  readonly algorithm: AlgorithmConfig;
+  readonly kl?: { readonly in: "loss" | "reward" } | undefined;
+}
 
-/** @throws AleError("config") naming the settings that exclude each other. */
-export function checkCombinations(experiment: Experiment): void {
-  const refusal = REFUSALS.find(({ when }) => when(experiment));
-  if (refusal !== undefined) throw new AleError("config", refusal.message, { hint: refusal.hint });
+export function experimentProblems({ deterministic, async, rollout, algorithm, kl }: Settings): ExperimentProblem[] {
+  const problems: ExperimentProblem[] = [];
+  const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
+  if (deterministic && async.ratio > 0)
+    refuse("async.ratio", "must be 0 when deterministic = true; which weights answer would depend on timing");
+  if (deterministic && rollout.redundancy > 0)
+    refuse("rollout.redundancy", "must be 0 when deterministic = true; which episodes count would depend on timing");
+  const { advantage, normMean, normStd } = composeAlgorithm(algorithm);
+  if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
+    refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  return problems;
 }

@@ -10,9 +10,11 @@ import { DEVICE_PATTERN } from "../core/device.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
+import { experimentProblems } from "./combinations.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
 
 const fraction = (description: string, value: number) => z.number().min(0).max(1).default(value).describe(description);
@@ -275,62 +277,48 @@ const TimelineSchema = z
   })
   .describe("What happened when");
 
-const SftStageSchema = z.strictObject({
-  steps: count("Optimizer steps of the stage", 1000),
-  lr: z.number().min(0).max(10).default(2e-3).describe("Peak learning rate of the stage"),
-  mistakes: fraction("Share of demonstrations that are typical mistakes instead of expert solutions", 0),
-  decayFrom: fraction("Share of the stage after which the learning rate falls linearly to `minRatio`", 0.7),
-  minRatio: fraction("Final learning rate of the stage as a share of its peak", 0.03),
-});
-
-const SftSchema = z
+export const ExperimentSchema = z
   .strictObject({
-    demonstrations: count("Demonstrations recorded in sandboxes per stage", 6000),
-    batch: count("Demonstrations per optimizer step", 64, 65_536),
-    vocabulary: count("Size of the tokenizer learned on the demonstrations", 512, 1_000_000),
-    contextWeight: fraction("Loss weight of prompt and observation tokens, beside 1 for action tokens", 0.1),
-    every: z.number().int().min(0).max(1_000_000).default(200).describe("Steps between evaluations; 0 = last only"),
-    stages: z.array(SftStageSchema).min(1).max(16).prefault([{}]).describe("Stages, one after the other"),
+    name: z
+      .string()
+      .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "lower-case letters, digits and dashes")
+      .default("experiment")
+      .describe("Name of the experiment; run ids start with it"),
+    seed: z
+      .number()
+      .int()
+      .min(0)
+      .max(2 ** 31 - 1)
+      .default(1)
+      .describe("Seed of everything random in the run"),
+    deterministic: z
+      .boolean()
+      .default(false)
+      .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
+    model: ModelSchema.prefault({}),
+    lora: LoraSchema,
+    tasks: TasksSchema.prefault({}),
+    rollout: RolloutSchema.prefault({}),
+    async: AsyncSchema.prefault({}),
+    algorithm: AlgorithmSchema,
+    kl: KlSchema,
+    resampling: ResamplingSchema.optional(),
+    optimizer: OptimizerSchema.prefault({}),
+    trainer: TrainerSchema.prefault({}),
+    evaluation: EvaluationSchema.prefault({}),
+    engine: EngineSchema.prefault({}),
+    sandbox: SandboxSchema.prefault({}),
+    checkpoint: CheckpointSchema.prefault({}),
+    service: ServiceSchema.prefault({}),
+    timeline: TimelineSchema.prefault({}),
+    sft: SftSchema.prefault({}),
   })
-  .describe("Supervised training on recorded demonstrations");
-
-export const ExperimentSchema = z.strictObject({
-  name: z
-    .string()
-    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "lower-case letters, digits and dashes")
-    .default("experiment")
-    .describe("Name of the experiment; run ids start with it"),
-  seed: z
-    .number()
-    .int()
-    .min(0)
-    .max(2 ** 31 - 1)
-    .default(1)
-    .describe("Seed of everything random in the run"),
-  deterministic: z
-    .boolean()
-    .default(false)
-    .describe("Bit-equal re-runs: fixed threads, fixed decode shapes, canonical order, self-tested at the start"),
-  model: ModelSchema.prefault({}),
-  lora: LoraSchema,
-  tasks: TasksSchema.prefault({}),
-  rollout: RolloutSchema.prefault({}),
-  async: AsyncSchema.prefault({}),
-  algorithm: AlgorithmSchema,
-  kl: KlSchema,
-  resampling: ResamplingSchema.optional(),
-  optimizer: OptimizerSchema.prefault({}),
-  trainer: TrainerSchema.prefault({}),
-  evaluation: EvaluationSchema.prefault({}),
-  engine: EngineSchema.prefault({}),
-  sandbox: SandboxSchema.prefault({}),
-  checkpoint: CheckpointSchema.prefault({}),
-  service: ServiceSchema.prefault({}),
-  timeline: TimelineSchema.prefault({}),
-  sft: SftSchema.prefault({}),
-});
+  .superRefine((experiment, context) => {
+    for (const { path, message } of experimentProblems(experiment)) {
+      context.addIssue({ code: "custom", path: [...path], message });
+    }
+  });
 
 /** A fully resolved experiment: every default filled in. */
 export type Experiment = z.infer<typeof ExperimentSchema>;
-export type AlgorithmConfig = Experiment["algorithm"];
 export type SftStage = Experiment["sft"]["stages"][number];

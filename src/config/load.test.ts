@@ -30,7 +30,8 @@ function load(toml: string, ...overrides: string[]): LoadedExperiment {
 }
 
 const ALGORITHM_TYPES =
-  '"grpo", "ppo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"';
+  '"grpo", "ppo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa", ' +
+  '"gigpo", "step_reinforce", "kimi", "decoupled_ppo"';
 
 /** Message of the error with the temporary folder cut off. */
 function fail(work: () => unknown): { message: string; hint: string | undefined } {
@@ -196,7 +197,19 @@ describe("bad files", () => {
     ["[algorithm]\ntype = 'dreams'\n", `x.toml:2: algorithm.type is "dreams"; expected one of ${ALGORITHM_TYPES}`],
     [
       "[algorithm]\ntype = 'reinforce'\nclip = 0.1\n",
-      'x.toml:3: unknown key algorithm.clip: it belongs to type "grpo", and algorithm.type is "reinforce"',
+      'x.toml:3: algorithm.clip belongs to loss "ppo", and the loss is "vanilla"',
+    ],
+    [
+      "[algorithm]\ntype = 'rloo'\nbaseline = 'batch'\n",
+      'x.toml:3: unknown key algorithm.baseline: it belongs to type "reinforce", and algorithm.type is "rloo"',
+    ],
+    [
+      "[algorithm.correction]\nweight = 'token'\n[[algorithm.correction.filters]]\nlevel = 'chunk'\n",
+      "x.toml:3: algorithm.correction.filters.0 has no bound: ratioLow, ratioHigh, differenceLow, differenceHigh",
+    ],
+    [
+      "[algorithm]\nnormStd = 'running'\n[kl]\nin = 'reward'\n",
+      'x.toml:4: kl.in is "reward"; with running normalisation only advantage "gae" can take it off the rewards',
     ],
     ["[service]\nzzz = 1\n", "x.toml:2: unknown key service.zzz; service has enabled, port"],
   ])("%j", (toml, message) => {
@@ -346,12 +359,17 @@ describe("resolved experiment", () => {
           families: fc.option(fc.array(fc.string(), { maxLength: 3 }), { nil: undefined }),
           stages: fc.array(fc.record({ steps: fc.integer({ min: 1, max: 1000 }) }), { minLength: 1, maxLength: 3 }),
           algorithm: fc.constantFrom(
-            ...(["ppo", "reinforce", "rloo", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa"] as const).map(
-              (type) => ({
-                type,
-              }),
-            ),
+            ...(
+              ["ppo", "reinforce", "rloo", "lite_ppo", "topr", "tis", "cispo", "gspo", "ipa", "gigpo", "kimi"] as const
+            ).map((type) => ({
+              type,
+            })),
             { type: "grpo" as const, clipHigh: 0.28, dualClip: 3, aggregation: "chunk-mean" as const },
+            {
+              type: "decoupled_ppo" as const,
+              advantage: "ipa" as const,
+              correction: { weight: "chunk" as const, filters: [{ level: "token" as const, ratioHigh: 2 }] },
+            },
           ),
         }),
         ({ seed, suite, lr, families, stages, algorithm }) => {

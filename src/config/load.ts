@@ -8,7 +8,6 @@ import { readFileSync } from "node:fs";
 import { parse, TomlError } from "smol-toml";
 import type { z } from "zod";
 import { AleError, errorMessage } from "../core/errors.ts";
-import { checkCombinations } from "./combinations.ts";
 import { embeddedExperiments, findEmbedded } from "./embedded.ts";
 import { type Experiment, ExperimentSchema } from "./experiment.ts";
 import { mergeTables } from "./merge.ts";
@@ -58,10 +57,7 @@ function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): 
   for (const override of parsed) merged = applyOverride(merged, override);
   const raw = fillVariants(merged);
   const result = ExperimentSchema.safeParse(raw);
-  if (result.success) {
-    checkCombinations(result.data);
-    return resolveExperiment(result.data);
-  }
+  if (result.success) return resolveExperiment(result.data);
   throw configError(result.error.issues, raw, layers, new Set(parsed.map(({ path }) => path.join("."))));
 }
 

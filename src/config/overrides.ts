@@ -5,6 +5,8 @@
 
 import { parse } from "smol-toml";
 import { AleError } from "../core/errors.ts";
+import type { AlgorithmType } from "./algorithm.ts";
+import { settingsOfType } from "./composition.ts";
 import {
   childNode,
   chooseVariant,
@@ -174,7 +176,7 @@ function setAt(holder: unknown, path: readonly string[], value: unknown, node: S
   return { ...table, [segment]: setAt(table[segment], rest, value, child, key) };
 }
 
-/** Choosing another variant of a union drops the keys that only the previous variant had. */
+/** Choosing another algorithm drops the settings that only the previous one read. */
 function withoutOtherVariants(
   table: Readonly<Record<string, unknown>>,
   segment: string,
@@ -184,5 +186,8 @@ function withoutOtherVariants(
   const variant = segment === "type" ? chooseVariant(node, { type: value }) : undefined;
   const properties = node.oneOf === undefined ? undefined : variant?.properties;
   if (properties === undefined) return table;
-  return Object.fromEntries(Object.entries(table).filter(([key]) => Object.hasOwn(properties, key)));
+  const read = settingsOfType(value as AlgorithmType, table);
+  return Object.fromEntries(
+    Object.entries(table).filter(([key]) => properties[key]?.default !== undefined || read.includes(key)),
+  );
 }

@@ -42,6 +42,7 @@ export function describeProblem(
   const found = valueAt(raw, path);
   const isOverride = where === `--${path.join(".")}: `;
   const subject = isOverride ? where.slice(0, -2) : `${where}${path.join(".")}`;
+  if (issue.code === "custom") return [`${subject} ${issue.message}`];
   const allowed =
     issue.code === "invalid_format" ? issue.message : node === undefined ? issue.message : describeRequirement(node);
   if (found === undefined) return [`${subject} is missing; expected ${allowed}`];

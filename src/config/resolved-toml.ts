@@ -1,6 +1,7 @@
 /** Writes a resolved experiment as TOML that a person can read: every setting, with its description and bounds. */
 
 import { stringify } from "smol-toml";
+import { componentsRead, composeAlgorithm } from "./composition.ts";
 import type { Experiment } from "./experiment.ts";
 import { chooseVariant, experimentJsonSchema, isTable, type SchemaNode } from "./schema-tree.ts";
 
@@ -11,10 +12,25 @@ interface Line {
 
 /** TOML text that parses to `experiment` again; optional settings without a value appear as comments. */
 export function stringifyExperiment(experiment: Experiment): string {
-  return `${tableBlocks(experiment, experimentJsonSchema(), "").join("\n\n")}\n`;
+  return `${tableBlocks(experiment, experimentJsonSchema(), "", effectiveSettings(experiment)).join("\n\n")}\n`;
 }
 
-function tableBlocks(table: Readonly<Record<string, unknown>>, node: SchemaNode, prefix: string): string[] {
+/**
+ * What settings without a value come to, by the table they are in: those of an algorithm follow from its type. Keys that
+ * are in neither mean nothing to it and are left out.
+ */
+function effectiveSettings({ algorithm }: Experiment): ReadonlyMap<string, Readonly<Record<string, unknown>>> {
+  const composition: Readonly<Record<string, unknown>> = composeAlgorithm(algorithm);
+  return new Map([["algorithm", Object.fromEntries(componentsRead(algorithm).map((key) => [key, composition[key]]))]]);
+}
+
+function tableBlocks(
+  table: Readonly<Record<string, unknown>>,
+  node: SchemaNode,
+  prefix: string,
+  effective: ReadonlyMap<string, Readonly<Record<string, unknown>>>,
+): string[] {
+  const implied = effective.get(prefix);
   const properties = chooseVariant(node, table)?.properties ?? {};
   const lines: Line[] = [];
   const below: string[] = [];
@@ -22,19 +38,19 @@ function tableBlocks(table: Readonly<Record<string, unknown>>, node: SchemaNode,
     const value = table[name];
     const key = prefix === "" ? name : `${prefix}.${name}`;
     if (isTable(value)) {
-      const [own, ...nested] = tableBlocks(value, child, key);
+      const [own, ...nested] = tableBlocks(value, child, key, effective);
       below.push(`${commentAbove(child)}[${key}]\n${own ?? ""}`, ...nested);
     } else if (isTableArray(value, child)) {
       below.push(...value.map((item, index) => arrayItem(item, child, key, index)));
-    } else {
-      lines.push(settingLine(name, value, child));
+    } else if (value !== undefined || implied === undefined || name in implied) {
+      lines.push(settingLine(name, value, child, implied?.[name]));
     }
   }
   return [alignComments(lines), ...below];
 }
 
 function arrayItem(item: Record<string, unknown>, node: SchemaNode, key: string, index: number): string {
-  const blocks = node.items ? tableBlocks(item, node.items, key) : [];
+  const blocks = node.items ? tableBlocks(item, node.items, key, new Map()) : [];
   return `${index === 0 ? commentAbove(node) : ""}[[${key}]]\n${blocks.join("\n")}`;
 }
 
@@ -42,9 +58,17 @@ function isTableArray(value: unknown, node: SchemaNode): value is Record<string,
   return Array.isArray(value) && value.length > 0 && Boolean(node.items) && value.every(isTable);
 }
 
-function settingLine(name: string, value: unknown, node: SchemaNode): Line {
-  const code = value === undefined ? `# ${name} =` : stringify({ [name]: value }).trimEnd();
+function settingLine(name: string, value: unknown, node: SchemaNode, implied: unknown): Line {
+  const code = value === undefined ? `# ${inline(name, implied)}` : stringify({ [name]: value }).trimEnd();
   return { code, comment: [node.description, choices(node)].filter(Boolean).join("; ") };
+}
+
+/** `name = value`, with a table as one line. */
+function inline(name: string, value: unknown): string {
+  if (value === undefined) return `${name} =`;
+  if (!isTable(value)) return stringify({ [name]: value }).trimEnd();
+  const entries = Object.entries(value).map(([key, part]) => inline(key, part));
+  return `${name} = { ${entries.join(", ")} }`;
 }
 
 function choices(node: SchemaNode): string {

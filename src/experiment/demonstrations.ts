@@ -1,15 +1,16 @@
 /** Records demonstrations in real sandboxes: expert solutions, and where the recipe says so typical mistakes. */
 
-import { encodeDemonstration, type RecordedTurn, runDemonstration } from "../agent/demonstration.ts";
+import { type ExecutedTurn, encodeDemonstration, runDemonstration } from "../agent/demonstration.ts";
 import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
 import type { EventHub } from "../core/events.ts";
 import type { SandboxProvider } from "../core/ports.ts";
 import { Rng } from "../core/rng.ts";
-import type { Demonstration, Task, TokenRecord } from "../core/types.ts";
+import type { Demonstration, Task } from "../core/types.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { trainBpe } from "../tokens/bpe-trainer.ts";
 import { BpeTokenizer } from "../tokens/tokenizer.ts";
+import { maskTurns, type SupervisedRecord, type TurnMaskSettings } from "../trainer/turn-masks.ts";
 
 /** A task with the commands its demonstrator will run. */
 export interface DemonstrationPlan {
@@ -19,7 +20,7 @@ export interface DemonstrationPlan {
 
 export interface RecordedDemonstration {
   readonly plan: DemonstrationPlan;
-  readonly turns: readonly RecordedTurn[];
+  readonly turns: readonly ExecutedTurn[];
 }
 
 /** Chooses for each task an expert solution, or with probability `mistakes` a typical mistake. */
@@ -101,10 +102,18 @@ export async function recordDemonstrations(
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
 }
 
-/** Demonstrations as training sequences. */
+/** Demonstrations as training sequences, without what `masks` leave out. */
 export function encodeDemonstrations(
   recorded: readonly RecordedDemonstration[],
   format: TranscriptFormat,
-): TokenRecord[] {
-  return recorded.map(({ plan, turns }) => encodeDemonstration(plan.task.instruction, turns, format));
+  masks: TurnMaskSettings,
+): SupervisedRecord[] {
+  return recorded.map(({ plan, turns }) => {
+    const tokens = encodeDemonstration(plan.task.instruction, turns, format);
+    return maskTurns(
+      tokens,
+      turns.map((turn, index) => ({ index, ...turn })),
+      masks,
+    );
+  });
 }

@@ -7,6 +7,7 @@ import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
+import { composeAlgorithm, hasCritic } from "../config/composition.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
@@ -82,12 +83,13 @@ export async function startEngines(
 
 /** What training needs besides the policy. */
 function learning(
-  { algorithm, kl, optimizer }: Experiment,
+  { algorithm, kl, optimizer, sft }: Experiment,
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
 ): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
+  const isCompared = kl !== undefined || sft.stages.some(({ objective = "sft" }) => objective !== "sft");
   return {
-    ...(algorithm.type === "ppo" && { valueHead: true }),
-    ...(kl !== undefined && lora === undefined && folder !== undefined && { reference: folder }),
+    ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
+    ...(isCompared && lora === undefined && folder !== undefined && { reference: folder }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
   };
 }

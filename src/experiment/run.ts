@@ -9,7 +9,7 @@ import { batchMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import type { Rollout, RolloutBatch } from "../rollout/rollout.ts";
 import type { Collected } from "../trainer/batch.ts";
-import { evaluationDue, train } from "../trainer/loop.ts";
+import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
 import type { PolicyJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
@@ -68,10 +68,12 @@ class ReinforcementRun {
     const { timeline } = session;
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
+      lastState: session.resumedState.training as TrainingState | undefined,
       collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
       update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
-      commit: (step: number, metrics: Readonly<Record<string, number>>) => this.#commit(step, metrics),
+      commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
+        this.#commit(step, metrics, training),
     };
     try {
       await train(options.experiment, session.committedStep + 1, loop, AbortSignal.any([options.signal, options.stop]));
@@ -121,7 +123,7 @@ class ReinforcementRun {
     });
   }
 
-  async #commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void> {
+  async #commit(step: number, metrics: Readonly<Record<string, number>>, training: TrainingState = {}): Promise<void> {
     const { options, session, engine } = this.#parts;
     const { experiment } = options;
     if (step > 0 && metrics["actor/updates"] !== 0 && engine.version !== step) {
@@ -138,6 +140,7 @@ class ReinforcementRun {
       evaluations,
       keep: best === null ? [] : [best],
       state: {
+        training,
         ...(this.#resampler && { resampling: this.#resampler.state }),
         ...(ahead && { rollout: ahead.state, tasks: this.#tasks.state(ahead.state) }),
       },

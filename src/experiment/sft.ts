@@ -1,13 +1,18 @@
-/** `ale sft`: records demonstrations in sandboxes and trains a policy on them. */
+/**
+ * `ale sft`: stages that imitate demonstrations recorded in sandboxes or the solved episodes of a run, or that prefer solved
+ * episodes to failures.
+ */
 
 import { compactFormat } from "../agent/compact-format.ts";
-import type { Experiment } from "../config/experiment.ts";
+import { mean } from "../algorithms/statistics.ts";
+import type { Experiment, SftStage } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
-import type { TokenRecord } from "../core/types.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import type { Suite } from "../tasks/suite.ts";
-import { DemonstrationOrder, stageRate, supervisedJob } from "../trainer/supervised.ts";
+import { DemonstrationOrder, stageRate } from "../trainer/supervised.ts";
+import type { SupervisedRecord, TurnMaskSettings } from "../trainer/turn-masks.ts";
+import type { UpdateResult } from "../trainer/update.ts";
 import type { RunExperiment, RunOptions } from "./api.ts";
 import {
   type DemonstrationPlan,
@@ -21,6 +26,8 @@ import { Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
 import { agentLimits, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { imitationExamples, preferenceExamples, type StageExamples } from "./stage-examples.ts";
+import { readPreferencePairs, readSolvedEpisodes } from "./stored-episodes.ts";
 import { loadTasks } from "./suites.ts";
 
 /** Steps whose mean is one row of metrics. */
@@ -48,6 +55,7 @@ function totalSteps({ sft }: Experiment): number {
 function planStages(options: RunOptions, suite: Suite): DemonstrationPlan[][] {
   const { seed, sft } = options.experiment;
   return sft.stages.map((stage, s) => {
+    if (stage.trajectories !== undefined) return [];
     const sampler = suite.sampler(seed + 1_000_003 * (s + 1), "train");
     const tasks = Array.from({ length: sft.demonstrations }, (_, i) => sampler.at(i));
     const without = tasks.find((task) => task.demonstrations.length === 0);
@@ -67,6 +75,15 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
     throw new AleError("config", "lora: adapters need a model to belong to", { hint: "set model.path" });
   }
   if (model.path !== undefined) return startingPolicy(options.experiment);
+  if (plans.length === 0) {
+    throw new AleError(
+      "config",
+      "sft.stages: episodes of a run can only be imitated by a policy that reads their tokens",
+      {
+        hint: "set model.path to the policy that run started from or made",
+      },
+    );
+  }
   const { tokenizer, text } = learnTokenizer(plans, sft.vocabulary);
   return {
     modelConfig: presetConfig(model.preset, sft.vocabulary),
@@ -101,14 +118,36 @@ class SupervisedRun {
     let offset = 0;
     for (const [s, stage] of sft.stages.entries()) {
       if (session.committedStep < offset + stage.steps) {
-        const records = await session.timeline.time("record", offset, () => this.#record(s));
+        const records = await session.timeline.time("record", offset, () => this.#collect(s));
         await this.#train(s, offset, records);
       }
       offset += stage.steps;
     }
   }
 
-  async #record(stage: number): Promise<TokenRecord[]> {
+  /** What a stage learns from. */
+  async #collect(number: number): Promise<StageExamples> {
+    const { options, session, source } = this.#parts;
+    const { experiment, hub } = options;
+    const { maskErrors = false, maskIrrelevant = false, stages } = experiment.sft;
+    const masks = { maskErrors, maskIrrelevant };
+    const stage = stages[number] as SftStage;
+    const { trajectories: run, perGroup, objective = "sft" } = stage;
+    if (run === undefined) return imitationExamples(experiment, await this.#record(number, masks), hub);
+    const { store } = session;
+    if (objective === "sft") {
+      const records = await readSolvedEpisodes(store, source.format, { run, perGroup, masks });
+      return imitationExamples(experiment, records, hub);
+    }
+    return preferenceExamples(
+      experiment,
+      stage,
+      await readPreferencePairs(store, source.format, { run, perGroup }),
+      hub,
+    );
+  }
+
+  async #record(stage: number, masks: TurnMaskSettings): Promise<SupervisedRecord[]> {
     const { options, provider, source } = this.#parts;
     const { experiment, hub } = options;
     // a resumed run records them again, so there is nothing to finish
@@ -118,43 +157,25 @@ class SupervisedRun {
     const limits = agentLimits(experiment);
     const { concurrency } = experiment.sandbox;
     const recorded = await recordDemonstrations(plans, provider, source.format, limits, concurrency, hub, signal);
-    const records = encodeDemonstrations(recorded, source.format);
-    const limit = experiment.rollout.maxEpisodeTokens;
-    const fitting = records.filter((record) => record.ids.length <= limit);
-    if (fitting.length === 0) {
-      const shortest = Math.min(...records.map((record) => record.ids.length));
-      throw new AleError("config", `no demonstration fits into rollout.maxEpisodeTokens = ${limit}`, {
-        hint: `the shortest has ${shortest} tokens; set rollout.maxEpisodeTokens higher`,
-      });
-    }
-    if (fitting.length < records.length) {
-      const message = `${records.length - fitting.length} demonstrations are longer than ${limit} tokens and are left out`;
-      hub.emit({ type: "log", level: "warn", message });
-    }
-    return fitting;
+    return encodeDemonstrations(recorded, source.format, masks);
   }
 
-  async #train(stageIndex: number, offset: number, records: readonly TokenRecord[]): Promise<void> {
+  async #train(stageIndex: number, offset: number, examples: StageExamples): Promise<void> {
     const { session, engine } = this.#parts;
     const { experiment, signal, stop, hub } = this.#parts.options;
-    const stage = experiment.sft.stages[stageIndex] as (typeof experiment.sft.stages)[number];
+    const stage = experiment.sft.stages[stageIndex] as SftStage;
     const order = new DemonstrationOrder(
-      records.map((record) => record.ids.length),
+      examples.lengths,
       experiment.sft.batch,
       `${experiment.seed}/batches/${stageIndex}`,
     );
-    const sums = { loss: 0, gradNorm: 0, ms: 0, steps: 0 };
+    let updates: UpdateResult[] = [];
     const from = Math.max(1, session.committedStep - offset + 1);
     for (let step = from; step <= stage.steps; step++) {
       signal.throwIfAborted();
       const lr = stageRate(stage, offset === 0 ? experiment.optimizer.warmupSteps : 0, step);
-      const batch = order.at(step - 1).map((i) => records[i] as TokenRecord);
-      const job = supervisedJob(experiment, batch, lr);
-      const update = await session.timeline.time("update", offset + step, () => engine.update(job, offset + step));
-      sums.loss += update.loss;
-      sums.gradNorm += update.gradNorm;
-      sums.ms += update.ms;
-      sums.steps++;
+      const job = examples.job(order.at(step - 1), lr);
+      updates.push(await session.timeline.time("update", offset + step, () => engine.update(job, offset + step)));
       hub.emit({
         type: "progress",
         stage: `supervised stage ${stageIndex + 1}`,
@@ -164,13 +185,9 @@ class SupervisedRun {
       });
       const due = step % STEPS_PER_COMMIT === 0 || step === stage.steps || evaluationDue(experiment, offset + step);
       if (!due) continue;
-      await this.#commit(offset + step, {
-        "sft/loss": sums.loss / sums.steps,
-        "actor/grad_norm": sums.gradNorm / sums.steps,
-        "actor/lr": lr,
-        "timing_s/update_actor": sums.ms / sums.steps / 1000,
-      });
-      Object.assign(sums, { loss: 0, gradNorm: 0, ms: 0, steps: 0 });
+      const metrics = { ...examples.metrics, ...meanMetrics(updates, stage.objective ?? "sft"), "actor/lr": lr };
+      await this.#commit(offset + step, metrics);
+      updates = [];
       stop.throwIfAborted();
     }
   }
@@ -190,4 +207,16 @@ class SupervisedRun {
       checkpoint: true,
     });
   }
+}
+
+/** Means over some steps. */
+function meanMetrics(updates: readonly UpdateResult[], objective: string): Record<string, number> {
+  const over = (pick: (update: UpdateResult) => number | undefined) => mean(updates.map((update) => pick(update) ?? 0));
+  const names = Object.keys(updates[0]?.metrics ?? {});
+  return {
+    [`${objective}/loss`]: over(({ loss }) => loss),
+    ...Object.fromEntries(names.map((name) => [name, over(({ metrics }) => metrics[name])])),
+    "actor/grad_norm": over(({ gradNorm }) => gradNorm),
+    "timing_s/update_actor": over(({ ms }) => ms / 1000),
+  };
 }

@@ -1,12 +1,14 @@
 /** Groups of trajectories → the job of one training step. */
 
 import { denseTurnIds } from "../algorithms/chunks.ts";
-import { episodeAdvantages } from "../algorithms/index.ts";
 import { imitationLoss, ipaReturns } from "../algorithms/ipa.ts";
+import type { RunningMoments } from "../algorithms/normalization.ts";
+import { composeAlgorithm, hasCritic } from "../config/composition.ts";
 import type { Experiment } from "../config/experiment.ts";
-import type { Group, TokenRecord, Trajectory } from "../core/types.ts";
+import type { Group, TokenRecord } from "../core/types.ts";
 import type { ParityLimits } from "./mismatch.ts";
 import { learningRate } from "./schedule.ts";
+import { scoreEpisodes } from "./scores.ts";
 import type { OptimizerSettings, PolicyJob } from "./update.ts";
 
 export interface Batch {
@@ -14,6 +16,8 @@ export interface Batch {
   readonly job: PolicyJob | undefined;
   /** Groups whose rewards were all equal; they are left out. */
   readonly zeroSpreadGroups: number;
+  /** Moments of all rewards so far, for the next step; only with running normalisation. */
+  readonly rewardMoments?: RunningMoments;
 }
 
 /** AdamW settings at a training step (1-based); the learning rate follows the schedule. */
@@ -29,8 +33,8 @@ export function optimizerAt(experiment: Experiment, step: number): OptimizerSett
       warmupFrom: "plus_one",
       update: step - 1,
     });
-  const { algorithm } = experiment;
-  const valueLr = algorithm.type === "ppo" ? { valueLr: rate(algorithm.valueLr) } : {};
+  const algorithm = composeAlgorithm(experiment.algorithm);
+  const valueLr = hasCritic(algorithm) ? { valueLr: rate(algorithm.valueLr) } : {};
   return { betas, eps, weightDecay, clip, lr: rate(lr), ...valueLr };
 }
 
@@ -53,9 +57,10 @@ export interface Collected {
  * 1 … `chunks`, with the returns of a success; divided by the number of all imitated tokens.
  */
 function imitationWeights(experiment: Experiment, imitations: readonly Imitation[]): PolicyJob["imitation"] {
-  const { algorithm, resampling } = experiment;
+  const { resampling } = experiment;
   if (imitations.length === 0 || resampling === undefined) return undefined;
-  const discount = algorithm.type === "ipa" ? algorithm.discount : 1;
+  const algorithm = composeAlgorithm(experiment.algorithm);
+  const discount = algorithm.advantage === "ipa" ? algorithm.discount : 1;
   const turns = imitations.map(({ tokens }) => denseTurnIds(tokens.turnIds));
   const tokens = imitations.reduce(
     (sum, { chunks }, i) => sum + (turns[i] as Int32Array).filter((turn) => turn >= 0 && turn < chunks).length,
@@ -71,59 +76,57 @@ function imitationWeights(experiment: Experiment, imitations: readonly Imitation
 }
 
 /**
- * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those with advantage
- * 0, unless a critic or a divergence inside the reward has its own say about them.
+ * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those whose
+ * advantages are all 0, unless a critic or a divergence inside the reward has its own say about them.
  * @param klCoefficient β of this step, where it is not the experiment's.
+ * @param rewardMoments what the step before this one left, with running normalisation.
  */
 export function buildBatch(
   experiment: Experiment,
   collected: Collected,
   step: number,
   klCoefficient = experiment.kl?.coefficient,
+  rewardMoments?: RunningMoments,
 ): Batch {
-  const { algorithm, kl } = experiment;
-  const keepsAll = algorithm.type === "ppo" || kl?.in === "reward";
+  const { kl } = experiment;
+  const algorithm = composeAlgorithm(experiment.algorithm);
   const groups = [...collected.groups, ...collected.forks];
-  const rewards = groups.map((group) => group.trajectories.map((trajectory) => trajectory.reward));
-  const advantages = episodeAdvantages(experiment.algorithm, rewards);
-  const used: { trajectory: Trajectory; advantage: number; group: number }[] = [];
-  groups.forEach((group, g) => {
-    group.trajectories.forEach((trajectory, i) => {
-      const advantage = advantages[g]?.[i] ?? 0;
-      if ((keepsAll || advantage !== 0) && trajectory.tokens.mask.includes(1)) {
-        used.push({ trajectory, advantage, group: g });
-      }
-    });
-  });
-  const zeroSpreadGroups = advantages.filter((group) => group.every((advantage) => advantage === 0)).length;
-  if (used.length === 0) return { job: undefined, zeroSpreadGroups };
+  const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
+  const used = scores.episodes.filter(({ trajectory, hasSignal }) => hasSignal && trajectory.tokens.mask.includes(1));
+  const result = {
+    zeroSpreadGroups: groups.filter(
+      (_, g) => !scores.episodes.some(({ group, advantages_T }) => group === g && advantages_T.some(Boolean)),
+    ).length,
+    ...(scores.rewardMoments && { rewardMoments: scores.rewardMoments }),
+  };
+  if (used.length === 0) return { job: undefined, ...result };
   const imitation = imitationWeights(experiment, collected.imitations);
+  const tokens = used.map(({ trajectory }) => trajectory.tokens);
   const job: PolicyJob = {
     kind: "policy",
-    sequences: used.map(({ trajectory }) => trajectory.tokens.ids),
-    masks: used.map(({ trajectory }) => trajectory.tokens.mask),
-    behaviour: used.map(({ trajectory }) => trajectory.tokens.logprobs),
-    advantages: used.map(({ advantage }) => advantage),
-    turnIds: used.map(({ trajectory }) => trajectory.tokens.turnIds),
+    sequences: tokens.map(({ ids }) => ids),
+    masks: tokens.map(({ mask }) => mask),
+    behaviour: tokens.map(({ logprobs }) => logprobs),
+    advantages: used.map(({ advantages_T }) => advantages_T),
+    shapedRewards: used.map(({ shapedReward }) => shapedReward),
+    turnIds: tokens.map(({ turnIds }) => turnIds),
     rewards: used.map(({ trajectory }) => trajectory.reward),
     groups: used.map(({ group }) => group),
+    ...(used.some(({ weight }) => weight !== 1) && { episodeWeights: used.map(({ weight }) => weight) }),
     ...(kl && { kl: { in: kl.in, estimator: kl.estimator, coefficient: klCoefficient ?? kl.coefficient } }),
     algorithm,
     temperature: experiment.rollout.temperature,
     minibatches: experiment.trainer.minibatches,
     epochs: experiment.trainer.epochs,
-    ...untruncated(
-      experiment,
-      used.map(({ trajectory }) => trajectory.tokens),
-    ),
-    versions: used.map(({ trajectory }) => trajectory.tokens.versions),
-    kvOldest: used.map(({ trajectory }) => trajectory.tokens.kvOldest),
+    ...untruncated(experiment, tokens),
+    versions: tokens.map(({ versions }) => versions),
+    kvOldest: tokens.map(({ kvOldest }) => kvOldest),
     parityLimits: parityLimits(experiment),
     orderKey: `${experiment.seed}/minibatches/${step}`,
     optimizer: optimizerAt(experiment, step),
     ...(imitation === undefined ? {} : { imitation }),
   };
-  return { job, zeroSpreadGroups };
+  return { job, ...result };
 }
 
 /**

@@ -141,7 +141,7 @@ describe("ppo", () => {
     const groups = collect(learner, 0, () => 1);
     // Advantages of 0 leave the policy without a gradient of its own.
     const algorithm = { type: "ppo", trunk: false, lambda: 0, discount: 0, whiten: false };
-    const job = { ...jobOf({ algorithm }, groups), rewards: groups.flatMap(() => [0, 0, 0, 0]) };
+    const job = { ...jobOf({ algorithm }, groups), shapedRewards: groups.flatMap(() => [0, 0, 0, 0]) };
     const { slot } = await runUpdate(learner, store, job);
     expect(store.parameters(slot)).toEqual(store.parameters(0));
   });

@@ -1,17 +1,16 @@
 /** What an update works out once, under the weights that sampled, before it changes any: advantages, reference, values. */
 
+import { correct } from "../algorithms/correction.ts";
+import { estimateAdvantages, finishAdvantages } from "../algorithms/estimators.ts";
 import { compactGae, gae } from "../algorithms/gae.ts";
-import { episodeAdvantages, needsProximal, tokenAdvantages } from "../algorithms/index.ts";
 import { klLoss } from "../algorithms/kl.ts";
 import { countOnes } from "../algorithms/levels.ts";
 import { whiten } from "../algorithms/normalization.ts";
 import { placeReward } from "../algorithms/reward-placement.ts";
 import { mean } from "../algorithms/statistics.ts";
-import type { AlgorithmConfig } from "../config/experiment.ts";
+import { hasCritic } from "../config/composition.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { PolicyJob, PolicyLearner } from "./update.ts";
-
-type PpoConfig = Extract<AlgorithmConfig, { type: "ppo" }>;
 
 export interface Critic {
   readonly oldValues: readonly Float32Array[];
@@ -28,34 +27,62 @@ export interface Credit {
   /** Log-probabilities under the frozen reference, with a KL term. */
   readonly reference?: readonly Float32Array[];
   readonly critic?: Critic;
+  /** Weights and filters for what generation and training make of the same tokens. */
+  readonly corrections?: readonly ReturnType<typeof correct>[];
   readonly metrics: Readonly<Record<string, number>>;
 }
 
 export async function assignCredit(learner: PolicyLearner, job: PolicyJob, published: Slot): Promise<Credit> {
   const { algorithm, sequences, temperature, kl } = job;
-  const isPpo = algorithm.type === "ppo";
-  const needsOld = isPpo || needsProximal(algorithm) || kl?.in === "reward";
+  const isLearned = hasCritic(algorithm);
+  const isRecomputed = algorithm.proximal === "recompute";
+  const needsOld = isLearned || isRecomputed || kl?.in === "reward";
   const old = needsOld
-    ? await learner.forward(sequences, published, temperature, isPpo ? { values: true } : {})
+    ? await learner.forward(sequences, published, temperature, isLearned ? { values: true } : {})
     : undefined;
   const reference = kl && (await learner.referenceLogprobs(sequences, temperature));
+  const corrections = old && corrected(job, old.logprobs);
   const known = {
     ...(old && { old }),
-    ...(old && needsProximal(algorithm) && { proximal: old.logprobs }),
+    ...(old && isRecomputed && { proximal: old.logprobs }),
     ...(reference && { reference }),
+    ...(corrections && { corrections }),
   };
   const penalty = old && reference && kl?.in === "reward" ? penalties(job, old.logprobs, reference) : undefined;
-  const metrics = penaltyMetrics(job, penalty);
-  if (isPpo && old !== undefined) {
-    const { advantages, critic } = estimate(job, algorithm, old.values, penalty);
+  const metrics = { ...penaltyMetrics(job, penalty), ...correctionMetrics(job, corrections) };
+  if (isLearned && old !== undefined) {
+    const { advantages, critic } = estimate(job, old.values, penalty);
     return { ...known, advantages, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
   }
-  const perEpisode = penalty === undefined ? job.advantages : penalisedAdvantages(job, penalty);
-  const advantages = sequences.map((_, i) => {
-    const places = { mask_T: job.masks[i] as Uint8Array, turnIds_T: job.turnIds[i] };
-    return tokenAdvantages(algorithm, perEpisode[i] as number, places);
-  });
+  const advantages = penalty === undefined ? job.advantages : penalisedAdvantages(job, penalty);
   return { ...known, advantages, metrics };
+}
+
+/** What the correction makes of each sequence; `undefined` without one. */
+function corrected(job: PolicyJob, proximal: readonly Float32Array[]): Credit["corrections"] {
+  const { correction } = job.algorithm;
+  if (correction === undefined) return undefined;
+  return proximal.map((proximal_T, i) => {
+    const behaviour_T = job.behaviour[i] as Float32Array;
+    const places = { mask_T: job.masks[i] as Uint8Array, turnIds_T: job.turnIds[i] };
+    return correct({ ...places, proximal_T, behaviour_T }, correction);
+  });
+}
+
+/** Under verl's names: mean importance weight, its effective sample size, and the share of tokens that filters left out. */
+function correctionMetrics({ masks }: PolicyJob, corrections: Credit["corrections"] = []): Record<string, number> {
+  const own = (pick: (i: number) => ArrayLike<number> | undefined) =>
+    corrections.flatMap((_, i) => Array.from(pick(i) ?? []).filter((_, t) => masks[i]?.[t] === 1));
+  const weights = own((i) => corrections[i]?.factors_T);
+  const kept = own((i) => corrections[i]?.lossMask_T);
+  const average = mean(weights);
+  return {
+    ...(weights.length > 0 && {
+      "rollout_corr/rollout_is_mean": average,
+      "rollout_corr/rollout_is_eff_sample_size": average ** 2 / mean(weights.map((weight) => weight ** 2)),
+    }),
+    ...(kept.length > 0 && { "rollout_corr/rollout_rs_masked_fraction": 1 - mean(kept) }),
+  };
 }
 
 /** Divergence of each token from the reference, before the coefficient. */
@@ -72,38 +99,45 @@ function penalties(
 }
 
 /** Advantages of episodes whose reward is less the divergence of their tokens, group by group. */
-function penalisedAdvantages(job: PolicyJob, penalty: readonly Float64Array[]): readonly number[] {
+function penalisedAdvantages(job: PolicyJob, penalty: readonly Float64Array[]): readonly Float32Array[] {
   const beta = job.kl?.coefficient ?? 0;
-  const members = new Map<number, number[]>();
-  for (const [i, group] of job.groups.entries()) members.set(group, [...(members.get(group) ?? []), i]);
-  const groups = [...members.values()];
-  const rewards = groups.map((group) =>
-    group.map((i) => (job.rewards[i] as number) - beta * sum(penalty[i] as Float64Array)),
+  const members = [...Map.groupBy(job.groups.keys(), (i) => job.groups[i] as number).values()];
+  const groups = members.map((group) =>
+    group.map((i) => ({
+      ids_T: job.sequences[i] as Int32Array,
+      mask_T: job.masks[i] as Uint8Array,
+      turnIds_T: job.turnIds[i] as Int32Array,
+      reward: (job.rewards[i] as number) - beta * sum(penalty[i] as Float64Array),
+    })),
   );
-  const advantages = new Array<number>(job.sequences.length).fill(0);
-  for (const [g, values] of episodeAdvantages(job.algorithm, rewards).entries()) {
-    for (const [k, value] of values.entries()) advantages[groups[g]?.[k] as number] = value;
-  }
+  const order = members.flat();
+  const masks = order.map((i) => job.masks[i] as Uint8Array);
+  const rows = finishAdvantages(job.algorithm, estimateAdvantages(job.algorithm, groups).flat(), masks);
+  const advantages = new Array<Float32Array>(order.length);
+  for (const [k, i] of order.entries()) advantages[i] = Float32Array.from(rows[k] as Float64Array);
   return advantages;
 }
 
-/** Generalised advantages and returns of PPO; the reward is on the last token the policy wrote. */
+/** Generalised advantages and returns of a critic; the reward is on the last token the policy wrote. */
 function estimate(
   job: PolicyJob,
-  algorithm: PpoConfig,
   oldValues: readonly Float32Array[],
   penalty: readonly Float64Array[] | undefined,
 ): { readonly advantages: readonly Float64Array[]; readonly critic: Critic } {
+  const { algorithm, masks } = job;
   const beta = job.kl?.coefficient ?? 0;
   const run = algorithm.compact ? compactGae : gae;
-  const results = job.masks.map((mask_T, i) => {
-    const placed = placeReward(job.rewards[i] as number, mask_T);
-    const rewards_T = placed.map((reward, t) => reward - beta * (penalty?.[i]?.[t] ?? 0));
-    return run({ rewards_T, values_T: oldValues[i] as Float32Array, mask_T }, algorithm);
+  const placed = masks.map((mask_T, i) =>
+    placeReward(job.shapedRewards[i] as number, mask_T).map((reward, t) => reward - beta * (penalty?.[i]?.[t] ?? 0)),
+  );
+  const rewards = algorithm.whitenRewards ? whiten(placed, masks, { shiftMean: false }) : placed;
+  const results = masks.map((mask_T, i) => {
+    const input = { rewards_T: rewards[i] as Float64Array, values_T: oldValues[i] as Float32Array, mask_T };
+    return run(input, algorithm);
   });
   const raw = results.map(({ advantages_T }) => advantages_T);
   return {
-    advantages: algorithm.whiten ? whiten(raw, job.masks) : raw,
+    advantages: finishAdvantages(algorithm, raw, masks),
     critic: { oldValues, returns: results.map(({ returns_T }) => returns_T) },
   };
 }

@@ -1,6 +1,7 @@
 /** The whole training loop: collect → advantages → update → evaluate → commit. */
 
 import { adaptKlCoefficient } from "../algorithms/kl.ts";
+import type { RunningMoments } from "../algorithms/normalization.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
 import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
@@ -15,9 +16,16 @@ export interface TrainingParts {
   /** Evaluates the published weights. */
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
-  commit(step: number, metrics: Readonly<Record<string, number>>): Promise<void>;
+  commit(step: number, metrics: Readonly<Record<string, number>>, state: TrainingState): Promise<void>;
   /** Metrics of the last step that is permanent. */
   readonly lastMetrics?: Readonly<Record<string, number | null>> | undefined;
+  /** What that step was committed with. */
+  readonly lastState?: TrainingState | undefined;
+}
+
+/** What a step leaves to the next one; plain JSON. */
+export interface TrainingState {
+  readonly rewardMoments?: RunningMoments;
 }
 
 /** Where β of an adaptive divergence is kept from step to step. */
@@ -37,12 +45,14 @@ export async function train(
   signal: AbortSignal,
 ): Promise<void> {
   let coefficient = parts.lastMetrics?.[NEXT_COEFFICIENT] ?? experiment.kl?.coefficient;
+  let moments = parts.lastState?.rewardMoments;
   for (let step = first; step <= experiment.trainer.steps; step++) {
     signal.throwIfAborted();
     const started = performance.now();
     const episodes = await parts.collect(step);
     const collected = performance.now();
-    const { job } = buildBatch(experiment, episodes, step, coefficient);
+    const { job, rewardMoments } = buildBatch(experiment, episodes, step, coefficient, moments);
+    moments = rewardMoments;
     const update = job === undefined ? undefined : await parts.update(job, step);
     const updated = performance.now();
     coefficient = nextCoefficient(experiment, coefficient, job, update);
@@ -52,14 +62,15 @@ export async function train(
       step: (updated - started) / 1000,
     };
     const evaluation = evaluationDue(experiment, step) ? await parts.evaluate(step) : {};
-    await parts.commit(step, {
+    const metrics = {
       ...rolloutMetrics(episodes.groups),
       ...episodes.metrics,
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
       ...(experiment.kl?.target !== undefined && coefficient !== undefined && { [NEXT_COEFFICIENT]: coefficient }),
       ...timeMetrics(episodes.groups, times),
       ...evaluation,
-    });
+    };
+    await parts.commit(step, metrics, rewardMoments === undefined ? {} : { rewardMoments });
   }
 }
 

@@ -47,6 +47,7 @@ export function minibatchLoss(
       proximal_T: credit.proximal?.[i],
       advantages_T: at(credit.advantages, i),
       score: at(job.rewards, i),
+      ...weighted(job, credit, i),
     };
     const output = policyLoss(job.algorithm, input, denominators);
     sums.loss += output.loss;
@@ -54,8 +55,9 @@ export function minibatchLoss(
     sums.approxKl += output.approxKl;
     const reference_T = credit.reference?.[i];
     if (job.kl?.in !== "loss" || reference_T === undefined) return output.weights_T;
-    const { aggregation } = job.algorithm;
-    const kl = klLoss({ ...input, reference_T }, { ...denominators, kind: job.kl.estimator, aggregation });
+    const { aggregation, normLength } = job.algorithm;
+    const scale = { ...denominators, aggregation, normLength };
+    const kl = klLoss({ ...input, reference_T }, { ...scale, kind: job.kl.estimator });
     sums.klLoss += kl.loss;
     const { coefficient } = job.kl;
     return output.weights_T.map((weight, t) => weight + coefficient * (kl.weights_T[t] as number));
@@ -63,6 +65,15 @@ export function minibatchLoss(
   const values = valueTerm(job, members, credit, current, denominators.tokens);
   sums.valueLoss = values?.loss ?? 0;
   return { weights, terms: values === undefined ? {} : { values }, ...sums, tokens: denominators.tokens };
+}
+
+/** What the loss of sequence `i` is multiplied by, and which tokens have one, where that is not 1 and all. */
+function weighted({ episodeWeights, masks }: PolicyJob, { corrections }: Credit, i: number) {
+  const { factors_T, lossMask_T } = corrections?.[i] ?? {};
+  const weight = episodeWeights?.[i] ?? 1;
+  if (factors_T === undefined && weight === 1) return { lossMask_T };
+  const length = masks[i]?.length ?? 0;
+  return { lossMask_T, factors_T: Float64Array.from({ length }, (_, t) => weight * (factors_T?.[t] ?? 1)) };
 }
 
 /** The critic's loss, with −∂/∂V times its share in the whole. */
@@ -73,7 +84,7 @@ function valueTerm(
   { values }: Current,
   tokens: number,
 ) {
-  if (algorithm.type !== "ppo" || critic === undefined) return undefined;
+  if (critic === undefined) return undefined;
   let loss = 0;
   const weights = members.map((i, k) => {
     const input = {

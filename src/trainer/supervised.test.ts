@@ -32,7 +32,8 @@ test("supervised weights sum to 1 and leave the first token out", () => {
     kvOldest: new Int32Array(4),
     turnIds: new Int32Array(4),
   };
-  const job = supervisedJob(ExperimentSchema.parse({}), [record, record], 0.1);
+  const records = [record, record].map((tokens) => ({ tokens, trained_T: tokens.mask }));
+  const job = supervisedJob(ExperimentSchema.parse({}), records, 0.1);
   const all = job.weights.flatMap((row) => [...row]);
   expect(all.reduce((a, b) => a + b, 0)).toBeCloseTo(1);
   expect(job.weights[0]?.[0]).toBe(0);

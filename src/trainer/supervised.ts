@@ -3,7 +3,7 @@
 import type { Experiment, SftStage } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
-import type { TokenRecord } from "../core/types.ts";
+import type { SupervisedRecord } from "./turn-masks.ts";
 import type { SupervisedJob } from "./update.ts";
 
 /** Demonstrations that share a length bucket are drawn from this many batches at a time, to save padding. */
@@ -63,18 +63,23 @@ export class DemonstrationOrder {
   }
 }
 
-/** Weights of a cross-entropy whose tokens count 1 where the policy speaks and `contextWeight` elsewhere, averaged over the batch. */
-export function supervisedJob(experiment: Experiment, records: readonly TokenRecord[], lr: number): SupervisedJob {
+/**
+ * Weights of a cross-entropy, averaged over the batch: tokens count 1 where the policy speaks and is to be imitated,
+ * `contextWeight` where others speak, nothing where the policy's own turn is left out.
+ */
+export function supervisedJob(experiment: Experiment, records: readonly SupervisedRecord[], lr: number): SupervisedJob {
   const { contextWeight } = experiment.sft;
-  const weights = records.map((record) => Float32Array.from(record.mask, (bit) => (bit === 1 ? 1 : contextWeight)));
+  const weights = records.map(({ tokens, trained_T }) =>
+    Float32Array.from(tokens.mask, (bit, t) => (bit === 1 ? (trained_T[t] as number) : contextWeight)),
+  );
   // the first token has nothing before it
   for (const row of weights) row[0] = 0;
   const total = weights.reduce((sum, row) => sum + row.reduce((a, b) => a + b, 0), 0);
   const { betas, eps, weightDecay, clip } = experiment.optimizer;
   return {
     kind: "supervised",
-    sequences: records.map((record) => record.ids),
-    weights: weights.map((row) => row.map((weight) => weight / total)),
+    sequences: records.map(({ tokens }) => tokens.ids),
+    weights: weights.map((row) => row.map((weight) => weight / Math.max(total, Number.MIN_VALUE))),
     optimizer: { betas, eps, weightDecay, clip, lr },
   };
 }

@@ -1,4 +1,7 @@
-import { afterAll, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
+import { countDenominators } from "../algorithms/aggregation.ts";
+import { policyLoss } from "../algorithms/index.ts";
+import { ALGORITHM_TYPES } from "../config/algorithm.ts";
 import { ExperimentSchema } from "../config/experiment.ts";
 import { Rng } from "../core/rng.ts";
 import type { Group, Trajectory } from "../core/types.ts";
@@ -6,7 +9,9 @@ import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
 import { ParameterStore } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../models/parameters.ts";
 import { buildBatch } from "./batch.ts";
+import { assignCredit } from "./credit.ts";
 import { Learner } from "./learner.ts";
+import { minibatchLoss } from "./minibatch.ts";
 import { type PolicyJob, runUpdate } from "./update.ts";
 
 const CONFIG: DecoderConfig = {
@@ -21,10 +26,8 @@ store.publish(0, 0);
 const learner = new Learner(CONFIG, store, { threads: 1 });
 afterAll(() => learner.release());
 
-const TYPES = [
-  ...(["grpo", "reinforce", "rloo", "reinforce_plus_plus", "lite_ppo"] as const),
-  ...(["topr", "tis", "cispo", "gspo", "ipa"] as const),
-];
+/** `ppo` needs a value head (credit.test.ts). */
+const TYPES = ALGORITHM_TYPES.filter((type) => type !== "ppo");
 /** Prompt, a turn, an observation, a turn, and an observation that nothing answers. */
 const TURN_IDS = Int32Array.of(-1, -1, 0, 0, 0, -1, 1, 1, -1);
 const MASK = Uint8Array.from(TURN_IDS, (id) => (id < 0 ? 0 : 1));
@@ -110,6 +113,113 @@ test("ipa leaves out turns that the generating engine found much less likely", a
   const behaviour = job.behaviour.map((row) => row.map((logprob, t) => (MASK[t] === 1 ? logprob - 0.2 : 0)));
   const { gradNorm, clipFraction } = await runUpdate(learner, store, { ...job, behaviour });
   expect({ gradNorm, clipFraction }).toEqual({ gradNorm: 0, clipFraction: 1 });
+});
+
+/** What these settings ask for, with sampling probabilities of older weights: each sampled token was less likely by `gap`. */
+function staleJob(algorithm: Record<string, unknown>, gap: number, minibatches = 1): PolicyJob {
+  const job = jobOf(algorithm, minibatches);
+  const behaviour = job.behaviour.map((row) => row.map((logprob, t) => (MASK[t] === 1 ? logprob - gap : 0)));
+  const versions = job.versions.map((row) => row.map(() => -1));
+  return { ...job, behaviour, untruncated: behaviour, versions, kvOldest: versions };
+}
+
+describe("tokens of older weights", () => {
+  test("are no error of computation", async () => {
+    const { mismatch } = await runUpdate(learner, store, staleJob({ type: "grpo" }, 0.3));
+    expect(mismatch.parity.tokens).toBe(0);
+    expect(mismatch.staleness.tokens).toBe(8 * 5);
+    expect(mismatch.staleness.mean).toBeCloseTo(Math.exp(0.3), 5);
+  });
+
+  test("PPO clips against what was sampled from, or against training's view before the first update", async () => {
+    const behaviour = await runUpdate(learner, store, staleJob({ type: "grpo" }, 0.3));
+    expect(behaviour.clipFraction).toBeCloseTo(0.5, 6); // every token of a success
+    const recomputed = await runUpdate(learner, store, staleJob({ type: "grpo", proximal: "recompute" }, 0.3));
+    const fresh = await runUpdate(learner, store, jobOf({ type: "grpo" }, 1));
+    expect(recomputed.clipFraction).toBe(0);
+    expect(recomputed.gradNorm).toBeCloseTo(fresh.gradNorm, 6);
+  });
+
+  test("decoupled PPO multiplies by the bounded weight", async () => {
+    const correction = { weight: "token", weightBound: 2 };
+    const { gradNorm, metrics } = await runUpdate(
+      learner,
+      store,
+      staleJob({ type: "decoupled_ppo", correction }, Math.log(1.5)),
+    );
+    const fresh = await runUpdate(learner, store, jobOf({ type: "grpo" }, 1));
+    expect(gradNorm / fresh.gradNorm).toBeCloseTo(1.5, 4);
+    expect(metrics["rollout_corr/rollout_is_mean"]).toBeCloseTo(1.5, 4);
+    expect(metrics["rollout_corr/rollout_is_eff_sample_size"]).toBeCloseTo(1, 6);
+    const bounded = await runUpdate(learner, store, staleJob({ type: "decoupled_ppo", correction }, 3));
+    expect(bounded.gradNorm / fresh.gradNorm).toBeCloseTo(2, 4);
+  });
+
+  test.each(["token", "chunk", "sequence"])("a filter at %s level leaves them out", async (level) => {
+    const correction = { filters: [{ level, ratioHigh: 1.2 }] };
+    const kept = await runUpdate(learner, store, staleJob({ type: "reinforce", correction }, 0.1));
+    expect(kept.metrics["rollout_corr/rollout_rs_masked_fraction"]).toBe(0);
+    expect(kept.gradNorm).toBeGreaterThan(0);
+    const out = await runUpdate(learner, store, staleJob({ type: "reinforce", correction }, 0.3));
+    expect(out.metrics["rollout_corr/rollout_rs_masked_fraction"]).toBe(1);
+    expect(out.gradNorm).toBe(0);
+  });
+
+  test("in some turns only, a filter leaves those turns out", async () => {
+    const correction = { filters: [{ level: "chunk", ratioHigh: 1.2 }] };
+    const job = jobOf({ type: "reinforce", correction }, 1);
+    const behaviour = job.behaviour.map((row) =>
+      row.map((logprob, t) => (TURN_IDS[t] === 0 ? logprob - 0.3 : logprob)),
+    );
+    const { metrics } = await runUpdate(learner, store, { ...job, behaviour });
+    expect(metrics["rollout_corr/rollout_rs_masked_fraction"]).toBeCloseTo(3 / 5, 6);
+  });
+});
+
+describe("minibatches", () => {
+  test.each([1, 3, 5, 8, 20])("%i of them take every episode exactly once an epoch", async (minibatches) => {
+    const job = { ...jobOf({ type: "reinforce" }, minibatches), epochs: 2 };
+    const { tokens, updates } = await runUpdate(learner, store, job);
+    expect(tokens).toBe(2 * 8 * 5);
+    expect(updates).toBe(2 * Math.min(8, minibatches));
+  });
+
+  test.each(TYPES)("%s: the losses and weights of parts add up to those of the whole", async (type) => {
+    const job = jobOf({ type }, 1);
+    const credit = await assignCredit(learner, job, 0);
+    const all = job.sequences.map((_, i) => i);
+    const current = learner.logprobs(job.sequences as Int32Array[], 0).map((row, i) => row.map((x) => x + 0.01 * i));
+    const whole = minibatchLoss(job, all, credit, { logprobs: current, values: [] });
+    const rows = all.map((i) => ({ mask_T: job.masks[i] as Uint8Array, turnIds_T: job.turnIds[i] as Int32Array }));
+    const denominators = countDenominators(rows);
+    let loss = 0;
+    for (const i of all) {
+      const part = policyLoss(
+        job.algorithm,
+        {
+          ...(rows[i] as (typeof rows)[number]),
+          logprobs_T: current[i] as Float32Array,
+          behaviour_T: job.behaviour[i] as Float32Array,
+          proximal_T: credit.proximal?.[i],
+          advantages_T: credit.advantages[i] as Float32Array,
+          factors_T: credit.corrections?.[i]?.factors_T,
+        },
+        denominators,
+      );
+      loss += part.loss;
+      expect(part.weights_T).toEqual(whole.weights[i] as Float32Array);
+    }
+    expect(loss).toBeCloseTo(whole.loss, 12);
+  });
+});
+
+test("weights of episodes scale their part of the loss", async () => {
+  const plain = await runUpdate(learner, store, jobOf({ type: "reinforce" }, 1));
+  // the mean reward of each group is ½, so every episode weighs 0.5 + 1.5 · ½
+  const weighed = jobOf({ type: "reinforce", difficultyWeight: true }, 1);
+  expect(weighed.episodeWeights).toEqual(new Array(8).fill(1.25));
+  expect((await runUpdate(learner, store, weighed)).gradNorm / plain.gradNorm).toBeCloseTo(1.25, 5);
+  expect(jobOf({ type: "reinforce", lengthWeight: true }, 1).episodeWeights).toBeUndefined();
 });
 
 test("what is to be imitated becomes more likely beside the policy's own gradient", async () => {

@@ -7,7 +7,7 @@
  */
 
 import type { KlKind } from "../algorithms/kl.ts";
-import type { AlgorithmConfig } from "../config/experiment.ts";
+import type { Composition } from "../config/composition.ts";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
@@ -15,6 +15,7 @@ import { assignCredit, type Credit } from "./credit.ts";
 import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts";
 import { type Current, minibatchLoss } from "./minibatch.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
+import { type PreferenceJob, preferenceGradients } from "./preference.ts";
 
 /** Settings of one AdamW step. */
 export interface OptimizerSettings {
@@ -65,17 +66,21 @@ export interface PolicyJob {
   readonly masks: readonly Uint8Array[];
   /** Log-probabilities under the distribution that was sampled from. */
   readonly behaviour: readonly Float32Array[];
-  /** One advantage per sequence; the algorithm gives it to the masked tokens. */
-  readonly advantages: readonly number[];
+  /** Of each token; what a critic or a divergence inside the reward comes to is worked out in the update. */
+  readonly advantages: readonly Float32Array[];
+  /** Reward of each episode after normalisation and clipping: what a critic's advantages are estimated from. */
+  readonly shapedRewards: readonly number[];
   /** Turn of each token, −1 where the mask is 0. */
   readonly turnIds: readonly Int32Array[];
   /** Raw reward of each sequence's episode. */
   readonly rewards: readonly number[];
   /** Group of each sequence. */
   readonly groups: readonly number[];
+  /** Weight of each episode in the loss; 1 when omitted. */
+  readonly episodeWeights?: readonly number[];
   /** Divergence from the frozen reference, in the loss or taken off the rewards. */
   readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind; readonly coefficient: number };
-  readonly algorithm: AlgorithmConfig;
+  readonly algorithm: Composition;
   readonly temperature: number;
   readonly minibatches: number;
   readonly epochs: number;
@@ -103,7 +108,7 @@ export interface SupervisedJob {
   readonly optimizer: OptimizerSettings;
 }
 
-export type UpdateJob = PolicyJob | SupervisedJob;
+export type UpdateJob = PolicyJob | SupervisedJob | PreferenceJob;
 
 export interface UpdateResult {
   /** Slot that holds the new weights, not yet published. */
@@ -131,32 +136,29 @@ export async function runUpdate(learner: PolicyLearner, store: ParameterStore, j
   const result =
     job.kind === "policy"
       ? await policyUpdate(learner, store, published, job)
-      : await supervisedUpdate(learner, store, published, job);
+      : await oneUpdate(learner, store, published, job);
   return { ...result, ms: performance.now() - started };
 }
 
-async function supervisedUpdate(
+/** Jobs whose every weight follows from one forward pass: one optimizer step. */
+async function oneUpdate(
   learner: PolicyLearner,
   store: ParameterStore,
   published: Slot,
-  job: SupervisedJob,
+  job: SupervisedJob | PreferenceJob,
 ): Promise<Omit<UpdateResult, "ms">> {
   const slot = store.targetFor(published);
-  const { loss, entropy } = await learner.backward(job.sequences, job.weights, published, 1);
+  const result =
+    job.kind === "preference"
+      ? await preferenceGradients(learner, job, published)
+      : await supervisedGradients(learner, job, published);
   const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
-  const tokens = job.sequences.reduce((sum, sequence) => sum + sequence.length, 0);
-  return {
-    slot,
-    loss,
-    gradNorm,
-    entropy,
-    clipFraction: 0,
-    approxKl: 0,
-    mismatch: NO_MISMATCH,
-    updates: 1,
-    tokens,
-    metrics: {},
-  };
+  return { ...result, slot, gradNorm, clipFraction: 0, approxKl: 0, mismatch: NO_MISMATCH, updates: 1 };
+}
+
+async function supervisedGradients(learner: PolicyLearner, { sequences, weights }: SupervisedJob, slot: Slot) {
+  const { loss, entropy } = await learner.backward(sequences, weights, slot, 1);
+  return { loss, entropy, tokens: sequences.reduce((sum, sequence) => sum + sequence.length, 0), metrics: {} };
 }
 
 async function policyUpdate(

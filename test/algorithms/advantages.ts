@@ -2,17 +2,16 @@
 
 import { z } from "zod";
 import { chunkReturns } from "../../src/algorithms/chunk-return.ts";
+import { shapeRewards } from "../../src/algorithms/estimators.ts";
 import { compactGae, type GaeInput, type GaeOptions, type GaeResult, gae } from "../../src/algorithms/gae.ts";
 import { type GigpoSample, gigpoAdvantages } from "../../src/algorithms/gigpo.ts";
-import { grpoAdvantages } from "../../src/algorithms/grpo.ts";
-import { ipaFinalRewards, ipaReturns } from "../../src/algorithms/ipa.ts";
-import { litePpoAdvantages } from "../../src/algorithms/lite-ppo.ts";
+import { ipaReturns } from "../../src/algorithms/ipa.ts";
 import { byKey, clipAdvantages, normalizeRewards, whiten } from "../../src/algorithms/normalization.ts";
-import { discountedReturns, reinforceAdvantages } from "../../src/algorithms/reinforce.ts";
-import { reinforcePlusPlusAdvantages } from "../../src/algorithms/reinforce-plus-plus.ts";
+import { discountedReturns } from "../../src/algorithms/reinforce.ts";
 import { placeReward, placeRewardOnAttended } from "../../src/algorithms/reward-placement.ts";
-import { rlooAdvantages } from "../../src/algorithms/rloo.ts";
 import { stepReturns } from "../../src/algorithms/step-reinforce.ts";
+import { AlgorithmSchema } from "../../src/config/algorithm.ts";
+import { composeAlgorithm } from "../../src/config/composition.ts";
 import {
   at,
   compareExact,
@@ -75,27 +74,18 @@ const GroupSchema = z.object({
 
 function checkGroup(golden: unknown): string {
   const { inputs, expected } = GroupSchema.parse(golden);
-  const grouped = (advantages: (groups: number[][]) => number[][]) => byKey(inputs.scores, inputs.groups, advantages);
-  const each = (advantages: (rewards: number[]) => number[]) => grouped((groups) => groups.map(advantages));
+  /** What experiments with these settings make of the rewards. */
+  const shaped = (settings: z.input<typeof AlgorithmSchema>) =>
+    byKey(inputs.scores, inputs.groups, (groups) =>
+      shapeRewards(composeAlgorithm(AlgorithmSchema.parse(settings)), groups),
+    );
   return report(
-    compareNumbers(
-      "grpo",
-      each((rewards) => grpoAdvantages(rewards, { normalizeStd: true })),
-      expected.grpo,
-    ),
-    compareNumbers("rloo", each(rlooAdvantages), expected.rloo),
-    compareNumbers("reinforce_pp", grouped(reinforcePlusPlusAdvantages), expected.reinforce_pp),
-    compareNumbers("lite_ppo", grouped(litePpoAdvantages), expected.lite_ppo),
-    compareNumbers(
-      "group_mean_only",
-      grouped((groups) => reinforceAdvantages(groups, { baseline: "group" })),
-      expected.group_mean_only,
-    ),
-    compareNumbers(
-      "batch_mean_only",
-      grouped((groups) => normalizeRewards(groups, { mean: "batch", spread: "none" })),
-      expected.batch_mean_only,
-    ),
+    compareNumbers("grpo", shaped({ type: "grpo" }), expected.grpo),
+    compareNumbers("rloo", shaped({ type: "rloo" }), expected.rloo),
+    compareNumbers("reinforce_pp", shaped({ type: "reinforce_plus_plus" }), expected.reinforce_pp),
+    compareNumbers("lite_ppo", shaped({ type: "lite_ppo" }), expected.lite_ppo),
+    compareNumbers("group_mean_only", shaped({ type: "reinforce" }), expected.group_mean_only),
+    compareNumbers("batch_mean_only", shaped({ type: "reinforce", baseline: "batch" }), expected.batch_mean_only),
   );
 }
 
@@ -190,7 +180,9 @@ function checkIpa(golden: unknown): string {
   const final =
     "final" in inputs
       ? inputs.final
-      : byKey(inputs.raw, inputs.groups, (groups) => ipaFinalRewards(groups, "group-centred"));
+      : byKey(inputs.raw, inputs.groups, (groups) =>
+          shapeRewards(composeAlgorithm(AlgorithmSchema.parse({ type: "ipa" })), groups),
+        );
   const returns = inputs.chunk_ids.map((ids, i) => ipaReturns(at(final, i), ids, inputs.gamma));
   return report(
     compareNumbers("centred", final, expected.centred ?? final),

@@ -1,12 +1,7 @@
 /** Golden vectors of policy losses, their aggregation and the critic's loss (`02`). */
 
 import { z } from "zod";
-import {
-  AGGREGATIONS,
-  countDenominators,
-  type Denominators,
-  type LossScale,
-} from "../../src/algorithms/aggregation.ts";
+import { countDenominators, type Denominators, type LossScale } from "../../src/algorithms/aggregation.ts";
 import { cispoLoss } from "../../src/algorithms/cispo.ts";
 import { decoupledPpoLoss } from "../../src/algorithms/decoupled-ppo.ts";
 import { gspoLoss } from "../../src/algorithms/gspo.ts";
@@ -33,6 +28,7 @@ import {
 import { tisLoss } from "../../src/algorithms/tis.ts";
 import { toprLoss } from "../../src/algorithms/topr.ts";
 import { valueLoss } from "../../src/algorithms/value-loss.ts";
+import { AGGREGATIONS } from "../../src/config/components.ts";
 import {
   at,
   compareExact,

@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { composeAlgorithm } from "../../src/config/composition.ts";
 import { ExperimentSchema } from "../../src/config/experiment.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { Exchange } from "../../src/device/exchange.ts";
@@ -57,11 +58,12 @@ function policyJob(learner: Learner): PolicyJob {
     sequences: SEQUENCES,
     masks: SEQUENCES.map(({ length }) => Uint8Array.from({ length }, (_, t) => (t > 2 ? 1 : 0))),
     behaviour: learner.logprobs(SEQUENCES, 0),
-    advantages: SEQUENCES.map((_, i) => (i % 2 === 0 ? 1 : -0.7)),
+    advantages: SEQUENCES.map(({ length }, i) => new Float32Array(length).fill(i % 2 === 0 ? 1 : -0.7)),
+    shapedRewards: SEQUENCES.map((_, i) => (i + 1) % 2),
     turnIds: SEQUENCES.map(({ length }) => Int32Array.from({ length }, (_, t) => (t > 2 ? 0 : -1))),
     rewards: SEQUENCES.map((_, i) => (i + 1) % 2),
     groups: SEQUENCES.map(() => 0),
-    algorithm: experiment.algorithm,
+    algorithm: composeAlgorithm(experiment.algorithm),
     versions: SEQUENCES.map(({ length }) => new Int32Array(length)),
     kvOldest: SEQUENCES.map(({ length }) => new Int32Array(length)),
     parityLimits: { max: 1e-4, mean: 0, kl: 0 },
