@@ -77,6 +77,9 @@ export type StopReason =
   | "grader_error" // the verifier failed or gave no usable reward
   | "cancelled";
 
+/** Stop reasons that say nothing about the policy. */
+export const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
+
 /** How an episode was graded (DESIGN D7). */
 export type GradingMode = "clean" | "stopped" | "live";
 

@@ -1,10 +1,7 @@
 /** Failures of the machine rather than of the policy. */
 
 import { AleError } from "../core/errors.ts";
-import type { StopReason, Trajectory } from "../core/types.ts";
-
-/** Stop reasons that say nothing about the policy. */
-export const MACHINE_FAULTS: ReadonlySet<StopReason> = new Set(["sandbox_error", "engine_error", "grader_error"]);
+import { MACHINE_FAULTS, type Trajectory } from "../core/types.ts";
 
 /** So many failures before the first episode that could be judged are enough to know. */
 const FIRST_FAILURES = 16;

@@ -1,10 +1,10 @@
 /** Episodes outlive what they run on: engines that die, sandboxes that cannot be had for a moment. */
 
-import type { Trajectory } from "../core/types.ts";
+import { MACHINE_FAULTS, type Trajectory } from "../core/types.ts";
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { type EpisodeContext, type EpisodePlan, runEpisode } from "./episode.ts";
-import { MACHINE_FAULTS, type MachineHealth } from "./health.ts";
+import type { MachineHealth } from "./health.ts";
 import type { Gate } from "./limiter.ts";
 
 export interface Persistence {

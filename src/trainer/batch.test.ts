@@ -51,6 +51,15 @@ describe("episodes of a step", () => {
     expect(batchOf({ type: "grpo" }, [group([1, 1])]).job).toBeUndefined();
   });
 
+  test("under which the machine failed do not count, neither alone nor in their group", () => {
+    const [whole] = [group([1, 0, 0])];
+    const [first, second, failed] = whole.trajectories as [Trajectory, Trajectory, Trajectory];
+    const broken = { ...whole, trajectories: [first, second, { ...failed, stopReason: "sandbox_error" as const }] };
+    const settings = { type: "reinforce" };
+    const advantages = (one: Group) => batchOf(settings, [one]).job?.advantages.map((row) => row[2]);
+    expect(advantages(broken)).toEqual([0.5, -0.5]);
+  });
+
   test("are whitened over the step before they are left out", () => {
     const groups = [group([1, 1, 0, 0]), group([1, 1], 1)];
     const batch = batchOf({ type: "grpo", normStd: "none", whiten: true }, groups);

@@ -5,7 +5,7 @@ import { imitationLoss, ipaReturns } from "../algorithms/ipa.ts";
 import type { RunningMoments } from "../algorithms/normalization.ts";
 import { composeAlgorithm, hasCritic } from "../config/composition.ts";
 import type { Experiment } from "../config/experiment.ts";
-import type { Group, TokenRecord } from "../core/types.ts";
+import { type Group, MACHINE_FAULTS, type TokenRecord } from "../core/types.ts";
 import type { ParityLimits } from "./mismatch.ts";
 import { learningRate } from "./schedule.ts";
 import { scoreEpisodes } from "./scores.ts";
@@ -75,6 +75,11 @@ function imitationWeights(experiment: Experiment, imitations: readonly Imitation
   return { sequences: imitations.map((imitation) => imitation.tokens.ids), weights };
 }
 
+/** An episode that ended for a reason of the machine says nothing about the policy, neither by itself nor in its group. */
+function withoutFaults(group: Group): Group {
+  return { ...group, trajectories: group.trajectories.filter(({ stopReason }) => !MACHINE_FAULTS.has(stopReason)) };
+}
+
 /**
  * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those whose
  * advantages are all 0, unless a critic or a divergence inside the reward has its own say about them.
@@ -90,7 +95,7 @@ export function buildBatch(
 ): Batch {
   const { kl } = experiment;
   const algorithm = composeAlgorithm(experiment.algorithm);
-  const groups = [...collected.groups, ...collected.forks];
+  const groups = [...collected.groups, ...collected.forks].map(withoutFaults);
   const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
   const used = scores.episodes.filter(({ trajectory, hasSignal }) => hasSignal && trajectory.tokens.mask.includes(1));
   const result = {

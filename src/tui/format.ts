@@ -47,3 +47,10 @@ export function formatValue(value: unknown): string {
   if (typeof value === "string") return value;
   return typeof value === "number" ? String(value) : JSON.stringify(value);
 }
+
+/** How far rollout was ahead of the step that was trained, where it is; with groups that got too old. */
+export function stalenessText(metrics: Readonly<Record<string, number>>): string | undefined {
+  const { "async/age/max": age = 0, "async/staleness/mean": mean = 0, "async/groups_dropped": dropped = 0 } = metrics;
+  if (age === 0 && dropped === 0) return undefined;
+  return `staleness ${mean.toFixed(2)}${dropped === 0 ? "" : `, ${dropped} ${dropped === 1 ? "group" : "groups"} dropped`}`;
+}

@@ -1,7 +1,7 @@
 /** The live panel: `renderPanel(state, width, height)` is a pure function from the state to lines. */
 
 import { drawBar, drawChart, type Series } from "./chart.ts";
-import { formatCount, formatDuration, formatPercent, formatSmall } from "./format.ts";
+import { formatCount, formatDuration, formatPercent, formatSmall, stalenessText } from "./format.ts";
 import {
   countPhases,
   LIVE_PHASES,
@@ -246,6 +246,8 @@ function speedText(state: PanelState): string {
       `step ${step.toFixed(2)} s (${phase("collect", "timing_s/gen")}, ${phase("train", "timing_s/update_actor")})`,
     );
   }
+  const staleness = stalenessText(metrics);
+  if (staleness !== undefined) parts.push(staleness);
   const idle = idleShares(metrics);
   if (idle.length > 1) parts.push(`idle ${idle.map(formatPercent).join(", ")}`);
   return parts.join(" · ");

@@ -1,7 +1,7 @@
 /** Progress as plain lines, for pipes and logs: one per step, evaluation and event worth knowing. */
 
 import type { EmittedEvent, EvaluationSummary, EventOf } from "../core/events.ts";
-import { formatCount, formatDuration, formatPercent, formatSmall } from "./format.ts";
+import { formatCount, formatDuration, formatPercent, formatSmall, stalenessText } from "./format.ts";
 import { type PanelState, remainingMs, splitName } from "./panel-state.ts";
 import { sanitizeLine } from "./sanitize.ts";
 
@@ -68,6 +68,8 @@ function stepLine(state: PanelState, { step, metrics }: EventOf<"step.finished">
   add("timing_s/step", (value) => `${value.toFixed(2)} s`);
   add("perf/throughput", (value) => `${formatCount(Math.round(value))} tokens/s`);
   add("perf/episodes_per_second", (value) => `${formatCount(value)} episodes/s`);
+  const staleness = stalenessText(metrics);
+  if (staleness !== undefined) parts.push(staleness);
   add("actor/entropy", (value) => `entropy ${value.toFixed(3)}`);
   add("rollout_corr/logprob_abs_diff_max", (value) => `max |Δlogp| ${formatSmall(value)}`);
   const remaining = remainingMs(state);
