@@ -12,6 +12,7 @@ import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
 import type { EnginePool } from "../device/engine-pool.ts";
+import { withAliases } from "../export/metric-names.ts";
 import { type EventRecorder, recordEvents } from "../store/record-events.ts";
 import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -268,7 +269,7 @@ export class RunSession implements AsyncDisposable {
   async #appendMetrics(row: Readonly<Record<string, number>>): Promise<void> {
     try {
       if (this.#metricsTorn) await this.#rewriteMetrics();
-      else appendFileSync(this.#metricsFile, `${JSON.stringify(row)}\n`);
+      else appendFileSync(this.#metricsFile, `${JSON.stringify(withAliases(row))}\n`);
       this.#metricsTorn = false;
     } catch (cause) {
       this.#metricsTorn = true;
@@ -281,7 +282,7 @@ export class RunSession implements AsyncDisposable {
   async #rewriteMetrics(): Promise<void> {
     if (!existsSync(this.#metricsFile)) return;
     const rows = await this.store.readMetrics(this.runId);
-    const lines = rows.map(({ step, metrics }) => `${JSON.stringify({ step, ...metrics })}\n`);
+    const lines = rows.map(({ step, metrics }) => `${JSON.stringify(withAliases({ step, ...metrics }))}\n`);
     writeFileSync(this.#metricsFile, lines.join(""));
   }
 }

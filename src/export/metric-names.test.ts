@@ -1,0 +1,24 @@
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { ALIASES, withAliases } from "./metric-names.ts";
+
+test("a number stands under all its names, and no name stands for two", () => {
+  const metrics = withAliases({ "critic/rewards/mean": 0.5, "val/heldout/sampled/mean": 0.25 });
+  expect(metrics).toEqual({
+    ...{ "critic/rewards/mean": 0.5, reward: 0.5, "critic/score/mean": 0.5, "rollout/score/mean": 0.5 },
+    "val/heldout/sampled/mean": 0.25,
+  });
+  const names = [...Object.keys(ALIASES), ...Object.values(ALIASES).flat()];
+  expect(new Set(names).size).toBe(names.length);
+});
+
+test("no alias names a measured time, by which deterministic runs may differ", () => {
+  const timed = /^(timing_s|perf)\//;
+  for (const name of [...Object.keys(ALIASES), ...Object.values(ALIASES).flat()]) expect(name).not.toMatch(timed);
+});
+
+test("the documentation has every name", () => {
+  const text = readFileSync(join(import.meta.dir, "../../docs/metrics.md"), "utf8");
+  for (const name of [...Object.keys(ALIASES), ...Object.values(ALIASES).flat()]) expect(text).toContain(`\`${name}\``);
+});
