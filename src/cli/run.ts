@@ -17,17 +17,20 @@ export function defineRun(command: Command, cli: CommandLine): void {
           "ale run shell.toml mine.toml --trainer.steps 20 --optimizer.lr=1e-4",
           "two files and two settings, later ones win",
         ],
+        ["ale run experiments/shell.toml --replay runs/second", "the updates of that run again, from what it recorded"],
         ["ale run experiments/shell.toml --dry-run", "every setting as the run would see it"],
       ),
     )
-    .action(async (files: string[], flags: RunFlags) => {
+    .option("--replay <run>", "train on the batches that a run recorded, by id or run directory, in place of a rollout")
+    .action(async (files: string[], flags: RunFlags & { readonly replay?: string }) => {
       const loaded = await loadFromFlags(cli, files, flags);
       if (flags.dryRun) {
         const { predictRunMemory } = await import("../experiment/memory.ts");
         return printDryRun(cli, loaded, flags, predictRunMemory(loaded.experiment));
       }
+      const { replay } = flags;
       await startRun(cli, loaded, flags, async (options) =>
-        (await import("../experiment/run.ts")).runExperiment(options),
+        (await import("../experiment/run.ts")).runExperiment(replay === undefined ? options : { ...options, replay }),
       );
     });
 }

@@ -23,6 +23,8 @@ export interface RunOptions {
   /** Aborted by the second: save, clean up and return `interrupted` at once. */
   readonly signal: AbortSignal;
   readonly serve: boolean;
+  /** Id or directory of a run whose recorded batches are trained on, in place of a rollout. */
+  readonly replay?: string;
 }
 
 export interface RunResult {

@@ -7,7 +7,7 @@ import { bestStep } from "../export/summary.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { batchMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
-import type { Rollout, RolloutBatch } from "../rollout/rollout.ts";
+import type { BatchSource, RolloutBatch } from "../rollout/rollout.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
 import type { PolicyJob } from "../trainer/update.ts";
@@ -15,6 +15,7 @@ import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
 import { startingPolicy } from "./policy-source.ts";
+import { RecordedRollout } from "./recorded-rollout.ts";
 import { episodeContext, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 import { openRollout } from "./run-rollout.ts";
@@ -40,7 +41,9 @@ class ReinforcementRun {
   readonly #context: EpisodeContext;
   readonly #resampler: Resampler | undefined;
   readonly #tasks: TrainingTasks;
-  #rollout: Rollout | undefined;
+  /** Run whose recorded batches are trained on; a resumed run goes on with the same. */
+  readonly #replay: string | undefined;
+  #rollout: BatchSource | undefined;
   /** Step that is collected for, trained or evaluated. */
   #step = 0;
   /** Rows that become permanent with the step they belong to. */
@@ -55,12 +58,16 @@ class ReinforcementRun {
     const { resampling, seed } = parts.options.experiment;
     const state = parts.session.resumedState.resampling as ResamplingState | undefined;
     this.#tasks = TrainingTasks.open(parts);
+    this.#replay = parts.options.replay ?? (parts.session.resumedState.replay as string | undefined);
     this.#resampler = resampling && new Resampler(resampling, String(seed), state);
   }
 
   async execute(): Promise<void> {
     const { options, session, engine } = this.#parts;
-    const rollout = await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step);
+    const rollout =
+      this.#replay === undefined
+        ? await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step)
+        : await RecordedRollout.open(this.#parts, this.#replay);
     this.#rollout = rollout;
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
@@ -82,7 +89,7 @@ class ReinforcementRun {
     }
   }
 
-  async #collect(rollout: Rollout, step: number): Promise<Collected> {
+  async #collect(rollout: BatchSource, step: number): Promise<Collected> {
     const { options, provider, session, engine } = this.#parts;
     const { experiment, hub } = options;
     const { groups, groupSize } = experiment.rollout;
@@ -141,6 +148,7 @@ class ReinforcementRun {
       keep: best === null ? [] : [best],
       state: {
         training,
+        ...(this.#replay !== undefined && { replay: this.#replay }),
         ...(this.#resampler && { resampling: this.#resampler.state }),
         ...(ahead && { rollout: ahead.state, tasks: this.#tasks.state(ahead.state) }),
       },

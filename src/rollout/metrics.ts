@@ -10,7 +10,7 @@ import type { RolloutBatch } from "./rollout.ts";
  * entry one of them attended to. Age of a group: train step less the step it was made at, what `async.ratio` bounds.
  * @param version of the weights that training starts from.
  */
-export function batchMetrics({ groups, staleness, counts }: RolloutBatch, version: number): Record<string, number> {
+export function batchMetrics({ groups, lead }: RolloutBatch, version: number): Record<string, number> {
   const all = groups.flatMap((group) => group.trajectories);
   const stale = all.map((trajectory) => version - oldestVersion(trajectory, version));
   const seconds = all.map(({ phases }) => (phases.reset + phases.generate + phases.tool + phases.grade) / 1000);
@@ -20,12 +20,14 @@ export function batchMetrics({ groups, staleness, counts }: RolloutBatch, versio
     "async/staleness/mean": mean(stale),
     "async/staleness/max": Math.max(0, ...stale),
     ...Object.fromEntries([...shares].map(([steps, share]) => [`async/staleness/share_${steps}`, share])),
-    "async/age/mean": mean(staleness),
-    "async/age/max": Math.max(0, ...staleness),
-    "async/groups_dropped": counts.dropped,
-    "async/groups_filtered": counts.filtered,
-    "async/episodes_cancelled": counts.cancelled,
-    "async/episodes_retried": counts.retried,
+    ...(lead && {
+      "async/age/mean": mean(lead.ages),
+      "async/age/max": Math.max(0, ...lead.ages),
+      "async/groups_dropped": lead.counts.dropped,
+      "async/groups_filtered": lead.counts.filtered,
+      "async/episodes_cancelled": lead.counts.cancelled,
+      "async/episodes_retried": lead.counts.retried,
+    }),
     "timing_s/trajectory/p50": quantile(seconds, 0.5),
     "timing_s/trajectory/p99": quantile(seconds, 0.99),
     "timing_s/trajectory/max": Math.max(...seconds),

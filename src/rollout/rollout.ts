@@ -42,13 +42,25 @@ export interface RolloutParts {
   onEpisode?(trajectory: Trajectory): void;
 }
 
-/** Groups to train a step on, in canonical order, and what rollout has to say about them. */
+/** Groups to train a step on, in canonical order, and the task of each. */
 export interface RolloutBatch {
   readonly groups: readonly Group[];
   readonly tasks: readonly Task[];
-  /** Train step − create step of each group. */
-  readonly staleness: readonly number[];
-  readonly counts: RolloutCounts;
+  /** What rollout has to say about them; absent where they were recorded earlier. */
+  readonly lead?: {
+    /** Train step − create step of each group. */
+    readonly ages: readonly number[];
+    readonly counts: RolloutCounts;
+  };
+}
+
+/** Where a run's batches come from. */
+export interface BatchSource {
+  /** The groups to train `step` on, once there are enough. */
+  collect(step: number): Promise<RolloutBatch>;
+  /** What a run needs to go on from here; nothing where batches follow from the step alone. */
+  state(): { readonly state: RolloutState; readonly done: readonly Trajectory[] } | undefined;
+  stop(): Promise<void>;
 }
 
 /** What happened since the last batch. */
@@ -70,7 +82,7 @@ export type RolloutState = GroupQueuesState<number>;
 
 const NO_COUNTS: RolloutCounts = { dropped: 0, cancelled: 0, filtered: 0, retried: 0 };
 
-export class Rollout {
+export class Rollout implements BatchSource {
   readonly #settings: RolloutSettings;
   readonly #parts: RolloutParts;
   readonly #queues: GroupQueues<Trajectory>;
@@ -114,7 +126,7 @@ export class Rollout {
    * Training goes on to `step`: episodes that are too old for it are stopped, new ones begin, and the groups to train on are
    * returned when there are enough. @throws what ended the run, or the error of a machine on which most episodes fail.
    */
-  async collect(step: number): Promise<RolloutBatch> {
+  async collect(step: number): Promise<Required<RolloutBatch>> {
     const { groups, groupSize } = this.#settings;
     this.#watchHealth(groups * groupSize);
     const { dropped, ...effects } = this.#queues.advance(step);
@@ -126,7 +138,7 @@ export class Rollout {
     if (this.#failure !== undefined) throw this.#failure.error;
     const counts = this.#counts;
     this.#counts = { ...NO_COUNTS };
-    return { ...this.#inOrder(batch), counts };
+    return this.#inOrder(batch, counts);
   }
 
   /** What a run needs to go on from here: the queues, and the trajectories that no batch has had yet. */
@@ -282,7 +294,7 @@ export class Rollout {
   }
 
   /** Groups by round and queue, members by number: what follows must not depend on who was first. */
-  #inOrder({ slots }: Batch<Trajectory>): Omit<RolloutBatch, "counts"> {
+  #inOrder({ slots }: Batch<Trajectory>, counts: RolloutCounts): Required<RolloutBatch> {
     const sorted = slots.toSorted((a, b) => a.episode - b.episode || a.group - b.group);
     const tasks = sorted.map((slot) => this.#slot(slot).task);
     for (const slot of sorted) this.#slots.delete(nameOf(slot));
@@ -291,7 +303,7 @@ export class Rollout {
       taskId: (tasks[i] as Task).id,
       trajectories: slot.results.map(({ result }) => result).sort((a, b) => a.member - b.member),
     }));
-    return { groups, tasks, staleness: sorted.map(({ staleness }) => staleness) };
+    return { groups, tasks, lead: { ages: sorted.map(({ staleness }) => staleness), counts } };
   }
 
   /** Puts trajectories back where `state` says they were; a slot of which some are gone is not complete. */

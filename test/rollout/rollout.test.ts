@@ -94,7 +94,7 @@ test("with redundancy the first of a group count, and a straggler is stopped", a
   ]);
   for (const { trajectories } of batch.groups) for (const { reward } of trajectories) expect(reward).toBe(1);
   const next = await rollout.collect(2);
-  expect(next.counts.cancelled).toBe(2);
+  expect(next.lead.counts.cancelled).toBe(2);
   await rollout.stop();
 }, 30_000);
 
@@ -103,11 +103,11 @@ test("training does not wait for a group that hangs: it is dropped when it is to
   const rollout = new Rollout({ ...BASE, ratio: 1 }, parts(hangs));
   const batches = [];
   for (let step = 1; step <= 3; step++) batches.push(await rollout.collect(step));
-  expect(batches.map(({ counts }) => counts.dropped)).toEqual([0, 0, 1]);
+  expect(batches.map(({ lead }) => lead.counts.dropped)).toEqual([0, 0, 1]);
   for (const batch of batches) {
-    expect(Math.max(...batch.staleness)).toBeLessThanOrEqual(1);
+    expect(Math.max(...batch.lead.ages)).toBeLessThanOrEqual(1);
     expect(batch.groups.map(({ groupId }) => groupId)).not.toContain("run/0/0");
-    expect(batchMetrics(batch, 0)["async/age/max"]).toBe(Math.max(...batch.staleness));
+    expect(batchMetrics(batch, 0)["async/age/max"]).toBe(Math.max(...batch.lead.ages));
   }
   await rollout.stop();
 }, 30_000);
@@ -117,9 +117,9 @@ test("groups that teach nothing are replaced, but not for ever", async () => {
   // the third group of queue 1 is the first with a spread; queue 0 never has one
   const play = scripted((queue, number, member) => (queue === 1 && number === 2 && member === 0 ? expert() : []));
   const rollout = new Rollout(BASE, parts(play, { reject: groupFilter(filter) }));
-  const { groups, counts } = await rollout.collect(1);
+  const { groups, lead } = await rollout.collect(1);
   expect(groups.map(({ groupId }) => groupId)).toEqual(["run/2/0", "run/2/1"]);
-  expect(counts.filtered).toBe(4);
+  expect(lead.counts.filtered).toBe(4);
   await rollout.stop();
 }, 30_000);
 
@@ -133,8 +133,8 @@ test("an episode is tried again when its sandbox failed, and the run ends where 
     },
   });
   const rollout = new Rollout({ ...BASE, retries: 2 }, parts(scripted(expert), {}, shaky));
-  const { groups, counts } = await rollout.collect(1);
-  expect(counts.retried).toBe(3);
+  const { groups, lead } = await rollout.collect(1);
+  expect(lead.counts.retried).toBe(3);
   expect(groups.flatMap(({ trajectories }) => trajectories.map(({ reward }) => reward))).toEqual([1, 1, 1, 1]);
   failures = Number.POSITIVE_INFINITY;
   const ended = await rollout.collect(2).catch((error: unknown) => error);

@@ -104,3 +104,16 @@ test("Ctrl-C finishes the step", async () => {
   expect((await finish(place.ale("resume", place.path("stopped"), "--no-serve"))).code).toBe(0);
   expectExactlyOnce("stopped");
 }, 120_000);
+
+test("a run is replayed from what it recorded: the same updates, step by step", async () => {
+  const learned = (name: string) =>
+    place.metrics(name).map((row) => [row["actor/grad_norm"], row["actor/pg_loss"], row["critic/rewards/mean"]]);
+  expect((await finish(run("recorded", "--async.ratio", "1"))).code).toBe(0);
+  const { code, err } = await finish(run("replayed", "--async.ratio", "1", "--replay", place.path("recorded")));
+  expect({ code, err: code === 0 ? "" : err }).toEqual({ code: 0, err: "" });
+  expect(learned("replayed")).toEqual(learned("recorded"));
+  expectExactlyOnce("replayed");
+  const more = await finish(run("longer", "--trainer.steps", "9", "--replay", place.path("recorded")));
+  expect(more.code).toBe(2);
+  expect(more.err).toContain("--trainer.steps 5");
+}, 120_000);
