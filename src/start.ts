@@ -16,6 +16,9 @@ const ROLES: Readonly<Record<Role, () => Promise<void>>> = {
   "self-test": async () => (await import("./device/self-test.ts")).runSelfTestRole(process.argv.at(-1) ?? ""),
 };
 
+/** Failed writes that are remembered; a run goes on for long after its reader has left. */
+const MAX_FAILURES = 16;
+
 /** Runs this process as `role` until its work is over; ends it with exit code 2 when there is no such role. */
 export async function runRole(role: string): Promise<void> {
   process.on("uncaughtException", dieOf);
@@ -30,8 +33,7 @@ export async function runCommandLine(argv: readonly string[]): Promise<never> {
   process.on("uncaughtException", dieOf);
   const failures: NodeJS.ErrnoException[] = [];
   process.stdout.on("error", (error) => {
-    endOfReader(error);
-    failures.push(error);
+    if (failures.length < MAX_FAILURES) failures.push(error);
   });
   registerShippedFiles();
   const { runCli } = await import("./cli/program.ts");
@@ -56,12 +58,10 @@ function dieOf(error: unknown): never {
   process.exit(error instanceof AleError ? error.exitCode : 1);
 }
 
-/** The reader of a pipe (`ale runs ls | head -1`) has left: not a failure of ours, and nothing more to say. */
-function endOfReader(error: NodeJS.ErrnoException): void {
-  if (error.code === "EPIPE") process.exit(0);
-}
-
-/** A result that nobody can read is not a success; a terminal that was closed is no result's place. Returns the exit code. */
+/**
+ * A result that nobody can read is not a success. The reader of a pipe that has left (`ale runs ls | head -1`) had enough,
+ * and a terminal that was closed is no result's place. Returns the exit code.
+ */
 function reportLostOutput(failures: readonly NodeJS.ErrnoException[]): number {
   const lost = failures.find(({ code }) => code === "ENOSPC" || code === "EDQUOT" || code === "EFBIG");
   if (lost === undefined) return 0;

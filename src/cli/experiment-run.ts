@@ -142,6 +142,7 @@ export async function watchRun(
   const { outDir, storePath, flags, resumeRunId, history } = target;
   const { experiment, toml, hash: configHash, changed } = loaded;
   const serve = flags.serve !== false && experiment.service.enabled;
+  tellOfLostReader(cli);
   const { result, state } = await watch(
     {
       cli,
@@ -172,6 +173,16 @@ export async function watchRun(
     printPaths(cli, result);
   }
   failUnlessFinished(result);
+}
+
+/** A run outlives the reader of its output (`ale run … | head`), and says so. */
+function tellOfLostReader(cli: CommandLine): void {
+  let told = false;
+  cli.stdout.on?.("error", ({ code }) => {
+    if (told || code !== "EPIPE") return;
+    told = true;
+    cli.note("nobody reads the output any more; the run goes on, Ctrl-C saves and stops it");
+  });
 }
 
 /** `key=value` of a changed setting. */

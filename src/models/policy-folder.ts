@@ -102,7 +102,9 @@ function folder(
   const assertHas = (name: string): void => {
     if (has(name)) return;
     throw new AleError("model", `${location} has no ${name}`, {
-      hint: "a policy folder holds config.json, model.safetensors and tokenizer.json",
+      hint: has("policy/config.json")
+        ? `that is a run; its policy is ${location}/policy`
+        : "a policy folder holds config.json, model.safetensors and tokenizer.json",
     });
   };
   const read = (name: string): Uint8Array => {

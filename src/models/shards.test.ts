@@ -228,3 +228,16 @@ describe("element types", () => {
     expect([...new Uint16Array(target.buffer)]).toEqual(cases.map(([, expected]) => expected));
   });
 });
+
+test("a run's directory given for a policy names the policy in it", () => {
+  const run = mkdtempSync(join(tmpdir(), "ale-run-"));
+  try {
+    mkdirSync(join(run, "policy"));
+    writeFileSync(join(run, "policy", "config.json"), "{}");
+    expect(() => openPolicyFolder(run).readJson("config.json")).toThrow(
+      expect.objectContaining({ message: `${run} has no config.json`, hint: expect.stringContaining(`${run}/policy`) }),
+    );
+  } finally {
+    rmSync(run, { recursive: true, force: true });
+  }
+});

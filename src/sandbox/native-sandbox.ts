@@ -29,7 +29,8 @@ import type { Layer } from "./snapshots.ts";
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
 const COMMAND_GRACE_MS = 15_000;
 const FILES_MS = 30_000;
-const KILL_MS = 10_000;
+/** Longer than the limit inside, which names the cause. */
+const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
 const DESTROY_MS = 20_000;
 const FREEZE_MS = 20_000;

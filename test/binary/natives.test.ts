@@ -77,7 +77,7 @@ describe("native files of the executable", () => {
       expectWorking(run([ale, "doctor", "--json"], { env }));
       expect(hashOf(file)).toBe(good);
     }
-  }, 60_000);
+  });
 
   test("many first starts at once agree", async () => {
     using folder = temporaryFolder();

@@ -1,6 +1,8 @@
 /** Where results go: what cannot be written is a failure, and a reader that has enough is none. */
 
 import { expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { selfCommand } from "../../src/device/self.ts";
 
@@ -23,3 +25,18 @@ test("a full disk", () => {
 test("a reader that leaves early", () => {
   expect(shell('set -o pipefail; "$@" config show | head -1')).toEqual({ code: 0, err: "" });
 });
+
+test("a run outlives the reader of its output", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-output-"));
+  try {
+    const settings = "--trainer.steps 1 --rollout.groups 2 --evaluation.dev 0 --evaluation.heldout 2 --no-serve";
+    const places = `--out ${folder}/run --store ${folder}/ale.db`;
+    const { code, err } = shell(`set -o pipefail; "$@" run experiments/shell.toml ${settings} ${places} | head -1`);
+    expect(code).toBe(0);
+    expect(err).toContain("nobody reads the output any more; the run goes on");
+    const summary = JSON.parse(readFileSync(join(folder, "run", "summary.json"), "utf8"));
+    expect(summary).toMatchObject({ status: "finished", steps: 1 });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}, 60_000);

@@ -231,7 +231,8 @@ describe("sudden ends", () => {
       }
       console.log(provider.launcherPid);
       setInterval(() => {}, 1000);`;
-    await using child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "inherit" });
+    // By this name it is there for an ordinary user, too, where Bun itself lies in a folder of root's.
+    await using child = Bun.spawn(["/proc/self/exe", "-e", script], { stdout: "pipe", stderr: "inherit" });
     const reader = child.stdout.getReader();
     const { value } = await reader.read();
     const launcher = Number(new TextDecoder().decode(value));
