@@ -4,7 +4,7 @@
  */
 
 import { Placement } from "../src/device/placement.ts";
-import { assignWork, elasticTrainers, MeanMeter, type PoolPlacement } from "../src/device/pool-placement.ts";
+import { assignWork, ElasticPlacement, type PoolPlacement } from "../src/device/pool-placement.ts";
 import { WorkShare } from "../src/device/work-share.ts";
 import type { Workload, World, WorldSession } from "./multiplex-workload.ts";
 import { contextLength } from "./multiplex-workload.ts";
@@ -43,7 +43,8 @@ class Engine {
   training: { readonly ms: number; readonly onDone: () => void }[] = [];
   readonly share: WorkShare;
   busy = false;
-  busyMs = 0;
+  trainMs = 0;
+  generateMs = 0;
 
   constructor(trainShare: number) {
     this.share = new WorkShare(trainShare);
@@ -58,7 +59,7 @@ export class SimulatedWorld implements World {
   readonly #trainers: readonly number[];
   readonly #generators: readonly number[];
   readonly #placement: Placement;
-  readonly #awaited: MeanMeter;
+  readonly #elastic: ElasticPlacement | undefined;
   readonly #events: { readonly at: number; readonly run: () => void }[] = [];
   #members: readonly number[] = [];
   #time = 0;
@@ -74,7 +75,7 @@ export class SimulatedWorld implements World {
     this.#generators = ranks.filter((rank) => work[rank] !== "train");
     this.#engines = ranks.map(() => new Engine(pool.trainShare));
     this.#placement = new Placement(this.#generators.length, Number.POSITIVE_INFINITY);
-    this.#awaited = new MeanMeter(() => this.#time);
+    if (pool.placement.kind === "elastic") this.#elastic = new ElasticPlacement(pool.engines);
   }
 
   now(): number {
@@ -103,24 +104,20 @@ export class SimulatedWorld implements World {
 
   /** Share of the time in which the engines had nothing to do. */
   get idle(): number {
-    const busy = this.#engines.reduce((sum, { busyMs }) => sum + busyMs, 0);
+    const busy = this.#engines.reduce((sum, { trainMs, generateMs }) => sum + trainMs + generateMs, 0);
     return 1 - busy / (this.#time * this.#engines.length);
   }
 
   open(): WorldSession {
     const id = Int32Array.of(this.#opened++);
     const slowness = (i: number) =>
-      this.#members.includes(this.#generators[i] as number) ? 1 / (1 - this.#pool.trainShare) : 1;
+      this.#members.includes(this.#generators[i] as number) ? (this.#elastic?.slowness ?? 1) : 1;
     const place = this.#placement.take(id, () => true, slowness);
     const engine = this.#engines[this.#generators[place.rank] as number] as Engine;
     return {
       answer: (turn, then) => {
-        this.#awaited.add(1);
-        const onAnswer = () => {
-          this.#awaited.add(-1);
-          then();
-        };
-        engine.waiting.push({ context: contextLength(this.#load, turn), left: this.#load.answer, onAnswer });
+        const context = contextLength(this.#load, turn);
+        engine.waiting.push({ context, left: this.#load.answer, onAnswer: then });
         this.#work(engine);
       },
       close: () => place.release(),
@@ -129,22 +126,15 @@ export class SimulatedWorld implements World {
 
   update(_version: number, then: () => void): void {
     const open = (rank: number) => this.#placement.openOn(this.#generators.indexOf(rank));
-    let count = this.#trainers.length;
-    if (this.#pool.placement.kind === "elastic") {
-      const load = { engines: count, slots: this.#pool.slots, awaited: this.#awaited.take() };
-      count = elasticTrainers({ ...load, open: this.#trainers.reduce((sum, rank) => sum + open(rank), 0) });
-    }
+    const total = this.#generators.reduce((sum, _, i) => sum + this.#placement.openOn(i), 0);
+    const times = this.#engines.map(({ trainMs, generateMs }, rank) => [rank, { trainMs, generateMs }] as const);
+    const count = this.#elastic?.decide(total, new Map(times)) ?? this.#trainers.length;
     const chosen = this.#trainers.toSorted((a, b) => (count < this.#trainers.length ? open(a) - open(b) : a - b));
     this.#members = chosen.slice(0, count);
     const { microBatchMs, microBatches, optimizerMs } = this.#costs;
     const each = new Array<number>(Math.ceil(microBatches / count)).fill(microBatchMs);
     // They meet once their gradients are there, and once their weights are.
-    this.#together(each, () =>
-      this.#together([optimizerMs / count], () => {
-        this.#members = [];
-        then();
-      }),
-    );
+    this.#together(each, () => this.#together([optimizerMs / count], then));
   }
 
   /** Gives the members these micro-operations; `then` when the last of them is done. */
@@ -169,7 +159,8 @@ export class SimulatedWorld implements World {
     const { ms, onDone } =
       work === "train" ? (engine.training.shift() as Engine["training"][0]) : this.#generate(engine);
     engine.busy = true;
-    engine.busyMs += ms;
+    if (work === "train") engine.trainMs += ms;
+    else engine.generateMs += ms;
     this.after(ms, () => {
       engine.busy = false;
       engine.share.spent(work, ms);

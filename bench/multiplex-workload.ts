@@ -37,8 +37,9 @@ export interface WorldSession {
 
 export interface Outcome {
   readonly episodesPerSecond: number;
-  /** Of the episodes trained on: weight version at training less that at their start. */
+  /** Weight version at training less that when the episode started, and less that when its answers ended; means. */
   readonly staleness: number;
+  readonly tokenAge: number;
   /** Mean time of an update. */
   readonly updateMs: number;
   readonly wallMs: number;
@@ -60,9 +61,9 @@ export function drive(world: World, load: Workload, onEnd: (outcome: Outcome) =>
   const total = load.batches * load.batch;
   let [started, trained, version, updateMs] = [0, 0, 0, 0];
   let updating = false;
-  let staleness = 0;
-  /** Versions at which the finished episodes started. */
-  const finished: number[] = [];
+  let [staleness, tokenAge] = [0, 0];
+  /** Versions at which the finished episodes started, and of their answers the mean. */
+  const finished: { readonly since: number; readonly sampled: number }[] = [];
 
   const admit = () => {
     while (started < total && started - trained < (load.ratio + 1) * load.batch && !(load.ratio === 0 && updating)) {
@@ -73,20 +74,25 @@ export function drive(world: World, load: Workload, onEnd: (outcome: Outcome) =>
     const rng = new Rng(`${load.seed}/${episode}`);
     const session = world.open(`${load.seed}/${episode}`);
     const since = version;
+    let sampled = 0;
     const turn = (index: number) =>
-      session.answer(index, () =>
+      session.answer(index, () => {
+        sampled += version / load.turns;
         world.after(latency(rng, load.latencyMs), () => {
           if (index + 1 < load.turns) return turn(index + 1);
           session.close();
-          finished.push(since);
+          finished.push({ since, sampled });
           train();
-        }),
-      );
+        });
+      });
     turn(0);
   };
   const train = () => {
     if (updating || finished.length < load.batch) return;
-    for (const since of finished.splice(0, load.batch)) staleness += version - since;
+    for (const { since, sampled } of finished.splice(0, load.batch)) {
+      staleness += version - since;
+      tokenAge += version - sampled;
+    }
     updating = true;
     const begun = world.now();
     world.update(version + 1, () => {
@@ -99,6 +105,7 @@ export function drive(world: World, load: Workload, onEnd: (outcome: Outcome) =>
         onEnd({
           episodesPerSecond: (1000 * total) / wallMs,
           staleness: staleness / total,
+          tokenAge: tokenAge / total,
           updateMs: updateMs / load.batches,
           wallMs,
         });

@@ -1,6 +1,6 @@
 /**
- * `bun bench/multiplex.ts [--rounds N] [--batches N] [--latency MS] [--ratio N] [--micro-batch TOKENS] [--simulate] [--json]`:
- * the placements of two engines of one thread under one workload, real engines beside the simulator. Rounds take turns;
+ * `bun bench/multiplex.ts [--engines N] [--rounds N] [--batches N] [--latency MS] [--ratio N] [--micro-batch TOKENS]
+ * [--simulate] [--json]`: the placements of engines of one thread under one workload, real engines beside the simulator. Rounds take turns;
  * reported are medians. Costs of the simulation are fitted to the spans that the real engines recorded; with `--simulate`
  * nothing else runs, at the costs of a quiet machine (ADR 3 and 8). Commands are simulated by waiting.
  */
@@ -24,13 +24,14 @@ const { values: options } = parseArgs({
     rounds: { type: "string", default: "3" },
     batches: { type: "string", default: "10" },
     latency: { type: "string", default: "50" },
+    engines: { type: "string", default: "2" },
     ratio: { type: "string", default: "1" },
     "micro-batch": { type: "string", default: "512" },
     simulate: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
   },
 });
-const ENGINES = 2;
+const ENGINES = Number(options.engines);
 const SLOTS = 32;
 const LENGTH = 64;
 /** Sequences of an update: generation takes about twice as long as training. */
@@ -69,7 +70,11 @@ const MODES: readonly Mode[] = [
     name: `shared, trainShare ${trainShare}`,
     ...{ placement: SHARED, trainShare, ratio: BASE.ratio },
   })),
-  { name: "split 1 : 1", placement: { kind: "split", trainers: 1 }, trainShare: 0.5, ratio: BASE.ratio },
+  ...Array.from({ length: ENGINES - 1 }, (_, i) => ({
+    name: `split ${i + 1} : ${ENGINES - 1 - i}`,
+    placement: { kind: "split" as const, trainers: i + 1 },
+    ...{ trainShare: 0.5, ratio: BASE.ratio },
+  })),
   { name: "elastic", placement: { kind: "elastic" }, trainShare: 0.5, ratio: BASE.ratio },
 ];
 
@@ -238,6 +243,7 @@ const table = MODES.map((mode, i) => {
     name: mode.name,
     episodesPerSecond: of((outcome) => outcome.episodesPerSecond),
     staleness: of((outcome) => outcome.staleness),
+    tokenAge: of((outcome) => outcome.tokenAge),
     idle: of((outcome) => outcome.idle),
     updateMs: of((outcome) => outcome.updateMs),
     waitMs: { p50: quantile(waits, 0.5), p99: quantile(waits, 0.99) },
@@ -251,13 +257,13 @@ else {
     `costs: ${JSON.stringify(costs, (_, value) => (typeof value === "number" ? Number(value.toFixed(3)) : value))}`,
   );
   console.log(
-    "measured (simulated)          episodes/s      staleness       idle          update ms    decode waits p50/p99 ms",
+    "measured (simulated)          episodes/s      staleness       token age       idle          update ms    decode waits p50/p99 ms",
   );
-  for (const { name, episodesPerSecond: e, staleness: s, idle, updateMs: u, waitMs } of table) {
+  for (const { name, episodesPerSecond: e, staleness: s, tokenAge: a, idle, updateMs: u, waitMs } of table) {
     const pair = ({ measured, simulated }: { measured: number; simulated: number }, digits: number) =>
       `${Number.isNaN(measured) ? "" : measured.toFixed(digits)} (${simulated.toFixed(digits)})`.padEnd(16);
     console.log(
-      `${name.padEnd(30)}${pair(e, 0)}${pair(s, 2)}${pair(idle, 2)}${pair(u, 0)}${waitMs.p50.toFixed(0)} / ${waitMs.p99.toFixed(0)}`,
+      `${name.padEnd(30)}${pair(e, 0)}${pair(s, 2)}${pair(a, 2)}${pair(idle, 2)}${pair(u, 0)}${waitMs.p50.toFixed(0)} / ${waitMs.p99.toFixed(0)}`,
     );
   }
 }

@@ -11,6 +11,7 @@ import type { Generation, PolicySession, SamplingOptions, TokenListener } from "
 import type { Slot } from "../models/parameter-store.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
+import type { WorkTimes } from "./pool-placement.ts";
 import type {
   EngineCall,
   EngineCalls,
@@ -132,17 +133,19 @@ export class EngineClient {
   }
 
   /**
-   * Resolves when no micro-operation is under way that began before, or the process has ended.
+   * Resolves when no micro-operation is under way that began before, with what the engine has spent its time on, or when
+   * the process has ended.
    * @param written a slot of the store that others have written.
    */
-  async settle(written?: Slot): Promise<void> {
+  async settle(written?: Slot): Promise<WorkTimes | undefined> {
     const engine = this.#live ? this.#current : undefined;
     // A process that is being started has begun nothing, and reads the store as it is when it is asked for something.
-    if (engine === undefined) return;
+    if (engine === undefined) return undefined;
     const settled = this.#send(engine, "settle", written === undefined ? {} : { written });
     const done = deadline('"settle" in the engine', SETTLE_DEADLINE_MS, settled, "engine", this.#name);
-    await done.catch((error) => {
-      if (!(error instanceof EngineLost)) throw error;
+    return done.catch((error) => {
+      if (error instanceof EngineLost) return undefined;
+      throw error;
     });
   }
 
