@@ -45,11 +45,12 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 interface StartOptions {
   readonly placement?: PoolPlacement;
   readonly trainShare?: number;
+  readonly executor?: "graph" | "layers";
 }
 
 async function start(
   size: number,
-  { placement = { kind: "shared" }, trainShare = 0.5 }: StartOptions = {},
+  { placement = { kind: "shared" }, trainShare = 0.5, executor = "graph" }: StartOptions = {},
   onRestart = () => {},
 ): Promise<EnginePool> {
   const pool = await EnginePool.start(
@@ -61,7 +62,7 @@ async function start(
         modelConfig: MODEL,
         weights: { kind: "random", seed: 1 },
         ...{ threads: 1, slots: 4, context: CONTEXT, microBatchTokens: 60, deterministic: false, timeline: true },
-        trainShare,
+        ...{ trainShare, executor },
       },
       placement,
     },
@@ -238,6 +239,13 @@ describe.each([1, 2])("%d engines", (size) => {
     expect(order.slice(0, 3).sort()).toEqual(["cancelled", "save", "stats"]);
     expect(order.slice(3)).toEqual(["update", "probe"]);
   });
+});
+
+test("layer by layer, an update beside generation gives the same bits", async () => {
+  const [beside, alone] = [await start(1, { executor: "layers" }), await start(1, { executor: "layers" })];
+  await updateBeside(beside, 1);
+  await alone.update(JOB, 1);
+  expect(await bitsOf(beside, "layers-beside")).toEqual(await bitsOf(alone, "layers-alone"));
 });
 
 /** How many updates each engine took part in, and how many decode steps it made. */
