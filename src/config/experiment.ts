@@ -221,7 +221,7 @@ const EngineSchema = z
       .enum(["shared", "split", "elastic"])
       .default("shared")
       .describe(
-        "Who trains and who generates: all engines both, the first `trainers` only train, or as many train as generation spares",
+        "Who trains and who generates: all engines both, the first `trainers` only train, or as many train as the work asks for",
       ),
     trainers: z
       .number()

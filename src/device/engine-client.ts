@@ -5,12 +5,14 @@
  * started again; an update fails with `EngineLost`, and whoever asked for it asks again (see `engine-pool.ts`).
  */
 
-import { AleError, deadline, type ErrorCode } from "../core/errors.ts";
+import { AleError, deadline } from "../core/errors.ts";
 import { firstTokens, listen } from "../core/generation.ts";
 import type { Generation, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
+import { deliver, type EngineProcess, type Pending, post } from "./engine-process.ts";
+import type { WorkTimes } from "./pool-placement.ts";
 import type {
   EngineCall,
   EngineCalls,
@@ -44,17 +46,6 @@ const MAX_DEADLINE_MS = 2 ** 31 - 1;
 const STOP_DEADLINE_MS = 10_000;
 /** The longest micro-operation, and saving. */
 const SETTLE_DEADLINE_MS = 300_000;
-
-interface Pending {
-  resolve(body: unknown): void;
-  reject(error: Error): void;
-  onToken?(id: number, logprob: number): void;
-}
-
-interface EngineProcess {
-  readonly process: Bun.Subprocess;
-  readonly pending: Map<number, Pending>;
-}
 
 export class EngineClient {
   readonly #options: EngineOptions;
@@ -132,17 +123,19 @@ export class EngineClient {
   }
 
   /**
-   * Resolves when no micro-operation is under way that began before, or the process has ended.
+   * Resolves when no micro-operation is under way that began before, with what the engine has spent its time on, or when
+   * the process has ended.
    * @param written a slot of the store that others have written.
    */
-  async settle(written?: Slot): Promise<void> {
+  async settle(written?: Slot): Promise<WorkTimes | undefined> {
     const engine = this.#live ? this.#current : undefined;
     // A process that is being started has begun nothing, and reads the store as it is when it is asked for something.
-    if (engine === undefined) return;
+    if (engine === undefined) return undefined;
     const settled = this.#send(engine, "settle", written === undefined ? {} : { written });
     const done = deadline('"settle" in the engine', SETTLE_DEADLINE_MS, settled, "engine", this.#name);
-    await done.catch((error) => {
-      if (!(error instanceof EngineLost)) throw error;
+    return done.catch((error) => {
+      if (error instanceof EngineLost) return undefined;
+      throw error;
     });
   }
 
@@ -241,7 +234,7 @@ export class EngineClient {
       env: { ...process.env, OMP_NUM_THREADS: "1" },
       stdio: ["ignore", "ignore", "inherit"],
       serialization: "advanced",
-      ipc: (message: FromEngine) => settle(pending, message),
+      ipc: (message: FromEngine) => deliver(pending, message),
     });
     const engine: EngineProcess = { process: child, pending };
     this.#current = engine;
@@ -307,31 +300,6 @@ export class EngineClient {
     const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
     const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
     return deadline("generating an answer in the engine", ms, reply, "engine", `sequence ${sequence} of ${this.#name}`);
-  }
-}
-
-function settle(pending: Map<number, Pending>, message: FromEngine): void {
-  const request = pending.get(message.id);
-  if (request === undefined) return;
-  if (message.type === "token") {
-    request.onToken?.(message.token, message.logprob);
-    return;
-  }
-  pending.delete(message.id);
-  if (message.type === "reply") {
-    request.resolve(message.body);
-  } else {
-    const hint = message.hint === undefined ? {} : { hint: message.hint };
-    request.reject(new AleError(message.code as ErrorCode, message.message, hint));
-  }
-}
-
-/** Posting to a process that just ended must not throw: its requests are rejected when the exit is seen. */
-function post(engine: EngineProcess, message: ToEngine): void {
-  try {
-    engine.process.send(message);
-  } catch {
-    // the exit handler rejects what is pending
   }
 }
 

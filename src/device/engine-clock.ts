@@ -2,6 +2,7 @@
 
 import { ENGINE_SPANS, type EngineSpan, SpanRecorder } from "../core/timeline.ts";
 import { type ContextStats, zeroContextStats } from "../policy/generation/contexts.ts";
+import type { WorkTimes } from "./pool-placement.ts";
 import type { EngineStats } from "./protocol.ts";
 
 /**
@@ -17,6 +18,8 @@ export class EngineClock {
   #activity: Activity = "other";
   /** When time was counted last. */
   #since = performance.now();
+  /** `total` at the last `take`. */
+  #taken: WorkTimes = { trainMs: 0, generateMs: 0 };
   /** Tokens at the last `take`. */
   #sampled = 0;
   #contexts = zeroContextStats();
@@ -50,12 +53,19 @@ export class EngineClock {
     this.#spans?.add(span, timeOrigin + began, timeOrigin + ended, tokens);
   }
 
+  /** Time spent on training and on generation since the engine started. */
+  total(): WorkTimes {
+    this.enter(this.#activity);
+    const { train, generate } = this.#ms;
+    return { trainMs: this.#taken.trainMs + train, generateMs: this.#taken.generateMs + generate };
+  }
+
   /** What happened since the last call. @param counts tokens and costs of contexts since the engine started. */
   take(counts: {
     readonly sampledTokens: number;
     readonly contexts: ContextStats;
   }): Omit<EngineStats, "peakBytes" | "predictedBytes"> {
-    this.enter(this.#activity);
+    this.#taken = this.total();
     const { train, generate, sync, other, idle } = this.#ms;
     const stats = {
       wallMs: train + generate + sync + other + idle,

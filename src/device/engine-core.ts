@@ -17,11 +17,12 @@ import type { Pause } from "../trainer/micro-operations.ts";
 import { PausingLearner } from "../trainer/pausing-learner.ts";
 import { type PolicyLearner, runUpdate, type UpdateResult } from "../trainer/update.ts";
 import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.ts";
-import { Exchange } from "./exchange.ts";
+import { Exchange, MEETING_DEADLINE_MS } from "./exchange.ts";
 import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
 import type { EngineInfo, EngineOptions, ParityRequest, UpdateRequest } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
+import { DEFAULT_TRAIN_SHARE } from "./work-share.ts";
 
 /** What training does besides: both are called for every micro-operation. */
 export interface TrainingHooks {
@@ -217,10 +218,13 @@ function makeGeneration(
   });
 }
 
-function openExchange({ pool }: EngineOptions, store: ParameterStore, pause: Pause): Exchange | undefined {
+function openExchange(options: EngineOptions, store: ParameterStore, pause: Pause): Exchange | undefined {
+  const { pool, trainShare = DEFAULT_TRAIN_SHARE } = options;
   if (pool === undefined) return undefined;
   const { rank, size, exchangeFile } = pool;
-  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, pause });
+  // Others may have to generate meanwhile.
+  const deadlineMs = MEETING_DEADLINE_MS / trainShare;
+  return Exchange.open(exchangeFile, { rank, size, length: store.layout.length, pause, deadlineMs });
 }
 
 /** Sequences whose caches fit `options.cacheBytes`; never more than may be open. */

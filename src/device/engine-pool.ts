@@ -15,10 +15,9 @@ import { mergeReports, type ParityReport } from "../policy/generation/parity.ts"
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
 import { EngineClient, EngineLost } from "./engine-client.ts";
 import { Placement } from "./placement.ts";
-import { assignWork, elasticTrainers, MeanMeter, type PoolPlacement } from "./pool-placement.ts";
+import { assignWork, ElasticPlacement, type PoolPlacement, type WorkTimes } from "./pool-placement.ts";
 import { PlacedSession, ReleasingSession } from "./pool-sessions.ts";
 import type { EngineInfo, EngineOptions, EngineStats } from "./protocol.ts";
-import { DEFAULT_TRAIN_SHARE } from "./work-share.ts";
 
 const EXCHANGE_FILE = "exchange.bin";
 
@@ -51,15 +50,14 @@ export interface PoolStats extends EngineStats {
 
 export class EnginePool implements Policy {
   readonly #engines: readonly EngineClient[];
-  readonly #options: PoolOptions;
   /** Ranks of the engines that may train, and of those that generate. */
   readonly #trainers: readonly number[];
   readonly #generators: readonly number[];
   /** Of sequences on generators. */
   readonly #placement: Placement;
-  /** Answers that are waited for. */
-  readonly #awaited = new MeanMeter();
-  /** Ranks of the engines that make the update under way. */
+  /** Decides who trains; none where that is fixed. */
+  readonly #elastic: ElasticPlacement | undefined;
+  /** Ranks of the engines that make the update under way, or made the latest one. */
   #members: readonly number[] = [];
   /** Updates and probes, one after the other: a probe compares under weights that must not change meanwhile. */
   #last: Promise<unknown> = Promise.resolve();
@@ -68,11 +66,11 @@ export class EnginePool implements Policy {
 
   private constructor(engines: readonly EngineClient[], options: PoolOptions) {
     this.#engines = engines;
-    this.#options = options;
     const work = poolWork(options);
     const ranks = [...work.keys()];
     this.#trainers = ranks.filter((rank) => work[rank] !== "generate");
     this.#generators = ranks.filter((rank) => work[rank] !== "train");
+    if (options.placement?.kind === "elastic") this.#elastic = new ElasticPlacement(engines.length);
     this.#version = this.info.version;
     this.#placement = new Placement(this.#generators.length, sequencesPerEngine(options));
   }
@@ -130,7 +128,7 @@ export class EnginePool implements Policy {
 
   /** The sequence gets its engine with its first context: equal beginnings go to one engine, which computes them once. */
   async open(noiseKey: string): Promise<PolicySession> {
-    return new PlacedSession((context) => this.#place(noiseKey, context), this.#awaited);
+    return new PlacedSession((context) => this.#place(noiseKey, context));
   }
 
   /** Runs an update and publishes its weights as `version`; exactly once, whichever engine dies meanwhile. */
@@ -176,31 +174,32 @@ export class EnginePool implements Policy {
 
   async #update(job: UpdateJob, version: number): Promise<UpdateResult> {
     let result: UpdateResult | undefined;
-    const wanted = this.#wantedTrainers();
-    try {
-      while (result === undefined) {
-        this.#members = this.#choose(wanted);
-        await Promise.all(this.#members.map((rank) => this.#engine(rank).ready()));
-        // The attempt overwrites slots that others may still be reading, if they were published a moment ago.
-        await this.#settleOthers();
-        result = await this.#attempt(job, ++this.#attempts);
-      }
-      await this.#settleOthers(result.slot);
-      await this.#engine(this.#members[0] as number).publish(result.slot, version);
-    } finally {
-      this.#members = [];
+    const wanted = await this.#wantedTrainers();
+    while (result === undefined) {
+      this.#members = this.#choose(wanted);
+      await Promise.all(this.#members.map((rank) => this.#engine(rank).ready()));
+      // The attempt overwrites slots that others may still be reading, if they were published a moment ago.
+      await this.#settleOthers();
+      result = await this.#attempt(job, ++this.#attempts);
     }
+    await this.#settleOthers(result.slot);
+    await this.#engine(this.#members[0] as number).publish(result.slot, version);
     for (const engine of this.#engines) engine.forgiveRestarts();
     this.#version = version;
     return result;
   }
 
   /** How many engines make an update. */
-  #wantedTrainers(): number {
-    const engines = this.#trainers.length;
-    if (this.#options.placement?.kind !== "elastic") return engines;
+  async #wantedTrainers(): Promise<number> {
+    if (this.#elastic === undefined) return this.#trainers.length;
+    const times = new Map<number, WorkTimes>();
+    const ask = async (engine: EngineClient, rank: number) => {
+      const own = await engine.settle();
+      if (own !== undefined) times.set(rank, own);
+    };
+    await Promise.all(this.#engines.map(ask));
     const open = this.#generators.reduce((sum, _, i) => sum + this.#placement.openOn(i), 0);
-    return elasticTrainers({ engines, slots: this.#options.engine.slots, open, awaited: this.#awaited.take() });
+    return this.#elastic.decide(open, times);
   }
 
   /** The `count` trainers with the fewest sequences, in the order of their ranks; rather those that are there. */
@@ -247,9 +246,8 @@ export class EnginePool implements Policy {
 
   async #place(noiseKey: string, context: Int32Array): Promise<PolicySession> {
     const rankOf = (index: number) => this.#generators[index] as number;
-    const { trainShare = DEFAULT_TRAIN_SHARE } = this.#options.engine;
-    // Where some engines train and others do not, those have only part of their time for sequences.
-    const slowness = (index: number) => (this.#members.includes(rankOf(index)) ? 1 / (1 - trainShare) : 1);
+    const { slowness: whileTraining = 1 } = this.#elastic ?? {};
+    const slowness = (index: number) => (this.#members.includes(rankOf(index)) ? whileTraining : 1);
     const place = this.#placement.take(context, (index) => this.#engine(rankOf(index)).live, slowness);
     try {
       const session = await this.#engine(rankOf(place.rank)).open(noiseKey);

@@ -236,7 +236,7 @@ export class EngineLoop {
         return { version: call.body.version };
       case "settle":
         if (call.body.written !== undefined) this.#loaded().storeChanged(call.body.written);
-        return {};
+        return this.#clock.total();
       case "save":
         this.#loaded().save(call.body.folder);
         return {};

@@ -18,6 +18,8 @@ export interface ExchangeOptions {
   readonly size: number;
   /** Length of the flat gradient arrays. */
   readonly length: number;
+  /** Below the deadline of an update, so that the error names who is missing; a mix of devices waits for the slowest. */
+  readonly deadlineMs?: number;
   /** Awaited after each meeting, before work goes on. */
   readonly pause?: Pause | undefined;
 }
@@ -26,8 +28,8 @@ const PAGE = 4096;
 const LINE_WORDS = 8;
 /** Values an engine can tell the others in one meeting. */
 const CAPACITY = 1 << 14;
-/** Below the deadline of an update, so that the error names who is missing; a mix of devices waits for the slowest. */
-const MEETING_DEADLINE_MS = 1_500_000;
+/** Default of `ExchangeOptions.deadlineMs`. */
+export const MEETING_DEADLINE_MS = 1_500_000;
 /** How long a wait looks again and again before it lets the core go. */
 const SPIN_MS = 1;
 
@@ -38,13 +40,16 @@ export class Exchange {
   /** Per engine, its two areas. */
   readonly #areas: readonly (readonly [Float64Array, Float64Array])[];
   readonly #gradients: readonly Float32Array[];
+  readonly #deadlineMs: number;
   readonly #pause: Pause | undefined;
   #members: readonly number[];
   #attempt = 0;
   #abandoned = 0;
   #meetings = 0;
 
-  private constructor({ rank, size, length, pause }: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
+  private constructor(options: ExchangeOptions, memory: Uint8Array<ArrayBuffer>) {
+    const { rank, size, length, pause, deadlineMs = MEETING_DEADLINE_MS } = options;
+    this.#deadlineMs = deadlineMs;
     this.rank = rank;
     this.size = size;
     this.#pause = pause;
@@ -103,7 +108,7 @@ export class Exchange {
     for (let missing = this.#missing(); missing !== undefined; missing = this.#missing()) {
       this.assertGoesOn();
       const waited = performance.now() - started;
-      if (waited > MEETING_DEADLINE_MS) {
+      if (waited > this.#deadlineMs) {
         throw new AleError(
           "engine",
           `engine ${this.rank} waited ${Math.round(waited / 1000)} s for engine ${missing} (${what})`,

@@ -4,8 +4,8 @@ import { AleError } from "../core/errors.ts";
 
 /**
  * `shared`: every engine does both, and all take part in every update. `split`: the first `trainers` engines only train, the
- * others only generate. `elastic`: every engine can do both; of how many an update is made follows from what is to be
- * generated.
+ * others only generate. `elastic`: every engine can do both; by how many an update is made follows from how much time
+ * training and generation took lately.
  */
 export type PoolPlacement =
   | { readonly kind: "shared" | "elastic" }
@@ -33,58 +33,61 @@ export function assignWork(placement: PoolPlacement, engines: number): readonly 
   return Array.from({ length: engines }, (_, rank) => (rank < trainers ? "train" : "generate"));
 }
 
-/** What the decision of `elastic` rests on. */
-export interface PoolLoad {
-  readonly engines: number;
-  /** Rows of an engine's decode batch. */
-  readonly slots: number;
-  /** Sequences that are open now. */
-  readonly open: number;
-  /** Answers awaited at a time, on average since the last update. */
-  readonly awaited: number;
+/** Time an engine has spent on either kind of work since its process began, in ms. */
+export interface WorkTimes {
+  readonly trainMs: number;
+  readonly generateMs: number;
 }
 
-/**
- * How many engines make an update: those that are not needed to give every awaited answer a row of a decode batch, at least
- * one; all of them when nothing is being generated.
- */
-export function elasticTrainers({ engines, slots, open, awaited }: PoolLoad): number {
-  if (open === 0) return engines;
-  return Math.max(1, engines - Math.ceil(awaited / slots));
-}
+/** What became known before the latest decision counts half as much as what is new. */
+const MEMORY = 0.5;
+/** A little more training than engines take is no reason to take another. */
+const TOLERANCE = 0.1;
+/** Engines that train get next to nothing to generate when training takes all of their time. */
+const MOST_SLOWNESS = 1000;
 
-/** The mean over time of a number that goes up and down. */
-export class MeanMeter {
-  readonly #now: () => number;
-  #value = 0;
-  #area = 0;
-  #began: number;
-  #since: number;
+/** Who trains in an elastic pool: as few engines as the work allows, so that the others generate undisturbed. */
+export class ElasticPlacement {
+  readonly #engines: number;
+  readonly #seen = new Map<number, WorkTimes>();
+  #trainMs = 0;
+  #generateMs = 0;
+  #trainers: number;
 
-  /** @param now a clock, in any unit. */
-  constructor(now: () => number = () => performance.now()) {
-    this.#now = now;
-    this.#began = now();
-    this.#since = this.#began;
+  constructor(engines: number) {
+    this.#engines = engines;
+    this.#trainers = engines;
   }
 
-  add(change: number): void {
-    this.#count();
-    this.#value += change;
+  /**
+   * How many engines make the next update: as many as the share of training in all work, rounded up; all of them when
+   * nothing is being generated, or nothing is known yet.
+   * @param open sequences that are open. @param times of each engine by rank; one that is not there says nothing.
+   */
+  decide(open: number, times: ReadonlyMap<number, WorkTimes>): number {
+    this.#trainMs *= MEMORY;
+    this.#generateMs *= MEMORY;
+    for (const [rank, now] of times) {
+      const before = this.#seen.get(rank);
+      // A process that was started again begins at 0.
+      const isSame = before !== undefined && now.trainMs >= before.trainMs && now.generateMs >= before.generateMs;
+      this.#trainMs += now.trainMs - (isSame ? before.trainMs : 0);
+      this.#generateMs += now.generateMs - (isSame ? before.generateMs : 0);
+      this.#seen.set(rank, now);
+    }
+    const isKnown = this.#trainMs > 0 && this.#generateMs > 0;
+    this.#trainers = open > 0 && isKnown ? Math.max(1, Math.ceil(this.#needed - TOLERANCE)) : this.#engines;
+    return this.#trainers;
   }
 
-  /** The mean since the last call. */
-  take(): number {
-    this.#count();
-    const mean = this.#since > this.#began ? this.#area / (this.#since - this.#began) : this.#value;
-    this.#area = 0;
-    this.#began = this.#since;
-    return mean;
+  /** How much longer than the others an engine that trains takes to generate: together all end at once. */
+  get slowness(): number {
+    if (this.#trainers === this.#engines) return 1;
+    return 1 / Math.max(1 / MOST_SLOWNESS, 1 - this.#needed / this.#trainers);
   }
 
-  #count(): void {
-    const now = this.#now();
-    this.#area += this.#value * (now - this.#since);
-    this.#since = now;
+  /** Engines that training keeps busy. */
+  get #needed(): number {
+    return (this.#engines * this.#trainMs) / (this.#trainMs + this.#generateMs);
   }
 }

@@ -2,32 +2,23 @@
 
 import { AleError } from "../core/errors.ts";
 import type { PolicySession } from "../core/ports.ts";
-import type { MeanMeter } from "./pool-placement.ts";
 
 type Generate = PolicySession["generate"];
 
 /** A session that is opened when its first context is known. */
 export class PlacedSession implements PolicySession {
   readonly #open: (context: Int32Array) => Promise<PolicySession>;
-  readonly #awaited: MeanMeter;
   #session: Promise<PolicySession> | undefined;
   #closed = false;
 
-  /** @param awaited counts its answers while they are waited for. */
-  constructor(open: (context: Int32Array) => Promise<PolicySession>, awaited: MeanMeter) {
+  constructor(open: (context: Int32Array) => Promise<PolicySession>) {
     this.#open = open;
-    this.#awaited = awaited;
   }
 
   async generate(...args: Parameters<Generate>): ReturnType<Generate> {
     if (this.#closed) throw new AleError("engine", "the sequence is closed");
     this.#session ??= this.#open(args[0]);
-    this.#awaited.add(1);
-    try {
-      return await (await this.#session).generate(...args);
-    } finally {
-      this.#awaited.add(-1);
-    }
+    return (await this.#session).generate(...args);
   }
 
   async close(): Promise<void> {

@@ -10,7 +10,7 @@ import type { ParityReport } from "../policy/generation/parity.ts";
 import type { Packing } from "../trainer/micro-batches.ts";
 import type { NoDecay } from "../trainer/optimizer.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
-import type { EngineWork } from "./pool-placement.ts";
+import type { EngineWork, WorkTimes } from "./pool-placement.ts";
 
 /** Adapters on a frozen model. */
 export interface LoraStart {
@@ -100,7 +100,7 @@ export interface EngineCalls {
    * Others have written a slot of the store, or are going to write the ones that are not published: the reply says that no
    * micro-operation reads one of those, and that the next one sees what was written.
    */
-  settle: { readonly request: { readonly written?: Slot }; readonly reply: Record<string, never> };
+  settle: { readonly request: { readonly written?: Slot }; readonly reply: WorkTimes };
   publish: {
     readonly request: { readonly slot: Slot; readonly version: number };
     readonly reply: { version: number };

@@ -8,7 +8,8 @@ import type { Generation } from "../../src/core/ports.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { eachSpan, type Span } from "../../src/core/timeline.ts";
 import { EngineLost } from "../../src/device/engine-client.ts";
-import { EnginePool, type PoolOptions, type PoolStats } from "../../src/device/engine-pool.ts";
+import { EnginePool, type PoolStats } from "../../src/device/engine-pool.ts";
+import type { PoolPlacement } from "../../src/device/pool-placement.ts";
 import { ARCHITECTURES, configToHuggingFace } from "../../src/models/config.ts";
 import { readSafetensors } from "../../src/models/safetensors.ts";
 import type { SupervisedJob } from "../../src/trainer/update.ts";
@@ -41,7 +42,17 @@ const pools: EnginePool[] = [];
 afterEach(() => Promise.all(pools.splice(0).map((pool) => pool.stop())));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function start(size: number, options: Partial<PoolOptions> = {}, onRestart = () => {}): Promise<EnginePool> {
+interface StartOptions {
+  readonly placement?: PoolPlacement;
+  readonly trainShare?: number;
+  readonly executor?: "graph" | "layers";
+}
+
+async function start(
+  size: number,
+  { placement = { kind: "shared" }, trainShare = 0.5, executor = "graph" }: StartOptions = {},
+  onRestart = () => {},
+): Promise<EnginePool> {
   const pool = await EnginePool.start(
     {
       devices: new Array<string>(size).fill("cpu"),
@@ -51,8 +62,9 @@ async function start(size: number, options: Partial<PoolOptions> = {}, onRestart
         modelConfig: MODEL,
         weights: { kind: "random", seed: 1 },
         ...{ threads: 1, slots: 4, context: CONTEXT, microBatchTokens: 60, deterministic: false, timeline: true },
+        ...{ trainShare, executor },
       },
-      ...options,
+      placement,
     },
     onRestart,
   );
@@ -229,6 +241,13 @@ describe.each([1, 2])("%d engines", (size) => {
   });
 });
 
+test("layer by layer, an update beside generation gives the same bits", async () => {
+  const [beside, alone] = [await start(1, { executor: "layers" }), await start(1, { executor: "layers" })];
+  await updateBeside(beside, 1);
+  await alone.update(JOB, 1);
+  expect(await bitsOf(beside, "layers-beside")).toEqual(await bitsOf(alone, "layers-alone"));
+});
+
 /** How many updates each engine took part in, and how many decode steps it made. */
 function workOf(stats: readonly PoolStats[]) {
   const count = (spans: readonly Span[], wanted: string) => spans.filter(({ name }) => name === wanted).length;
@@ -286,7 +305,7 @@ describe("elastic", () => {
     "trains on some while others generate; with engines killed: %p",
     async (kills) => {
       let restarts = 0;
-      const pool = await start(2, { placement: { kind: "elastic" } }, () => restarts++);
+      const pool = await start(2, { placement: { kind: "elastic" }, trainShare: 0.2 }, () => restarts++);
       await pool.stats();
       const { answers, lost } = await updateBeside(pool, UPDATES, (update) => {
         if (!kills) return;
@@ -295,8 +314,8 @@ describe("elastic", () => {
       expectVersions(answers, UPDATES);
       const work = workOf(await pool.stats());
       if (kills) expect(Math.min(restarts, lost)).toBeGreaterThan(0);
-      // Six episodes keep one engine with four rows busy, so one of the two makes each update.
-      else expect(work.reduce((sum, { updates }) => sum + updates, 0)).toBe(UPDATES);
+      // Nothing is known before the first update; in it training gets a fifth of the time, which is less than one engine's.
+      else expect(work.reduce((sum, { updates }) => sum + updates, 0)).toBeLessThan(2 * UPDATES);
       const weights = await weightsOf(pool, `elastic-${kills}`);
       const alone = await start(1);
       for (let version = 1; version <= UPDATES; version++) await alone.update(JOB, version);

@@ -18,52 +18,56 @@ import { ropeFrequencies } from "../../models/rope.ts";
 
 type Vector = Float64Array;
 
-/** Logits [vocabulary] after each token of `ids`. */
+/**
+ * Logits [vocabulary] after each token of `ids`.
+ * @param flat parameters, or those that token t is computed with: it attends to keys and values of tokens before it that
+ * theirs made.
+ */
 export function referenceLogits(
   config: DecoderConfig,
   layout: ParameterLayout,
-  flat: Float32Array,
+  flat: Float32Array | ((t: number) => Float32Array),
   ids: ArrayLike<number>,
 ): Vector[] {
-  const weight = (name: string) => parameterView(layout, flat, name);
+  const weight = (name: string, t: number) => parameterView(layout, typeof flat === "function" ? flat(t) : flat, name);
   const rows = (matrix: Float32Array, row: number) =>
     Float64Array.from(matrix.subarray(row * config.hiddenSize, (row + 1) * config.hiddenSize));
-  let xs: Vector[] = Array.from({ length: ids.length }, (_, t) => rows(weight(EMBEDDING), ids[t] as number));
+  let xs: Vector[] = Array.from({ length: ids.length }, (_, t) => rows(weight(EMBEDDING, t), ids[t] as number));
   for (let layer = 0; layer < config.layers; layer++) {
     const names = layerNames(layer);
-    const normed = xs.map((x) => rmsNorm(x, weight(names.attentionNorm), config.normEps));
+    const normed = xs.map((x, t) => rmsNorm(x, weight(names.attentionNorm, t), config.normEps));
     const project = (name: string) => {
       const bias = biasName(config, name);
-      const offset = bias === null ? undefined : Float64Array.from(weight(bias));
-      return normed.map((x) =>
-        offset === undefined ? multiply(weight(name), x) : add(multiply(weight(name), x), offset),
-      );
+      return normed.map((x, t) => {
+        const product = multiply(weight(name, t), x);
+        return bias === null ? product : add(product, Float64Array.from(weight(bias, t)));
+      });
     };
     const heads = (name: string, norm: string) =>
-      config.queryKeyNorm ? project(name).map((x) => normHeads(x, weight(norm), config.normEps)) : project(name);
+      config.queryKeyNorm ? project(name).map((x, t) => normHeads(x, weight(norm, t), config.normEps)) : project(name);
     const attended = attention(
       config,
       heads(names.query, names.queryNorm),
       heads(names.key, names.keyNorm),
       project(names.value),
     );
-    xs = xs.map((x, t) => add(x, multiply(weight(names.output), attended[t] as Vector)));
-    const mlp = ({ gate, up, down }: { gate: string; up: string; down: string }, x: Vector): Vector => {
-      const wide = multiply(weight(up), x);
-      const gated = multiply(weight(gate), x).map((g, i) => (g / (1 + Math.exp(-g))) * (wide[i] as number));
-      return multiply(weight(down), gated);
+    xs = xs.map((x, t) => add(x, multiply(weight(names.output, t), attended[t] as Vector)));
+    const mlp = ({ gate, up, down }: { gate: string; up: string; down: string }, x: Vector, t: number): Vector => {
+      const wide = multiply(weight(up, t), x);
+      const gated = multiply(weight(gate, t), x).map((g, i) => (g / (1 + Math.exp(-g))) * (wide[i] as number));
+      return multiply(weight(down, t), gated);
     };
-    const feedForward = (x: Vector): Vector => {
-      if (!hasExperts(config, layer)) return mlp(names, x);
-      const shares = routerShares(config.experts as ExpertConfig, multiply(weight(names.router), x));
+    const feedForward = (x: Vector, t: number): Vector => {
+      if (!hasExperts(config, layer)) return mlp(names, x, t);
+      const shares = routerShares(config.experts as ExpertConfig, multiply(weight(names.router, t), x));
       const outputs: Vector[] = [...shares].map(([expert, share]) =>
-        mlp(expertNames(layer, expert), x).map((value) => share * value),
+        mlp(expertNames(layer, expert), x, t).map((value) => share * value),
       );
       return outputs.reduce(add);
     };
-    xs = xs.map((x) => add(x, feedForward(rmsNorm(x, weight(names.mlpNorm), config.normEps))));
+    xs = xs.map((x, t) => add(x, feedForward(rmsNorm(x, weight(names.mlpNorm, t), config.normEps), t)));
   }
-  return xs.map((x) => multiply(weight(headName(config)), rmsNorm(x, weight(FINAL_NORM), config.normEps)));
+  return xs.map((x, t) => multiply(weight(headName(config), t), rmsNorm(x, weight(FINAL_NORM, t), config.normEps)));
 }
 
 /** Share of each expert that works on a token. */
