@@ -204,6 +204,14 @@ describe("bad files", () => {
       'x.toml:3: unknown key algorithm.baseline: it belongs to type "reinforce", and algorithm.type is "rloo"',
     ],
     [
+      "[[sft.stages]]\nobjective = 'dpo'\n",
+      'x.toml:2: sft.stages.0.objective is "dpo", which needs the run whose groups are compared: set trajectories',
+    ],
+    [
+      "[[sft.stages]]\ntrajectories = 'r'\nbeta = 1.0\n",
+      'x.toml:3: sft.stages.0.beta belongs to objective "dpo" and "ipo"',
+    ],
+    [
       "[algorithm.correction]\nweight = 'token'\n[[algorithm.correction.filters]]\nlevel = 'chunk'\n",
       "x.toml:3: algorithm.correction.filters.0 has no bound: ratioLow, ratioHigh, differenceLow, differenceHigh",
     ],
@@ -388,6 +396,14 @@ describe("resolved experiment", () => {
       { numRuns: 25 },
     );
     expect(load("").toml).toContain("steps = 100              # Training steps; 0 to 10000000");
+  });
+
+  test("what an algorithm leaves open is shown with the value it comes to, what it does not read is not shown", () => {
+    const { toml } = load("[algorithm]\ntype = 'lite_ppo'\n");
+    expect(toml).toContain('# normStd = "batch"');
+    expect(toml).toContain('# loss = "ppo"');
+    expect(toml).not.toContain("lambda");
+    expect(load("[algorithm]\ntype = 'decoupled_ppo'\n").toml).toContain('# correction = { weight = "token" }');
   });
 
   test("the hash ignores order and comments and notices every value", () => {
