@@ -213,6 +213,39 @@ describe("minibatches", () => {
   });
 });
 
+describe("entropy in the loss", () => {
+  /** Mean entropy, in nats, of what could have been written instead of the sampled tokens. */
+  const entropyAt = async (slot: number) => {
+    const job = jobOf({ type: "reinforce" }, 1);
+    const weights = job.masks.map((mask) => Float32Array.from(mask));
+    const { entropy } = learner.backward(job.sequences as Int32Array[], weights, slot as 0, 1);
+    learner.clearGradients();
+    return entropy;
+  };
+
+  test("keeps it higher than the policy's loss alone would", async () => {
+    const settings = { type: "reinforce", aggregation: "token-mean" };
+    const alone = await runUpdate(learner, store, jobOf(settings, 1));
+    const without = await entropyAt(alone.slot);
+    const held = await runUpdate(learner, store, jobOf({ ...settings, entropy: 10 }, 1));
+    expect(await entropyAt(held.slot)).toBeGreaterThan(without);
+    // what is reported as the policy's loss stays that
+    expect(held.loss).toBeCloseTo(alone.loss, 9);
+    expect(held.gradNorm).not.toBeCloseTo(alone.gradNorm, 3);
+  });
+
+  test("is aggregated over the tokens the policy wrote", async () => {
+    const job = jobOf({ type: "grpo", entropy: 0.5, aggregation: "seq-mean-token-sum" }, 1);
+    const credit = await assignCredit(learner, job, 0);
+    const logprobs = learner.logprobs(job.sequences as Int32Array[], 0);
+    const all = job.sequences.map((_, i) => i);
+    const { terms } = minibatchLoss(job, all, credit, { logprobs, values: [] });
+    expect(terms.entropyWeights?.map((row) => [...row])).toEqual(
+      all.map(() => Array.from(MASK, (bit) => (bit * 0.5) / 8)),
+    );
+  });
+});
+
 test("weights of episodes scale their part of the loss", async () => {
   const plain = await runUpdate(learner, store, jobOf({ type: "reinforce" }, 1));
   // the mean reward of each group is ½, so every episode weighs 0.5 + 1.5 · ½
