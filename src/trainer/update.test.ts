@@ -20,11 +20,21 @@ const CONFIG: DecoderConfig = {
   ...{ vocabularySize: 16, hiddenSize: 16, layers: 1, heads: 2, kvHeads: 1, headDim: 8, intermediateSize: 24 },
   ...{ normEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, tiedEmbeddings: true, contextLength: 16 },
 };
-const store = ParameterStore.inMemory(parameterLayout(CONFIG));
-initializeParameters(CONFIG, store.layout, store.parameters(0), 1);
-store.publish(0, 0);
-const learner = new Learner(CONFIG, store, { threads: 1 });
-afterAll(() => learner.release());
+const released: Learner[] = [];
+afterAll(() => {
+  for (const each of released) each.release();
+});
+
+/** A learner whose first weights, in slot 0, are published. */
+function makeLearner() {
+  const made = ParameterStore.inMemory(parameterLayout(CONFIG));
+  initializeParameters(CONFIG, made.layout, made.parameters(0), 1);
+  made.publish(0, 0);
+  const of = new Learner(CONFIG, made, { threads: 1 });
+  released.push(of);
+  return { learner: of, store: made };
+}
+const { learner, store } = makeLearner();
 
 /** `ppo` needs a value head (credit.test.ts). */
 const TYPES = ALGORITHM_TYPES.filter((type) => type !== "ppo");
@@ -163,6 +173,27 @@ describe("tokens of older weights", () => {
     const out = await runUpdate(learner, store, staleJob({ type: "reinforce", correction }, 0.3));
     expect(out.metrics["rollout_corr/rollout_rs_masked_fraction"]).toBe(1);
     expect(out.gradNorm).toBe(0);
+  });
+
+  test.each(TYPES)("%s: an episode may begin under one version and go on under the next", async (type) => {
+    const other = makeLearner();
+    const { slot } = await runUpdate(other.learner, other.store, jobOf({ type: "grpo" }));
+    other.store.publish(slot, 1);
+    const job = jobOf({ type }, 1);
+    const now = other.learner.logprobs(job.sequences as Int32Array[], slot);
+    // the first turn is of version 0, as collected; the second one of version 1
+    const behaviour = job.behaviour.map((row, i) =>
+      row.map((old, t) => (TURN_IDS[t] === 1 ? (now[i]?.[t] ?? 0) : old)),
+    );
+    const versions = job.versions.map(() => Int32Array.from(TURN_IDS, (turn) => (turn === 1 ? 1 : 0)));
+    const mixed = { ...job, epochs: 2, behaviour, untruncated: behaviour, versions, kvOldest: versions };
+    const { mismatch, gradNorm, loss } = await runUpdate(other.learner, other.store, mixed);
+    // 2 tokens of each episode must be what training computes too (parityLimit is on), 3 may be off
+    expect([mismatch.parity.tokens, mismatch.staleness.tokens]).toEqual([8 * 2, 8 * 3]);
+    expect(mismatch.parity.max).toBeLessThan(1e-5);
+    expect(Math.abs(mismatch.staleness.max - 1)).toBeGreaterThan(1e-3);
+    expect(gradNorm).toBeGreaterThan(0);
+    expect(Number.isFinite(loss)).toBe(true);
   });
 
   test("in some turns only, a filter leaves those turns out", async () => {
