@@ -344,6 +344,16 @@ test("every experiment file of the repository loads", () => {
   for (const name of names) expect(loadExperiment({ files: [join(experiments, name)] }).experiment.name).toBeString();
 });
 
+test("every example of settings in the docs loads", async () => {
+  const docs = join(import.meta.dir, "..", "..", "docs");
+  const pages = ["algorithms.md", ...[...new Bun.Glob("algorithms/*.md").scanSync({ cwd: docs })].sort()];
+  const examples = await Promise.all(
+    pages.map(async (page) => [...(await Bun.file(join(docs, page)).text()).matchAll(/```toml\n([\s\S]*?)```/g)]),
+  );
+  expect(examples.flat().length).toBeGreaterThan(3);
+  for (const [, toml = ""] of examples.flat()) expect(load(toml).experiment.seed).toBe(1);
+});
+
 describe("embedded experiments", () => {
   test.each(["experiments/tiny.toml", "./experiments/tiny.toml", "tiny.toml", "tiny"])("%s", (path) => {
     setEmbeddedExperiments({ "tiny.toml": "seed = 42\n" });
