@@ -137,6 +137,26 @@ describe("ppo", () => {
     expect(() => jobOf({ algorithm: { type: "grpo" } }, groups)).toThrow("no job");
   });
 
+  test("rewards of tokens are divided by their spread over the step, and advantages are clipped", async () => {
+    const { learner } = makeLearner(true);
+    const groups = collect(learner, 0, (member) => member % 2);
+    const settings = { type: "ppo", whiten: false, lambda: 0, discount: 0 };
+    // values are 0 at first, so with λ = γ = 0 the advantage of a token is its reward: 1 on the last one of 4 of 8 episodes
+    const of = async (more: Record<string, unknown>) => {
+      const { advantages } = await assignCredit(learner, jobOf({ algorithm: { ...settings, ...more } }, groups), 0);
+      return advantages.map((row) => Array.from(row));
+    };
+    const last = TURN_IDS.lastIndexOf(1);
+    const plain = await of({});
+    expect(plain[1]?.map((value, t) => value === (t === last ? 1 : 0))).toEqual(Array.from(TURN_IDS, () => true));
+    const mean = 4 / 40;
+    const spread = Math.sqrt((4 * (1 - mean) ** 2 + 36 * mean ** 2) / 39);
+    const whitened = await of({ whitenRewards: true });
+    expect(whitened[1]?.[last]).toBeCloseTo((1 - mean) / spread + mean, 4);
+    expect((await of({ advantageClip: 0.5 }))[1]?.[last]).toBe(0.5);
+    expect((await of({ normMean: "batch", rewardClip: 0.25 }))[1]?.[last]).toBeCloseTo(0.25, 6);
+  });
+
   test("values stop at the head when the trunk is not to be trained", async () => {
     const { learner, store } = makeLearner(true);
     const groups = collect(learner, 0, () => 1);
