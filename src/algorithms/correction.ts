@@ -2,8 +2,8 @@
  * Train–inference correction: what a policy loss takes on besides its own ratio π/π_old, because tokens were sampled from μ
  * and not from π_old: an older weight version, a cache of one, or an engine that rounds in another way.
  *
- * - weights: `sg[min(π_old/μ, bound)]` on the loss of each token (truncated importance sampling; with PPO it is decoupled
- *   PPO, arXiv 2110.00641, 2505.24298);
+ * - weights: `sg[min(π_old/μ, bound)]` on the loss of each token (truncated importance sampling). With PPO it is decoupled
+ *   PPO (Hilton et al., arXiv 2110.00641; AReaL, arXiv 2505.24298), whose clipped ratio is π/π_old;
  * - filters: tokens whose π_old/μ or π_old − μ is out of bounds have no loss (equation 6 of the IPA paper, arXiv 2512.24873).
  *
  * Both at token, chunk or sequence level; ROLL's `train_infer_correction`, verl's `rollout_correction`. Ours takes every level

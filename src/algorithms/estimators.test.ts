@@ -181,6 +181,16 @@ test("whitening and clipping leave the tokens of the environment alone", () => {
   ]);
 });
 
+test("whitening of equal advantages gives exactly 0", () => {
+  fc.assert(
+    fc.property(real(3), fc.integer({ min: 2, max: 40 }), (advantage, tokens) => {
+      const row = new Float64Array(tokens).fill(advantage);
+      const [whitened] = finishAdvantages(settingsOf({ whiten: true }), [row], [new Uint8Array(tokens).fill(1)]);
+      expect(whitened?.every((value) => Math.abs(value) === 0)).toBe(true);
+    }),
+  );
+});
+
 test("weights of episodes", () => {
   expect(lengthWeights([10, 20, 30])).toEqual([1.5, 1, 0.5]);
   expect(lengthWeights([7, 7])).toEqual([1, 1]);

@@ -102,7 +102,11 @@ function samplesOf(groups: readonly (readonly ScoredEpisode[])[], settings: Comp
   return groups.flatMap((group, g) =>
     group.flatMap(({ ids_T, turnIds_T, reward }, i) => {
       const turns = denseTurnIds(turnIds_T);
-      const states = turnStates(ids_T, turns, settings.state);
+      // only gigpo compares states
+      const states =
+        settings.advantage === "gigpo"
+          ? turnStates(ids_T, turns, settings.state)
+          : new Array<string>(countChunks(turns)).fill("");
       return states.map((state, step) => ({
         ...{ group: String(g), trajectory: `${g}/${i}`, step, state, episodeScore: reward },
         stepScore: step === states.length - 1 ? reward : 0,

@@ -99,7 +99,8 @@ export function byKey(
 
 /**
  * `(x − μ) / sqrt(σ² + 1e-8)` over the masked entries of a batch, variance with n − 1; `shiftMean = false` keeps the mean.
- * 0 outside of the masks; fewer than two masked entries stay as they are.
+ * 0 outside of the masks; fewer than two masked entries stay as they are. Entries that are all equal (spread ≤ 1e-6) leave
+ * no trace of rounding, which the division would blow up.
  */
 export function whiten(
   rows_B: readonly Numbers[],
@@ -112,7 +113,9 @@ export function whiten(
   });
   const isOff = entries.length < 2;
   const centre = isOff ? 0 : mean(entries);
-  const scale = isOff ? 1 : Math.sqrt(standardDeviation(entries) ** 2 + 1e-8);
+  const spread = standardDeviation(entries);
+  const isFlat = !isOff && spread <= ZERO_SPREAD;
+  const scale = isOff ? 1 : isFlat ? Number.POSITIVE_INFINITY : Math.sqrt(spread ** 2 + 1e-8);
   const shift = shiftMean ? 0 : centre;
   return rows_B.map((row_T, i) =>
     Float64Array.from(row_T, (value, t) => (masks_B[i]?.[t] === 1 ? (value - centre) / scale + shift : 0)),

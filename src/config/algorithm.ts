@@ -104,9 +104,16 @@ export type AlgorithmConfig = z.infer<(typeof SCHEMAS)[number]>;
 export type AlgorithmType = AlgorithmConfig["type"];
 export const ALGORITHM_TYPES: readonly AlgorithmType[] = SCHEMAS.map(({ shape }) => shape.type.value);
 
+const defaults = new Map<AlgorithmType, AlgorithmConfig>();
+
 /** What a type sets when nothing is set beside it. */
 function typeDefaults(type: AlgorithmType): AlgorithmConfig {
-  return z.discriminatedUnion("type", SCHEMAS).parse({ type });
+  const known = defaults.get(type);
+  if (known !== undefined) return known;
+  const schema = SCHEMAS.find(({ shape }) => shape.type.value === type) as (typeof SCHEMAS)[number];
+  const parsed = schema.parse({ type });
+  defaults.set(type, parsed);
+  return parsed;
 }
 
 export const KlSchema = z

@@ -114,6 +114,11 @@ export const COMPONENTS = {
     .enum(AGGREGATIONS)
     .describe("How token losses become one number; token-mean counts every token alike (verl, ROLL: loss_agg_mode)"),
   normLength: range(1, 1e9, "Constant length of seq-mean-token-sum-norm, in tokens"),
+  entropy: range(
+    0,
+    100,
+    "Weight of the entropy of what the policy could have written, which keeps it exploring; 0 = off",
+  ),
   lengthWeight: z.boolean().describe("Weigh episodes 1.5 (shortest of the step) to 0.5 (longest)"),
   difficultyWeight: z.boolean().describe("Weigh episodes 0.5 (all of the group succeed) to 2 (none does)"),
   correction: CorrectionSchema,

@@ -71,7 +71,16 @@ describe("settings", () => {
         "whiten",
         "advantageClip",
       ] as const),
-      ...(["loss", "proximal", "aggregation", "normLength", "lengthWeight", "difficultyWeight", "correction"] as const),
+      ...([
+        "loss",
+        "proximal",
+        "aggregation",
+        "normLength",
+        "entropy",
+        "lengthWeight",
+        "difficultyWeight",
+        "correction",
+      ] as const),
     ]);
   });
 });

@@ -66,6 +66,7 @@ const COMMON = {
   whiten: false,
   proximal: "behaviour" as const,
   aggregation: "token-mean" as const,
+  entropy: 0,
   lengthWeight: false,
   difficultyWeight: false,
   ...unset("rewardClip", "advantageClip", "normLength", "correction"),

@@ -204,6 +204,14 @@ describe("bad files", () => {
       'x.toml:3: unknown key algorithm.baseline: it belongs to type "reinforce", and algorithm.type is "rloo"',
     ],
     [
+      "[[sft.stages]]\nobjective = 'dpo'\n",
+      'x.toml:2: sft.stages.0.objective is "dpo", which needs the run whose groups are compared: set trajectories',
+    ],
+    [
+      "[[sft.stages]]\ntrajectories = 'r'\nbeta = 1.0\n",
+      'x.toml:3: sft.stages.0.beta belongs to objective "dpo" and "ipo"',
+    ],
+    [
       "[algorithm.correction]\nweight = 'token'\n[[algorithm.correction.filters]]\nlevel = 'chunk'\n",
       "x.toml:3: algorithm.correction.filters.0 has no bound: ratioLow, ratioHigh, differenceLow, differenceHigh",
     ],
@@ -336,6 +344,16 @@ test("every experiment file of the repository loads", () => {
   for (const name of names) expect(loadExperiment({ files: [join(experiments, name)] }).experiment.name).toBeString();
 });
 
+test("every example of settings in the docs loads", async () => {
+  const docs = join(import.meta.dir, "..", "..", "docs");
+  const pages = ["algorithms.md", ...[...new Bun.Glob("algorithms/*.md").scanSync({ cwd: docs })].sort()];
+  const examples = await Promise.all(
+    pages.map(async (page) => [...(await Bun.file(join(docs, page)).text()).matchAll(/```toml\n([\s\S]*?)```/g)]),
+  );
+  expect(examples.flat().length).toBeGreaterThan(3);
+  for (const [, toml = ""] of examples.flat()) expect(load(toml).experiment.seed).toBe(1);
+});
+
 describe("embedded experiments", () => {
   test.each(["experiments/tiny.toml", "./experiments/tiny.toml", "tiny.toml", "tiny"])("%s", (path) => {
     setEmbeddedExperiments({ "tiny.toml": "seed = 42\n" });
@@ -388,6 +406,14 @@ describe("resolved experiment", () => {
       { numRuns: 25 },
     );
     expect(load("").toml).toContain("steps = 100              # Training steps; 0 to 10000000");
+  });
+
+  test("what an algorithm leaves open is shown with the value it comes to, what it does not read is not shown", () => {
+    const { toml } = load("[algorithm]\ntype = 'lite_ppo'\n");
+    expect(toml).toContain('# normStd = "batch"');
+    expect(toml).toContain('# loss = "ppo"');
+    expect(toml).not.toContain("lambda");
+    expect(load("[algorithm]\ntype = 'decoupled_ppo'\n").toml).toContain('# correction = { weight = "token" }');
   });
 
   test("the hash ignores order and comments and notices every value", () => {

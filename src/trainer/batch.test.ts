@@ -45,7 +45,6 @@ describe("episodes of a step", () => {
     const groups = [group([1, 0]), group([1, 1], 1), group([0, 0], 2)];
     const batch = batchOf({ type: "grpo" }, groups);
     expect(batch.job?.groups).toEqual([0, 0]);
-    expect(batch.zeroSpreadGroups).toBe(2);
     // with the batch's statistics every episode has an advantage
     expect(batchOf({ type: "reinforce_plus_plus" }, groups).job?.groups).toEqual([0, 0, 1, 1, 2, 2]);
     expect(batchOf({ type: "grpo" }, [group([1, 1])]).job).toBeUndefined();

@@ -14,8 +14,6 @@ import type { OptimizerSettings, PolicyJob } from "./update.ts";
 export interface Batch {
   /** `undefined` when no trajectory carries a signal, e.g. because all groups are solved. */
   readonly job: PolicyJob | undefined;
-  /** Groups whose rewards were all equal; they are left out. */
-  readonly zeroSpreadGroups: number;
   /** Moments of all rewards so far, for the next step; only with running normalisation. */
   readonly rewardMoments?: RunningMoments;
 }
@@ -98,12 +96,7 @@ export function buildBatch(
   const groups = [...collected.groups, ...collected.forks].map(withoutFaults);
   const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
   const used = scores.episodes.filter(({ trajectory, hasSignal }) => hasSignal && trajectory.tokens.mask.includes(1));
-  const result = {
-    zeroSpreadGroups: groups.filter(
-      (_, g) => !scores.episodes.some(({ group, advantages_T }) => group === g && advantages_T.some(Boolean)),
-    ).length,
-    ...(scores.rewardMoments && { rewardMoments: scores.rewardMoments }),
-  };
+  const result = scores.rewardMoments === undefined ? {} : { rewardMoments: scores.rewardMoments };
   if (used.length === 0) return { job: undefined, ...result };
   const imitation = imitationWeights(experiment, collected.imitations);
   const tokens = used.map(({ trajectory }) => trajectory.tokens);

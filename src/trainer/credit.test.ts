@@ -8,8 +8,9 @@ import { FrozenParameters } from "../models/frozen-parameters.ts";
 import { ParameterStore } from "../models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../models/parameters.ts";
 import { buildBatch } from "./batch.ts";
+import { assignCredit } from "./credit.ts";
 import { Learner } from "./learner.ts";
-import { type PolicyJob, runUpdate, type UpdateResult } from "./update.ts";
+import { type PolicyJob, type PolicyLearner, runUpdate, type UpdateResult } from "./update.ts";
 
 const CONFIG: DecoderConfig = {
   ...ARCHITECTURES.llama,
@@ -136,6 +137,26 @@ describe("ppo", () => {
     expect(() => jobOf({ algorithm: { type: "grpo" } }, groups)).toThrow("no job");
   });
 
+  test("rewards of tokens are divided by their spread over the step, and advantages are clipped", async () => {
+    const { learner } = makeLearner(true);
+    const groups = collect(learner, 0, (member) => member % 2);
+    const settings = { type: "ppo", whiten: false, lambda: 0, discount: 0 };
+    // values are 0 at first, so with λ = γ = 0 the advantage of a token is its reward: 1 on the last one of 4 of 8 episodes
+    const of = async (more: Record<string, unknown>) => {
+      const { advantages } = await assignCredit(learner, jobOf({ algorithm: { ...settings, ...more } }, groups), 0);
+      return advantages.map((row) => Array.from(row));
+    };
+    const last = TURN_IDS.lastIndexOf(1);
+    const plain = await of({});
+    expect(plain[1]?.map((value, t) => value === (t === last ? 1 : 0))).toEqual(Array.from(TURN_IDS, () => true));
+    const mean = 4 / 40;
+    const spread = Math.sqrt((4 * (1 - mean) ** 2 + 36 * mean ** 2) / 39);
+    const whitened = await of({ whitenRewards: true });
+    expect(whitened[1]?.[last]).toBeCloseTo((1 - mean) / spread + mean, 4);
+    expect((await of({ advantageClip: 0.5 }))[1]?.[last]).toBe(0.5);
+    expect((await of({ normMean: "batch", rewardClip: 0.25 }))[1]?.[last]).toBeCloseTo(0.25, 6);
+  });
+
   test("values stop at the head when the trunk is not to be trained", async () => {
     const { learner, store } = makeLearner(true);
     const groups = collect(learner, 0, () => 1);
@@ -173,6 +194,31 @@ describe("divergence from the start", () => {
     expect(Math.abs(results.at(-1)?.metrics[name] as number)).toBeGreaterThan(1e-6);
     expect(drift(held)).toBeLessThan(0.5 * drift(free));
   });
+
+  test.each(["grpo", "ipa", "step_reinforce", "gigpo"])(
+    "%s: in the reward, that of every token counts",
+    async (advantage) => {
+      const { learner } = makeLearner(false);
+      const groups = collect(learner, 0, (member) => member % 2);
+      const kl = { in: "reward", estimator: "k1", coefficient: 1 };
+      const algorithm = { type: "grpo", advantage, normStd: "none" };
+      const free = jobOf({ algorithm }, groups);
+      const job = jobOf({ algorithm, kl }, groups);
+      // the reference finds one token of the first episode less likely: not the last one of its turn
+      const old = learner.logprobs(job.sequences as Int32Array[], 0);
+      const reference = old.map((row, i) => row.map((value, t) => (i === 0 && t === 2 ? value - 0.5 : value)));
+      const compared: PolicyLearner = {
+        forward: (...args) => learner.forward(...args),
+        referenceLogprobs: () => reference,
+        backward: (...args) => learner.backward(...args),
+        step: (...args) => learner.step(...args),
+        clearGradients: () => learner.clearGradients(),
+      };
+      const penalised = await assignCredit(compared, job, 0);
+      expect(penalised.metrics["actor/reward_kl_penalty"]).toBeCloseTo(0.5 / (8 * 5), 5);
+      expect(penalised.advantages[0]?.[2]).toBeLessThan((free.advantages[0]?.[2] as number) - 0.1);
+    },
+  );
 
   test("a coefficient of 0 changes nothing", async () => {
     const without = makeLearner(false);

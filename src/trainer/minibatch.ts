@@ -1,8 +1,9 @@
 /** The loss of one minibatch as weights of its terms: the algorithm's, a KL term, a critic's. */
 
-import { countDenominators } from "../algorithms/aggregation.ts";
+import { countDenominators, type Denominators, rowDivisor } from "../algorithms/aggregation.ts";
 import { policyLoss } from "../algorithms/index.ts";
 import { klLoss } from "../algorithms/kl.ts";
+import { countOnes } from "../algorithms/levels.ts";
 import { valueLoss } from "../algorithms/value-loss.ts";
 import type { Credit } from "./credit.ts";
 import type { BackwardTerms } from "./loss-terms.ts";
@@ -64,7 +65,20 @@ export function minibatchLoss(
   });
   const values = valueTerm(job, members, credit, current, denominators.tokens);
   sums.valueLoss = values?.loss ?? 0;
-  return { weights, terms: values === undefined ? {} : { values }, ...sums, tokens: denominators.tokens };
+  const entropyWeights = entropyTerm(job, members, denominators);
+  const terms = { ...(values && { values }), ...(entropyWeights && { entropyWeights }) };
+  return { weights, terms, ...sums, tokens: denominators.tokens };
+}
+
+/** Weights of the entropy before each token the policy wrote, aggregated as the losses are. */
+function entropyTerm({ algorithm, masks }: PolicyJob, members: readonly number[], denominators: Denominators) {
+  const { entropy, aggregation, normLength } = algorithm;
+  if (entropy === 0) return undefined;
+  return members.map((i) => {
+    const mask_T = masks[i] as Uint8Array;
+    const divisor = rowDivisor({ ...denominators, aggregation, normLength }, countOnes(mask_T));
+    return Float32Array.from(mask_T, (bit) => (bit * entropy) / divisor);
+  });
 }
 
 /** What the loss of sequence `i` is multiplied by, and which tokens have one, where that is not 1 and all. */

@@ -20,11 +20,21 @@ const CONFIG: DecoderConfig = {
   ...{ vocabularySize: 16, hiddenSize: 16, layers: 1, heads: 2, kvHeads: 1, headDim: 8, intermediateSize: 24 },
   ...{ normEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, tiedEmbeddings: true, contextLength: 16 },
 };
-const store = ParameterStore.inMemory(parameterLayout(CONFIG));
-initializeParameters(CONFIG, store.layout, store.parameters(0), 1);
-store.publish(0, 0);
-const learner = new Learner(CONFIG, store, { threads: 1 });
-afterAll(() => learner.release());
+const released: Learner[] = [];
+afterAll(() => {
+  for (const each of released) each.release();
+});
+
+/** A learner whose first weights, in slot 0, are published. */
+function makeLearner() {
+  const made = ParameterStore.inMemory(parameterLayout(CONFIG));
+  initializeParameters(CONFIG, made.layout, made.parameters(0), 1);
+  made.publish(0, 0);
+  const of = new Learner(CONFIG, made, { threads: 1 });
+  released.push(of);
+  return { learner: of, store: made };
+}
+const { learner, store } = makeLearner();
 
 /** `ppo` needs a value head (credit.test.ts). */
 const TYPES = ALGORITHM_TYPES.filter((type) => type !== "ppo");
@@ -165,6 +175,27 @@ describe("tokens of older weights", () => {
     expect(out.gradNorm).toBe(0);
   });
 
+  test.each(TYPES)("%s: an episode may begin under one version and go on under the next", async (type) => {
+    const other = makeLearner();
+    const { slot } = await runUpdate(other.learner, other.store, jobOf({ type: "grpo" }));
+    other.store.publish(slot, 1);
+    const job = jobOf({ type }, 1);
+    const now = other.learner.logprobs(job.sequences as Int32Array[], slot);
+    // the first turn is of version 0, as collected; the second one of version 1
+    const behaviour = job.behaviour.map((row, i) =>
+      row.map((old, t) => (TURN_IDS[t] === 1 ? (now[i]?.[t] ?? 0) : old)),
+    );
+    const versions = job.versions.map(() => Int32Array.from(TURN_IDS, (turn) => (turn === 1 ? 1 : 0)));
+    const mixed = { ...job, epochs: 2, behaviour, untruncated: behaviour, versions, kvOldest: versions };
+    const { mismatch, gradNorm, loss } = await runUpdate(other.learner, other.store, mixed);
+    // 2 tokens of each episode must be what training computes too (parityLimit is on), 3 may be off
+    expect([mismatch.parity.tokens, mismatch.staleness.tokens]).toEqual([8 * 2, 8 * 3]);
+    expect(mismatch.parity.max).toBeLessThan(1e-5);
+    expect(Math.abs(mismatch.staleness.max - 1)).toBeGreaterThan(1e-3);
+    expect(gradNorm).toBeGreaterThan(0);
+    expect(Number.isFinite(loss)).toBe(true);
+  });
+
   test("in some turns only, a filter leaves those turns out", async () => {
     const correction = { filters: [{ level: "chunk", ratioHigh: 1.2 }] };
     const job = jobOf({ type: "reinforce", correction }, 1);
@@ -210,6 +241,39 @@ describe("minibatches", () => {
       expect(part.weights_T).toEqual(whole.weights[i] as Float32Array);
     }
     expect(loss).toBeCloseTo(whole.loss, 12);
+  });
+});
+
+describe("entropy in the loss", () => {
+  /** Mean entropy, in nats, of what could have been written instead of the sampled tokens. */
+  const entropyAt = async (slot: number) => {
+    const job = jobOf({ type: "reinforce" }, 1);
+    const weights = job.masks.map((mask) => Float32Array.from(mask));
+    const { entropy } = learner.backward(job.sequences as Int32Array[], weights, slot as 0, 1);
+    learner.clearGradients();
+    return entropy;
+  };
+
+  test("keeps it higher than the policy's loss alone would", async () => {
+    const settings = { type: "reinforce", aggregation: "token-mean" };
+    const alone = await runUpdate(learner, store, jobOf(settings, 1));
+    const without = await entropyAt(alone.slot);
+    const held = await runUpdate(learner, store, jobOf({ ...settings, entropy: 10 }, 1));
+    expect(await entropyAt(held.slot)).toBeGreaterThan(without);
+    // what is reported as the policy's loss stays that
+    expect(held.loss).toBeCloseTo(alone.loss, 9);
+    expect(held.gradNorm).not.toBeCloseTo(alone.gradNorm, 3);
+  });
+
+  test("is aggregated over the tokens the policy wrote", async () => {
+    const job = jobOf({ type: "grpo", entropy: 0.5, aggregation: "seq-mean-token-sum" }, 1);
+    const credit = await assignCredit(learner, job, 0);
+    const logprobs = learner.logprobs(job.sequences as Int32Array[], 0);
+    const all = job.sequences.map((_, i) => i);
+    const { terms } = minibatchLoss(job, all, credit, { logprobs, values: [] });
+    expect(terms.entropyWeights?.map((row) => [...row])).toEqual(
+      all.map(() => Array.from(MASK, (bit) => (bit * 0.5) / 8)),
+    );
   });
 });
 

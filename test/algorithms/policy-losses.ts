@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { countDenominators, type Denominators, type LossScale } from "../../src/algorithms/aggregation.ts";
 import { cispoLoss } from "../../src/algorithms/cispo.ts";
-import { decoupledPpoLoss } from "../../src/algorithms/decoupled-ppo.ts";
+import { correct } from "../../src/algorithms/correction.ts";
 import { gspoLoss } from "../../src/algorithms/gspo.ts";
 import {
   type ExpertInput,
@@ -65,8 +65,9 @@ const VARIANTS: Readonly<Record<string, (parameters: unknown) => LossOf>> = {
   decoupled: (parameters) => {
     const schema = z.object({ ...Ppo, is_weight: z.enum(["token", "chunk"]), is_upper: z.number() });
     const p = schema.parse(parameters);
-    const options = { clip: p.eps_low, clipHigh: p.eps_high, weight: p.is_weight, weightBound: p.is_upper };
-    return (input, scale) => decoupledPpoLoss(input, { ...scale, ...options, ratio: p.ratio });
+    const options = { clip: p.eps_low, clipHigh: p.eps_high, ratio: p.ratio };
+    const correction = { weight: p.is_weight, weightBound: p.is_upper };
+    return (input, scale) => ppoLoss({ ...input, ...correct(input, correction) }, { ...scale, ...options });
   },
   tis: (parameters) => {
     const p = z.object({ ratio: RatioLevel, lower: z.number(), upper: z.number() }).parse(parameters);

@@ -64,7 +64,8 @@ test("components of several, with everything that can be put around a loss", asy
     ...["algorithm.type=cispo", "algorithm.advantage=ipa", "algorithm.ratio=chunk", "algorithm.aggregation=chunk-mean"],
     ...["algorithm.normMean=running", "algorithm.normStd=running", "algorithm.rewardClip=3", "algorithm.whiten=true"],
     ...["algorithm.advantageClip=2", "algorithm.lengthWeight=true", "algorithm.difficultyWeight=true"],
-    ...[`algorithm.correction=${correction}`, "kl.in=loss", "trainer.epochs=2"],
+    ...[`algorithm.correction=${correction}`, "algorithm.entropy=0.01", "kl.in=loss"],
+    "trainer.epochs=2",
   ]);
   expectLearning(steps);
   for (const metrics of steps) {
