@@ -7,6 +7,7 @@
 
 import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
+import { MATRIX_STORAGES } from "../core/matrix-storage.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { LoraSchema } from "./lora.ts";
@@ -183,6 +184,10 @@ const EngineSchema = z
       .describe(
         "Where to compute when a device cannot be used: nowhere, or on cpu; an operator is never moved by itself",
       ),
+    storage: z
+      .enum(MATRIX_STORAGES)
+      .default("float32")
+      .describe("How GPUs keep weight matrices; what is trained has float32 masters in any case"),
     threads: z
       .number()
       .int()

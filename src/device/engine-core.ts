@@ -39,7 +39,7 @@ export class EngineCore {
   private constructor(options: EngineOptions, weights: PolicyWeights, device: DeviceParts, record: RecordSpan) {
     this.#weights = weights;
     this.#device = device;
-    const parameters = deviceParameters(device, weights);
+    const parameters = deviceParameters(device, weights, options.storage);
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
     const { threads, slots, noDecay, packing } = options;
