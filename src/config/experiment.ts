@@ -27,7 +27,9 @@ const ModelSchema = z
     quantization: z
       .enum(QUANTIZATIONS)
       .default("none")
-      .describe("Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32"),
+      .describe(
+        "Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32, or 4 bits in blocks of 128",
+      ),
   })
   .describe("The policy's architecture and starting weights");
 
