@@ -1,5 +1,5 @@
 /**
- * Decode steps of a Qwen2 of half a billion weights: int4 and int8 beside float32, beside node-llama-cpp and beside PyTorch.
+ * Decode steps of a Qwen2 of half a billion weights: int4, int4-128 and int8 beside float32, beside node-llama-cpp and beside PyTorch.
  *
  * `bun bench/quant-decode.ts [--rows 1,8,32] [--rounds N] [--steps N] [--threads N] [--pairs …] [--python PATH] [--llama DIR]`
  *
@@ -32,7 +32,7 @@ const { values: options } = parseArgs({
     steps: { type: "string", default: "8" },
     threads: { type: "string", default: "2" },
     layers: { type: "string", default: "24" },
-    pairs: { type: "string", default: "int4:float32,int8:float32,int4:llama,float32:torch" },
+    pairs: { type: "string", default: "int4:float32,int4-128:float32,int8:float32,int4:llama,float32:torch" },
     python: { type: "string", default: "python3" },
     llama: { type: "string" },
     /** What a worker process is. */

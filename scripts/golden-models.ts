@@ -55,6 +55,20 @@ type Golden = z.infer<typeof GoldenSchema>;
 
 const LOGIT_LIMIT = 2e-4;
 const GRADIENT_LIMIT = 1e-3;
+/** Share of its value by which a gradient must be off for its weight's move not to be compared, and how many may be. */
+const UNSURE = 2e-3;
+const MOST_UNSURE = 0.01;
+
+function countUnsure(unsure: ReadonlyMap<string, ReadonlySet<number>>): number {
+  return [...unsure.values()].reduce((sum, elements) => sum + elements.size, 0);
+}
+
+interface StepLimits {
+  readonly limit: number;
+  readonly l2Limit: number;
+  /** What sums over the tensor may be off by more, for its unsure elements. */
+  readonly room: (name: string) => number;
+}
 
 export function checkModel(folder: string): GoldenCase[] {
   return [...checkNumbers(folder), ...checkText(folder)];
@@ -212,14 +226,46 @@ class ModelChecks {
   /** Two steps, 0 → 1 → 2, each with gradients at the initial weights. */
   #adamW(loadGradients: (step: z.infer<typeof StepSchema>) => void, limit: number, l2Limit: number): string {
     const measured: string[] = [];
+    const unsure = new Map<string, Set<number>>();
     this.#store.firstMoment(0).fill(0);
     for (const [i, step] of this.#golden.adamw.steps.entries()) {
       loadGradients(step);
+      this.#addUnsure(step, unsure);
       const target = (i + 1) as 1 | 2;
       this.#learner.step(this.#settings(), i, target);
-      measured.push(this.#compareStep(step, this.#store.parameters(target), limit, l2Limit));
+      const room = 2 * (i + 1) * this.#golden.adamw.lr;
+      const limits = { limit, l2Limit, room: (name: string) => room * (unsure.get(name)?.size ?? 0) };
+      const isSure = (name: string, element: number) => unsure.get(name)?.has(element) !== true;
+      measured.push(this.#compareStep(step, this.#store.parameters(target), limits, isSure));
     }
-    return measured.join(", ");
+    const count = countUnsure(unsure);
+    return `${measured.join(", ")}${count === 0 ? "" : `, ${count} of ${this.#store.layout.parameterCount} elements unsure`}`;
+  }
+
+  /**
+   * AdamW moves a weight by the learning rate times a ratio of its gradients, however small they are. So where float32 leaves
+   * a gradient uncertain by more than `UNSURE` of itself, the weight's move is uncertain too, in any float32 implementation
+   * (PyTorch's fails the plain limits on some seeds). Such an element is not compared by itself, and sums leave room for it.
+   */
+  #addUnsure(step: z.infer<typeof StepSchema>, unsure: Map<string, Set<number>>): void {
+    const file = readSafetensors(join(this.#folder, step.gradients));
+    const { layout } = this.#store;
+    for (const { name, shape, size } of layout.entries) {
+      const expected = new Float32Array(size);
+      copyTensor(file, name, shape, expected);
+      const own = parameterView(layout, this.#learner.gradients, name);
+      const elements = unsure.get(name) ?? new Set();
+      for (const [i, value] of expected.entries()) {
+        if (Math.abs((own[i] as number) - value) > UNSURE * Math.abs(value)) elements.add(i);
+      }
+      unsure.set(name, elements);
+    }
+    const count = countUnsure(unsure);
+    if (count > MOST_UNSURE * layout.parameterCount) {
+      throw new Error(
+        `gradients of ${count} of ${layout.parameterCount} elements are off by more than ${UNSURE} of them`,
+      );
+    }
   }
 
   #loadGradients(step: z.infer<typeof StepSchema>): void {
@@ -235,12 +281,23 @@ class ModelChecks {
     this.#backward(step.gradients.includes("sft") ? "sft" : "pg");
   }
 
-  #compareStep(step: z.infer<typeof StepSchema>, flat: Float32Array, limit: number, l2Limit: number): string {
+  #compareStep(
+    step: z.infer<typeof StepSchema>,
+    flat: Float32Array,
+    { limit, l2Limit, room }: StepLimits,
+    isSure: (name: string, element: number) => boolean,
+  ): string {
     const { layout } = this.#store;
     for (const [name, { first, last }] of Object.entries(step.values)) {
       const view = parameterView(layout, flat, name);
-      within(`${name} first`, view.subarray(0, first.length), first, limit);
-      within(`${name} last`, view.subarray(view.length - last.length), last, limit);
+      for (const [what, values, begin] of [
+        ["first", first, 0],
+        ["last", last, view.length - last.length],
+      ] as const) {
+        const sure = [...values.keys()].filter((i) => isSure(name, begin + i));
+        const pick = (from: ArrayLike<number>, offset: number) => sure.map((i) => from[offset + i] as number);
+        within(`${name} ${what}`, pick(view, begin), pick(values, 0), limit);
+      }
     }
     let worst = 0;
     for (const [name, expected] of Object.entries(step.checksums)) {
@@ -248,8 +305,8 @@ class ModelChecks {
       const root = Math.sqrt(view.length);
       const sum = view.reduce((total, p) => total + p, 0);
       const dotSin = view.reduce((total, p, i) => total + p * Math.sin(i + 1), 0);
-      within(`${name} sum`, [sum], [expected.sum], limit * root);
-      within(`${name} dot_sin`, [dotSin], [expected.dot_sin], limit * root);
+      within(`${name} sum`, [sum], [expected.sum], limit * root + room(name));
+      within(`${name} dot_sin`, [dotSin], [expected.dot_sin], limit * root + room(name));
       within(`${name} l2`, [l2(view)], [expected.l2], l2Limit * expected.l2);
       worst = Math.max(worst, Math.abs(sum - expected.sum) / root);
     }

@@ -1,9 +1,10 @@
 /** Looking rows up in a table. */
 
+import { gatherRows } from "./bfloat16.ts";
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 
 /**
- * Rows `ids` [N] (of type `graph.integer`) of a table [V, d].
+ * Rows `ids` [N] (of type `graph.integer`) of a table [V, d], which may be kept in bfloat16.
  *
  * The backward pass is a ScatterND with addition. On the CPU provider that operator loses updates when two threads meet
  * at one row (https://github.com/microsoft/onnxruntime/issues/18048), so a graph that differentiates through this
@@ -12,7 +13,7 @@ import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
  */
 export function embedding(graph: Graph, table: Tensor, ids: Tensor): Tensor {
   const count = ids.shape[0] as number;
-  const output = graph.apply("Gather", [table, ids], [count, table.shape[1] as number]);
+  const output = gatherRows(graph, table, ids);
   graph.record([output], ([gradient]) => {
     graph.accumulate(table, (soFar) => {
       return plus(graph, soFar, scatterRows(graph, table.shape, reshape(graph, ids, [count, 1]), gradient as Tensor));

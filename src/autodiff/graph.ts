@@ -7,6 +7,7 @@
  */
 
 import { AleError } from "../core/errors.ts";
+import { bfloat16Form, storedAs, WIDENED_AT_ONCE } from "../onnx/bfloat16.ts";
 import {
   type Attributes,
   ELEMENT_BYTES,
@@ -68,6 +69,8 @@ export class Graph {
   readonly integer: "int32" | "int64";
   /** Whether FusedMatMul, LogSoftmax and the second output of SimplifiedLayerNormalization can be relied on. */
   readonly fused: boolean;
+  /** Elements of a matrix in bfloat16 that are widened at a time; tests set less. */
+  widenedAtOnce = WIDENED_AT_ONCE;
   readonly #nodes: OnnxNode[] = [];
   readonly #initializers: OnnxTensor[] = [];
   readonly #inputs: OnnxValueInfo[] = [];
@@ -96,10 +99,19 @@ export class Graph {
     return { name, type, shape, differentiable: options.differentiable ?? false };
   }
 
+  /**
+   * A matrix that is kept in bfloat16, as an input: in the form of the graph's profile (`onnx/bfloat16.ts`), to be read through
+   * `gatherRows` and `matrixBlocks`. Its gradients are in the graph's float type.
+   */
+  bfloat16Input(name: string, shape: readonly number[], options: { readonly differentiable?: boolean } = {}): Tensor {
+    this.#inputs.push({ name, ...storedAs(bfloat16Form(this.profile), shape) });
+    return { name, type: "bfloat16", shape, differentiable: options.differentiable ?? false };
+  }
+
   /** A float constant in the graph's float type. */
   constant(shape: readonly number[], values: ArrayLike<number>): Tensor {
     const data = this.float === "float64" ? Float64Array.from(values) : Float32Array.from(values);
-    return this.#initializer(this.float, shape, data);
+    return this.typedConstant(this.float, shape, data);
   }
 
   /** A scalar constant; the same value gives the same tensor. */
@@ -110,7 +122,7 @@ export class Graph {
   /** An int64 vector constant (shapes, axes, positions); the same values give the same tensor. */
   integers(values: readonly number[]): Tensor {
     return this.shared(`integers ${values}`, () =>
-      this.#initializer(
+      this.typedConstant(
         "int64",
         [values.length],
         BigInt64Array.from(values, (value) => BigInt(value)),
@@ -267,7 +279,8 @@ export class Graph {
     return made;
   }
 
-  #initializer(type: ElementType, shape: readonly number[], data: ArrayBufferView): Tensor {
+  /** A constant of any type. */
+  typedConstant(type: ElementType, shape: readonly number[], data: ArrayBufferView): Tensor {
     if (data.byteLength !== elementCount(shape) * ELEMENT_BYTES[type]) {
       throw new AleError("internal", `a constant of shape [${shape}] cannot hold ${data.byteLength} bytes`);
     }

@@ -1,7 +1,7 @@
 /** From hidden states to log-probabilities of given tokens, and the entropy of the distribution. */
 
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
-import { gemm } from "./matmul.ts";
+import { gemm, timesMatrix, timesTransposed } from "./matmul.ts";
 
 export interface TokenDistribution {
   /** log p(label) per row, [N, 1]. */
@@ -15,7 +15,7 @@ export interface TokenDistribution {
 export interface TokenDistributionInputs {
   /** Final hidden states [N, d]. */
   readonly hidden: Tensor;
-  /** Output projection [V, d]. */
+  /** Output projection [V, d], which may be kept in bfloat16. */
   readonly table: Tensor;
   /** Tokens whose probability is asked for, [N] of type `graph.integer`. */
   readonly labels: Tensor;
@@ -40,7 +40,7 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   const column = [rows, 1];
 
   const scaled = graph.apply("Mul", [hidden, inverseTemperature], hidden.shape);
-  const logits = graph.apply("Gemm", [scaled, table], full, { attributes: { transB: { int: 1 } } });
+  const logits = timesTransposed(graph, scaled, table);
   const logSoftmax = logSoftmaxOf(graph, logits);
   const indices = reshape(graph, labels, column);
   const logprobs = graph.apply("GatherElements", [logSoftmax, indices], column, { attributes: { axis: { int: 1 } } });
@@ -87,7 +87,7 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   function pullThroughHead(matrix: Tensor, rowFactor: Tensor): void {
     graph.accumulate(hidden, (soFar) => {
       const factor = graph.apply("Mul", [rowFactor, inverseTemperature], column);
-      const towards = graph.apply("Mul", [gemm(graph, matrix, table, [rows, width], {}), factor], hidden.shape);
+      const towards = graph.apply("Mul", [timesMatrix(graph, matrix, table), factor], hidden.shape);
       return soFar === undefined ? towards : graph.apply("Add", [soFar, towards], hidden.shape);
     });
     graph.accumulate(table, (soFar) => {

@@ -1,20 +1,20 @@
 /** Products of matrices. */
 
+import { matrixBlocks } from "./bfloat16.ts";
 import { type Graph, reshape, type Tensor, transpose } from "./graph.ts";
 
 /**
  * y = x · Wᵀ (+ b) for x [N, in], W [out, in] and b [out], as Hugging Face stores them. All products (y, dx = dy · W,
  * dW = dyᵀ · x, db = 1ᵀ · dy) are single Gemms without a transposed copy, and the gradients are added to what was there by
- * the Gemm.
+ * the Gemm. W may be kept in bfloat16.
  */
 export function linear(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  const [rows, inner] = x.shape as [number, number];
-  const output = weight.shape[0] as number;
-  const operands = bias === undefined ? [x, weight] : [x, weight, bias];
-  const y = graph.apply("Gemm", operands, [rows, output], { attributes: { transB: { int: 1 } } });
+  const rows = x.shape[0] as number;
+  const [output, inner] = weight.shape as [number, number];
+  const y = timesTransposed(graph, x, weight, bias);
   graph.record([y], ([gradient]) => {
     const g = gradient as Tensor;
-    graph.accumulate(x, (soFar) => gemm(graph, g, weight, [rows, inner], {}, soFar));
+    graph.accumulate(x, (soFar) => timesMatrix(graph, g, weight, soFar));
     graph.accumulate(weight, (soFar) => gemm(graph, g, x, [output, inner], { transposeA: true }, soFar));
     if (bias === undefined) return;
     graph.accumulate(bias, (soFar) => {
@@ -23,6 +23,33 @@ export function linear(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): 
     });
   });
   return y;
+}
+
+/** x · Wᵀ (+ b) for W [out, in], which may be kept in bfloat16; no backward rule. */
+export function timesTransposed(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  const rows = x.shape[0] as number;
+  const blocks = matrixBlocks(graph, weight);
+  const whole = blocks.length === 1;
+  const parts = blocks.map(({ first, last, values }) => {
+    const operands = [x, values, ...(bias === undefined || !whole ? [] : [bias])];
+    return graph.apply("Gemm", operands, [rows, last - first + 1], { attributes: { transB: { int: 1 } } });
+  });
+  if (whole) return parts[0] as Tensor;
+  const shape = [rows, weight.shape[0] as number];
+  const y = graph.apply("Concat", parts, shape, { attributes: { axis: { int: 1 } } });
+  return bias === undefined ? y : graph.apply("Add", [y, bias], shape);
+}
+
+/** g · W (+ `addend`) for W [out, in], which may be kept in bfloat16; no backward rule. */
+export function timesMatrix(graph: Graph, g: Tensor, weight: Tensor, addend?: Tensor): Tensor {
+  const rows = g.shape[0] as number;
+  const shape = [rows, weight.shape[1] as number];
+  const blocks = matrixBlocks(graph, weight);
+  return blocks.reduce<Tensor | undefined>((soFar, { first, last, values }) => {
+    const bounds = [[first], [last + 1], [1]].map((numbers) => graph.integers(numbers));
+    const columns = blocks.length === 1 ? g : graph.apply("Slice", [g, ...bounds], [rows, last - first + 1]);
+    return gemm(graph, columns, values, shape, {}, soFar);
+  }, addend) as Tensor;
 }
 
 /** a · b (+ `addend`), optionally with `a` transposed; no backward rule. */

@@ -7,6 +7,7 @@
 
 import { z } from "zod";
 import { DEVICE_PATTERN } from "../core/device.ts";
+import { MATRIX_STORAGES } from "../core/matrix-storage.ts";
 import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
@@ -31,7 +32,9 @@ const ModelSchema = z
     quantization: z
       .enum(QUANTIZATIONS)
       .default("none")
-      .describe("Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32"),
+      .describe(
+        "Form of the frozen weights under adapters: as they are, or rounded to 8 or 4 bits in blocks of 32, or 4 bits in blocks of 128",
+      ),
   })
   .describe("The policy's architecture and starting weights");
 
@@ -199,6 +202,10 @@ const EngineSchema = z
       .describe(
         "Where to compute when a device cannot be used: nowhere, or on cpu; an operator is never moved by itself",
       ),
+    storage: z
+      .enum(MATRIX_STORAGES)
+      .default("float32")
+      .describe("How GPUs keep weight matrices; what is trained has float32 masters in any case"),
     threads: z
       .number()
       .int()

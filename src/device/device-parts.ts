@@ -2,6 +2,7 @@
 
 import { deviceName, parseDevice } from "../core/device.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
+import type { MatrixStorage } from "../core/matrix-storage.ts";
 import { DeviceParameters } from "../models/device-parameters.ts";
 import { Provider } from "../runtime/provider.ts";
 import type { PolicyWeights } from "./policy-weights.ts";
@@ -38,6 +39,10 @@ export function openDevice({ device = "cpu", fallback = "none", deterministic }:
 }
 
 /** The weights in the device's memory; undefined on the processor. */
-export function deviceParameters({ provider }: DeviceParts, weights: PolicyWeights): DeviceParameters | undefined {
-  return provider && new DeviceParameters(provider, weights.store, weights.base);
+export function deviceParameters(
+  { provider }: DeviceParts,
+  weights: PolicyWeights,
+  storage: MatrixStorage | undefined,
+): DeviceParameters | undefined {
+  return provider && new DeviceParameters(provider, weights.store, weights.base, storage);
 }

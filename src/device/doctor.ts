@@ -2,7 +2,15 @@
 
 import type { Device } from "../core/device.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
-import { CUDA_HINT, type CudaReport, type GpuList, inspectCuda, listGpus } from "../runtime/cuda.ts";
+import {
+  CUDA_HINT,
+  type CudaReport,
+  cudaFolders,
+  type GpuList,
+  inspectCuda,
+  libraryHint,
+  listGpus,
+} from "../runtime/cuda.ts";
 import { loadVulkan, vulkanDrivers } from "../runtime/vulkan.ts";
 import { passes, runSelfTest, SELF_TEST_LIMITS, type SelfTestReport, selfTestProcess } from "./self-test.ts";
 
@@ -67,20 +75,21 @@ async function probeCuda({ gpus }: GpuList, test: boolean): Promise<DeviceProbe[
   }
   if (report === undefined) {
     if (gpus.length === 0)
-      return [{ name, ok: true, detail: "no provider is installed; it is only needed for an NVIDIA GPU" }];
+      return [
+        { name, ok: true, detail: `no provider in ${cudaFolders().join(", ")}; it is only needed for an NVIDIA GPU` },
+      ];
     return [
       { name, ok: false, required: false, detail: "ONNX Runtime's CUDA provider is not installed", hint: CUDA_HINT },
     ];
   }
   const missing = report.libraries.filter(({ error }) => error !== undefined);
   if (missing.length > 0) {
-    const hint = `install it where the linker looks (ldconfig, LD_LIBRARY_PATH) or put it into ${report.folder}`;
     return missing.map((library) => ({
       name: `cuda: ${library.name}`,
       ok: false,
       required: false,
       detail: library.error as string,
-      hint,
+      hint: libraryHint(library.name, report.folder),
     }));
   }
   const prefix = `provider in ${report.folder}; `;

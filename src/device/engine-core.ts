@@ -56,7 +56,7 @@ export class EngineCore {
   ) {
     this.#weights = weights;
     this.#device = device;
-    const parameters = deviceParameters(device, weights);
+    const parameters = deviceParameters(device, weights, options.storage);
     this.#parameters = parameters;
     const { config, store, base, reference } = weights;
     const { threads, noDecay, packing } = options;
@@ -133,19 +133,22 @@ export class EngineCore {
     };
   }
 
-  /** Rejects when `abandon` is called for this attempt. */
+  /**
+   * Rejects when `abandon` is called for this attempt. What was computed on a GPU comes to the store at its end: from then on
+   * any process can publish it, also one that is started after this one died.
+   */
   async update({ job, attempt, members }: UpdateRequest): Promise<UpdateResult> {
     this.#exchange?.begin(attempt, members);
-    return runUpdate(trains(this.#trainer), this.#weights.store, job);
+    const result = await runUpdate(trains(this.#trainer), this.#weights.store, job);
+    this.#parameters?.toStore(result.slot);
+    return result;
   }
 
   abandon(attempt: number): void {
     this.#exchange?.abandon(attempt);
   }
 
-  /** What was computed on a GPU comes to the store first: it outlives this process. */
   publish(slot: Slot, version: number): void {
-    this.#parameters?.toStore(slot);
     this.#weights.store.publish(slot, version);
   }
 

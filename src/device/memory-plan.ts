@@ -42,7 +42,7 @@ const GRAPH_PARAMETERS = 30e6;
 const GRAPH_BYTES = 2e9;
 const MOMENTS = 2;
 /** Bytes per weight of quantised matrices, scales included. */
-const QUANTIZED_BYTES = { int8: 1.125, int4: 0.625 } as const;
+const QUANTIZED_BYTES = { int8: 1.125, int4: 0.625, "int4-128": 0.53125 } as const;
 
 /** The executor that `auto` stands for; depends on model and batch alone, so that runs are reproducible on any machine. */
 export function chooseExecutor(options: EngineOptions): ExecutorKind {

@@ -1,5 +1,6 @@
 /** Messages between the control process and an engine; they travel by structured clone over Bun's IPC channel. */
 
+import type { MatrixStorage } from "../core/matrix-storage.ts";
 import type { Generation, SamplingOptions } from "../core/ports.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { LoraConfig } from "../models/lora.ts";
@@ -48,6 +49,8 @@ export interface EngineOptions {
   readonly noDecay?: readonly NoDecay[];
   /** Form of the frozen model's matrices; needs `lora` or `frozen`. */
   readonly quantization?: QuantizationScheme;
+  /** How a GPU keeps weight matrices, see `DeviceParameters`. Default float32. */
+  readonly storage?: MatrixStorage;
   /** Train nothing: the model of this folder, kept once, without gradients and optimizer state. */
   readonly frozen?: { readonly folder: string };
   /** One that only trains has no caches and no decode batch, one that only generates no gradients. Default `both`. */

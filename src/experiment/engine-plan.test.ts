@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { ExperimentSchema } from "../config/experiment.ts";
 import { loadExperiment } from "../config/load.ts";
 import { planEngines, poolPlacement } from "./engine-plan.ts";
 import { predictMemory } from "./memory.ts";
@@ -44,4 +45,20 @@ test("who does not train holds no gradients and moments, who does not generate n
   expect(trainer?.parts).toMatchObject({ kv: 0, gradients: both?.parts.gradients, moments: both?.parts.moments });
   expect(generator?.parts).toMatchObject({ gradients: 0, moments: 0, logits: 0, weights: both?.parts.weights });
   expect(generator?.parts.kv).toBeGreaterThan(0);
+});
+
+const plan = (engine: Readonly<Record<string, unknown>>) => planEngines(ExperimentSchema.parse({ engine }));
+
+test("threads that are not set are shared out among the engines on the processor", () => {
+  const [first, gpu, last] = plan({ devices: ["cpu", "webgpu", "cpu"], threads: 3 });
+  expect([first?.threads, gpu?.threads, last?.threads]).toEqual([3, 3, 3]);
+  expect(plan({ devices: ["cpu", "cpu"] })[0]?.threads).toBe(plan({ devices: ["cpu", "webgpu", "cpu"] })[0]?.threads);
+});
+
+test("matrices in bfloat16 are for GPUs alone", () => {
+  expect(plan({ devices: ["webgpu"], storage: "bfloat16" })).toHaveLength(1);
+  expect(() => plan({ devices: ["webgpu", "cpu"], storage: "bfloat16" })).toThrow(
+    'engine.storage is "bfloat16", which GPUs alone have, but engine.devices is ["webgpu","cpu"]',
+  );
+  expect(() => plan({ devices: ["webgpu"], storage: "bfloat16", fallback: "cpu" })).toThrow('engine.fallback is "cpu"');
 });

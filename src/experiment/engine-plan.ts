@@ -14,11 +14,18 @@ export interface PlannedEngine {
 
 /**
  * One engine per entry of `engine.devices`. Threads are as set, or all cores shared out among the engines on the processor.
- * @throws AleError("config") for a placement that devices or determinism do not allow.
+ * @throws AleError("config") for a placement that devices or determinism do not allow, and where some engines would compute
+ * with rounded weights and others not.
  */
 export function planEngines(experiment: Experiment): PlannedEngine[] {
   const { engine } = experiment;
-  const { devices } = engine;
+  const { devices, storage, fallback } = engine;
+  if (storage !== "float32" && (fallback === "cpu" || devices.some((device) => parseDevice(device).kind === "cpu"))) {
+    const where = fallback === "cpu" ? 'engine.fallback is "cpu"' : `engine.devices is ${JSON.stringify(devices)}`;
+    throw new AleError("config", `engine.storage is "${storage}", which GPUs alone have, but ${where}`, {
+      hint: 'set engine.storage = "float32", or engine.devices to GPUs and engine.fallback = "none"',
+    });
+  }
   const sharing = devices.filter((device) => parseDevice(device).kind === "cpu").length;
   const threads = engine.threads ?? Math.max(1, Math.floor(availableParallelism() / Math.max(1, sharing)));
   const work = assignWork(poolPlacement(experiment), devices.length);

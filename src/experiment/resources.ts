@@ -107,6 +107,7 @@ export function engineSettings(
     ...learning(experiment, source),
     ...(source.frozen === undefined ? {} : { frozen: source.frozen }),
     ...(model.quantization === "none" ? {} : { quantization: model.quantization }),
+    storage: engine.storage,
     threads: planEngines(experiment)[0]?.threads ?? 1,
     slots: engine.slots,
     fallback: engine.fallback,

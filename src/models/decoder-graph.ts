@@ -4,6 +4,8 @@ import { embedding } from "../autodiff/embedding.ts";
 import { Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
 import { linear } from "../autodiff/matmul.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
+import type { MatrixStorage } from "../core/matrix-storage.ts";
+import { keptInBfloat16 } from "./bfloat16-matrices.ts";
 import type { DecoderConfig } from "./config.ts";
 import { ENTROPY, emitHead, type LossTerms, lossSeeds, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
 import { decoderContext, decoderLayer, type TokenShape } from "./decoder-layer.ts";
@@ -38,6 +40,8 @@ export interface DecoderGraphOptions extends TokenShape {
   readonly terms?: LossTerms | undefined;
   /** With adapters, only they are trained: the model's own parameters get no gradients. */
   readonly adapters?: Adapters | undefined;
+  /** How the model's own matrices are kept. Default float32. */
+  readonly storage?: MatrixStorage | undefined;
 }
 
 /**
@@ -76,14 +80,17 @@ export function decoderGraph(config: DecoderConfig, options: DecoderGraphOptions
 }
 
 export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOptions): Graph {
-  const { rows, length, packed, mode, adapters, terms = {} } = options;
+  const { rows, length, packed, mode, adapters, terms = {}, storage = "float32" } = options;
   const graph = new Graph(options.profile);
   const withGradients = mode === "gradients";
   const parameters = new Map<string, Tensor>();
   const trainable = trainableLayout(config, { adapters, valueHead: terms.values !== undefined });
   const frozen = adapters === undefined ? [] : parameterLayout(config).entries;
-  for (const { name, shape } of [...frozen, ...trainable.entries]) {
-    parameters.set(name, graph.input(name, shape, { differentiable: withGradients && trainable.byName.has(name) }));
+  for (const entry of [...frozen, ...trainable.entries]) {
+    const { name, shape } = entry;
+    const use = { differentiable: withGradients && trainable.byName.has(name) };
+    const short = keptInBfloat16(storage, entry);
+    parameters.set(name, short ? graph.bfloat16Input(name, shape, use) : graph.input(name, shape, use));
   }
   const parameter = (name: string) => parameters.get(name) as Tensor;
   const ids = graph.input(IDS, [rows * length], { type: graph.integer });

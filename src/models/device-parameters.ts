@@ -1,13 +1,20 @@
 /**
  * A parameter store's slots in the memory of a GPU. The store stays the truth that outlives the process: what is computed
  * on the device goes back with `toStore`, what somebody else wrote to the store comes with `storeChanged`.
+ *
+ * Matrices may be kept in bfloat16: frozen ones then exist in that form alone, trained ones as float32 masters, which updates
+ * read and write, with a short copy, which everything else reads.
  */
 
+import type { MatrixStorage } from "../core/matrix-storage.ts";
+import { bfloat16Form, storedAs } from "../onnx/bfloat16.ts";
+import { allocateBytes } from "../runtime/memory.ts";
 import { copyTensors, type DeviceValue, type Provider } from "../runtime/provider.ts";
-import { type Bindable, float32Value } from "../runtime/value.ts";
-import type { AdaptedBase } from "./frozen-parameters.ts";
+import { type Bindable, float32Value, Value } from "../runtime/value.ts";
+import { bfloat16Bytes, keptInBfloat16 } from "./bfloat16-matrices.ts";
+import type { AdaptedBase, FrozenParameters } from "./frozen-parameters.ts";
 import type { ParameterStore, Slot } from "./parameter-store.ts";
-import { type ParameterLayout, parameterView } from "./parameters.ts";
+import { type ParameterEntry, type ParameterLayout, parameterView } from "./parameters.ts";
 
 /** A device tensor per name of a layout. */
 export type DeviceTensors = Readonly<Record<string, DeviceValue>>;
@@ -46,7 +53,10 @@ function transfer(
 
 /** What an update reads or writes of one slot. */
 export interface DeviceSlot {
+  /** In float32, whatever the storage of matrices. */
   readonly parameters: DeviceTensors;
+  /** The copies in bfloat16 of those matrices that are kept so. */
+  readonly short: DeviceTensors;
   readonly firstMoment: DeviceTensors;
   readonly secondMoment: DeviceTensors;
 }
@@ -54,6 +64,7 @@ export interface DeviceSlot {
 /** A slot on the device; its moments are not needed there before the first update. */
 interface SlotState {
   readonly parameters: DeviceTensors;
+  readonly short: DeviceTensors;
   moments: { readonly first: DeviceTensors; readonly second: DeviceTensors } | undefined;
   /** Whether the device's copy is as new as the store's. */
   parametersCurrent: boolean;
@@ -66,27 +77,40 @@ export class DeviceParameters {
   readonly provider: Provider;
   /** Of what changes from slot to slot: all parameters, or the adapters. */
   readonly layout: ParameterLayout;
+  readonly storage: MatrixStorage;
   readonly #store: ParameterStore;
   readonly #slots = new Map<Slot, SlotState>();
   readonly #frozen: DeviceTensors;
 
   /** @param base what the store's adapters belong to; without it the store holds all parameters. */
-  constructor(provider: Provider, store: ParameterStore, base?: AdaptedBase) {
+  constructor(provider: Provider, store: ParameterStore, base?: AdaptedBase, storage: MatrixStorage = "float32") {
     this.provider = provider;
     this.layout = store.layout;
+    this.storage = storage;
     this.#store = store;
-    this.#frozen = base === undefined ? {} : allocateTensors(provider, base.parameters.layout);
-    if (base !== undefined) upload(base.parameters.layout, base.parameters.flat, this.#frozen);
+    this.#frozen = base === undefined ? {} : this.copyFrozen(base.parameters);
+  }
+
+  /** Weights that nobody changes, in the device's memory; the caller releases them. */
+  copyFrozen({ layout, flat }: FrozenParameters): DeviceTensors {
+    const { short, rest } = this.#split(layout);
+    const tensors = allocateTensors(this.provider, rest);
+    upload(rest, flat, tensors);
+    const matrices = this.#allocateShort(short);
+    this.#uploadShort(short, layout, flat, matrices);
+    return { ...tensors, ...matrices };
   }
 
   /** Every parameter of the model under the weights of `slot`, by name; copied from the store where that is newer. */
   values(slot: Slot): DeviceTensors {
     const state = this.#slot(slot);
     if (!state.parametersCurrent) {
-      upload(this.layout, this.#store.parameters(slot), state.parameters);
+      const flat = this.#store.parameters(slot);
+      upload(this.layout, flat, state.parameters);
+      this.#uploadShort(this.#split(this.layout).short, this.layout, flat, state.short);
       state.parametersCurrent = true;
     }
-    return { ...this.#frozen, ...state.parameters };
+    return { ...this.#frozen, ...state.parameters, ...state.short };
   }
 
   /** A slot's tensors to be read by an update. */
@@ -134,8 +158,8 @@ export class DeviceParameters {
   }
 
   release(): void {
-    const groups = [...this.#slots.values()].flatMap(({ parameters, moments }) =>
-      moments === undefined ? [parameters] : [parameters, moments.first, moments.second],
+    const groups = [...this.#slots.values()].flatMap(({ parameters, short, moments }) =>
+      moments === undefined ? [parameters, short] : [parameters, short, moments.first, moments.second],
     );
     for (const group of [this.#frozen, ...groups]) for (const value of Object.values(group)) value.release();
     this.#slots.clear();
@@ -146,6 +170,7 @@ export class DeviceParameters {
     if (known !== undefined) return known;
     const made: SlotState = {
       parameters: allocateTensors(this.provider, this.layout),
+      short: this.#allocateShort(this.#split(this.layout).short),
       moments: undefined,
       parametersCurrent: false,
       momentsCurrent: false,
@@ -162,8 +187,44 @@ export class DeviceParameters {
     };
     return {
       parameters: state.parameters,
+      short: state.short,
       firstMoment: state.moments.first,
       secondMoment: state.moments.second,
     };
+  }
+
+  #allocateShort(entries: readonly ParameterEntry[]): DeviceTensors {
+    const form = bfloat16Form(this.provider.device.kind);
+    const allocate = ({ name, shape }: ParameterEntry) => {
+      const stored = storedAs(form, shape);
+      return [name, this.provider.allocate(stored.type, stored.shape)] as const;
+    };
+    return Object.fromEntries(entries.map(allocate));
+  }
+
+  /** One matrix after the other through the same memory, so that the host holds one short copy at a time. */
+  #uploadShort(
+    entries: readonly ParameterEntry[],
+    layout: ParameterLayout,
+    flat: Float32Array,
+    tensors: DeviceTensors,
+  ): void {
+    const form = bfloat16Form(this.provider.device.kind);
+    const scratch = allocateBytes(2 * Math.max(0, ...entries.map(({ size }) => size)));
+    for (const { name, shape, size } of entries) {
+      const view = parameterView(layout, flat, name);
+      const bytes = bfloat16Bytes(form, view, shape[1] as number, scratch.subarray(0, 2 * size));
+      const stored = storedAs(form, shape);
+      const host = new Value(stored.type, stored.shape, bytes);
+      copyTensors([host], [tensors[name] as DeviceValue]);
+      host.release();
+    }
+  }
+
+  /** The matrices of a layout that are kept in bfloat16, and the layout's entries without them, at their places. */
+  #split(layout: ParameterLayout): { readonly short: readonly ParameterEntry[]; readonly rest: ParameterLayout } {
+    const isShort = (entry: ParameterEntry) => keptInBfloat16(this.storage, entry);
+    const entries = layout.entries.filter((entry) => !isShort(entry));
+    return { short: layout.entries.filter(isShort), rest: { ...layout, entries } };
   }
 }

@@ -5,9 +5,11 @@
 
 import { elementCount, Graph, type Profile, type Tensor } from "../autodiff/graph.ts";
 import { Rng } from "../core/rng.ts";
+import { type Bfloat16Form, bfloat16Form, storedAs } from "../onnx/bfloat16.ts";
 import { allocateFloat32, allocateFloat64, allocateInt32, allocateInt64, type NativeArray } from "../runtime/memory.ts";
 import { type ExecutionProvider, Session } from "../runtime/session.ts";
 import { Value } from "../runtime/value.ts";
+import { bfloat16Bytes } from "./bfloat16-matrices.ts";
 
 /** An input of the function under test; float inputs get gradients unless `constant`. */
 export interface CheckedInput {
@@ -15,6 +17,8 @@ export interface CheckedInput {
   readonly values: ArrayLike<number>;
   readonly type?: "float" | "integer";
   readonly constant?: boolean;
+  /** A matrix that the profile under test keeps in bfloat16; float64 sees it as it is, so its values should be of that type. */
+  readonly short?: boolean;
 }
 
 export type CheckedInputs<Name extends string = string> = Readonly<Record<Name, CheckedInput>>;
@@ -102,6 +106,11 @@ function integerArray(type: "int32" | "int64", values: ArrayLike<number>): Nativ
   return data;
 }
 
+function shortValue(form: Bfloat16Form, shape: readonly number[], values: ArrayLike<number>): Value {
+  const stored = storedAs(form, shape);
+  return new Value(stored.type, stored.shape, bfloat16Bytes(form, Float32Array.from(values), shape[1] as number));
+}
+
 /** The function, its gradients and its inputs' memory in one profile. */
 class Evaluation {
   readonly gradients = new Map<string, Float64Array | Float32Array>();
@@ -117,8 +126,13 @@ class Evaluation {
     const feeds: Record<string, Value> = {};
     const fetches: Record<string, Value> = {};
     const float = (size: number) => (profile === "ref64" ? allocateFloat64(size) : allocateFloat32(size));
-    for (const [name, { shape, values, type, constant }] of Object.entries<CheckedInput>(inputs)) {
+    for (const [name, { shape, values, type, constant, short }] of Object.entries<CheckedInput>(inputs)) {
       const integer = type === "integer";
+      if (short === true && profile !== "ref64") {
+        tensors[name] = graph.bfloat16Input(name, shape, { differentiable: constant !== true });
+        feeds[name] = shortValue(bfloat16Form(profile), shape, values);
+        continue;
+      }
       tensors[name] = graph.input(
         name,
         shape,

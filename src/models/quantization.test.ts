@@ -8,7 +8,6 @@ import type { DecoderConfig } from "./config.ts";
 import { ARCHITECTURES } from "./config.ts";
 import { initializeParameters, parameterLayout, parameterView } from "./parameters.ts";
 import {
-  BLOCK,
   blockBytes,
   blocksOf,
   dequantizeRows,
@@ -20,7 +19,7 @@ import {
 } from "./quantization.ts";
 import { dequantizeBase, flatReader, matrixGroups, quantizeBase } from "./quantized-base.ts";
 
-const schemes: readonly QuantizationScheme[] = ["int8", "int4"];
+const schemes: readonly QuantizationScheme[] = ["int8", "int4", "int4-128"];
 
 function quantize(scheme: QuantizationScheme, weights: Float32Array, columns: number): QuantizedMatrix {
   const matrix = emptyMatrix(scheme, weights.length / columns, columns);
@@ -36,7 +35,7 @@ function valuesOf(matrix: QuantizedMatrix): Float32Array<ArrayBuffer> {
 
 /** Rows of weights of very different sizes, some of them zero. */
 const matrices = fc
-  .record({ rows: fc.integer({ min: 1, max: 3 }), columns: fc.integer({ min: 1, max: 70 }) })
+  .record({ rows: fc.integer({ min: 1, max: 3 }), columns: fc.integer({ min: 1, max: 300 }) })
   .chain(({ rows, columns }) =>
     fc
       .array(fc.oneof(fc.constant(0), fc.double({ min: -1, max: 1, noNaN: true })), {
@@ -52,16 +51,16 @@ const matrices = fc
   );
 
 test.each(schemes)("%s: scales and codes are those of the definition in float64", (scheme) => {
-  const { offset } = SCHEMES[scheme];
+  const { offset, block: size } = SCHEMES[scheme];
   const [lowest, highest] = scheme === "int8" ? [-127, 127] : [-8, 7];
   fc.assert(
     fc.property(matrices, ({ weights, columns }) => {
       const matrix = quantize(scheme, weights, columns);
       const values = valuesOf(matrix);
       for (let block = 0; block < matrix.scales.length; block++) {
-        const row = Math.floor(block / blocksOf(columns));
-        const first = row * columns + (block % blocksOf(columns)) * BLOCK;
-        const last = Math.min(first + BLOCK, (row + 1) * columns);
+        const row = Math.floor(block / blocksOf(scheme, columns));
+        const first = row * columns + (block % blocksOf(scheme, columns)) * size;
+        const last = Math.min(first + size, (row + 1) * columns);
         const own = [...weights.subarray(first, last)];
         const largest = own.reduce((found, w) => (Math.abs(w) > Math.abs(found) ? w : found), 0);
         const negligible = Math.abs(largest) < 2 ** -116;
@@ -74,7 +73,7 @@ test.each(schemes)("%s: scales and codes are those of the definition in float64"
           expect(Math.abs(code - exact)).toBeLessThanOrEqual(0.5 + 1e-5);
           expect(Math.abs(code - Math.round(code))).toBeLessThan(1e-4);
         }
-        const padding = blockBytes(scheme) - Math.ceil(((last - first) * blockBytes(scheme)) / BLOCK);
+        const padding = blockBytes(scheme) - Math.ceil(((last - first) * blockBytes(scheme)) / size);
         const filler = scheme === "int8" ? offset : offset | (offset << 4);
         const end = (block + 1) * blockBytes(scheme);
         expect([...matrix.codes.subarray(end - padding, end)]).toEqual(new Array(padding).fill(filler));
@@ -106,14 +105,14 @@ test.each(schemes)("%s: weights that are not finite are refused", (scheme) => {
 });
 
 test.each(schemes)("%s: MatMulNBits reads the layout as it is meant", (scheme) => {
-  const [rows, columns] = [12, 64];
+  const [rows, columns] = [12, 256];
   const { bits } = SCHEMES[scheme];
   const weights = Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(i * 12.9898) * (1 + (i % 5)));
   const matrix = quantize(scheme, weights, columns);
   const graph = new OnnxBuilder();
   const x = graph.input("x", "float32", [columns, columns]);
-  const codes = graph.externalConstant("uint8", [rows, blocksOf(columns), blockBytes(scheme)], "codes");
-  const scales = graph.externalConstant("float32", [rows * blocksOf(columns)], "scales");
+  const codes = graph.externalConstant("uint8", [rows, blocksOf(scheme, columns), blockBytes(scheme)], "codes");
+  const scales = graph.externalConstant("float32", [rows * blocksOf(scheme, columns)], "scales");
   graph.node("MatMulNBits", [x, codes, scales], {
     domain: MICROSOFT,
     outputs: ["y"],
@@ -121,7 +120,7 @@ test.each(schemes)("%s: MatMulNBits reads the layout as it is meant", (scheme) =
       K: { int: columns },
       N: { int: rows },
       bits: { int: bits },
-      block_size: { int: BLOCK },
+      block_size: { int: SCHEMES[scheme].block },
       accuracy_level: { int: 4 },
     },
   });
@@ -129,8 +128,8 @@ test.each(schemes)("%s: MatMulNBits reads the layout as it is meant", (scheme) =
   const session = new Session(graph.encode(), {
     threads: 1,
     initializers: {
-      codes: new Value("uint8", [rows, blocksOf(columns), blockBytes(scheme)], matrix.codes),
-      scales: float32Value(matrix.scales, [rows * blocksOf(columns)]),
+      codes: new Value("uint8", [rows, blocksOf(scheme, columns), blockBytes(scheme)], matrix.codes),
+      scales: float32Value(matrix.scales, [rows * blocksOf(scheme, columns)]),
     },
   });
   const identity = allocateFloat32(columns * columns);
@@ -182,6 +181,7 @@ test("a quantised decoder: every matrix, stacked as generation uses them; norms 
 test("what cannot be quantised is refused with the way out", () => {
   const read = () => {};
   expect(() => quantizeBase({ ...CONFIG, hiddenSize: 40 }, "int8", read)).toThrow("multiple of 32");
+  expect(() => quantizeBase({ ...CONFIG, hiddenSize: 64 }, "int4-128", read)).toThrow("multiple of 128");
   const experts = {
     count: 2,
     perToken: 1,

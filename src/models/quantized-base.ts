@@ -16,12 +16,12 @@ import {
   parameterView,
 } from "./parameters.ts";
 import {
-  BLOCK,
   dequantizeRows,
   emptyMatrix,
   type QuantizationScheme,
   type QuantizedMatrix,
   quantizeRows,
+  SCHEMES,
 } from "./quantization.ts";
 import { findTensor, PIECE, type StoredTensors } from "./stored-tensor.ts";
 
@@ -51,7 +51,8 @@ export function matrixGroups(config: DecoderConfig): readonly (readonly string[]
  */
 export function quantizeBase(config: DecoderConfig, scheme: QuantizationScheme, read: ElementReader): QuantizedBase {
   if (config.experts !== null) refuse("a model with experts cannot be quantised");
-  if (config.hiddenSize % BLOCK !== 0) refuse(`a hidden size of ${config.hiddenSize} is not a multiple of ${BLOCK}`);
+  const { block } = SCHEMES[scheme];
+  if (config.hiddenSize % block !== 0) refuse(`a hidden size of ${config.hiddenSize} is not a multiple of ${block}`);
   const { byName } = parameterLayout(config);
   const matrices = new Map<string, QuantizedMatrix>();
   for (const names of matrixGroups(config)) {

@@ -79,12 +79,21 @@ export class OnnxBuilder {
 
   /** A scalar constant, shared by all who ask for the same value. */
   scalar(type: "float32" | "float64" | "int32" | "int64", value: number): string {
-    return this.#shared(`${type} ${value}`, () => this.constant(type, [], elements(type, [value])));
+    return this.shared(`${type} ${value}`, () => this.constant(type, [], elements(type, [value])));
   }
 
   /** An int64 vector constant (shapes, axes), shared by all who ask for the same values. */
   int64s(values: readonly number[]): string {
-    return this.#shared(`int64s ${values}`, () => this.constant("int64", [values.length], elements("int64", values)));
+    return this.shared(`int64s ${values}`, () => this.constant("int64", [values.length], elements("int64", values)));
+  }
+
+  /** The value made under this key, made now if it was not yet. */
+  shared(key: string, make: () => string): string {
+    const found = this.#constants.get(key);
+    if (found !== undefined) return found;
+    const made = make();
+    this.#constants.set(key, made);
+    return made;
   }
 
   /** Bytes of the finished model, for `Session`. */
@@ -96,14 +105,6 @@ export class OnnxBuilder {
       inputs: this.#inputs,
       outputs: this.#outputs,
     });
-  }
-
-  #shared(key: string, make: () => string): string {
-    const found = this.#constants.get(key);
-    if (found !== undefined) return found;
-    const made = make();
-    this.#constants.set(key, made);
-    return made;
   }
 }
 

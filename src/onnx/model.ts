@@ -15,6 +15,7 @@ export const ELEMENT_CODES = {
   bool: 9,
   float16: 10,
   float64: 11,
+  uint32: 12,
   bfloat16: 16,
 } as const;
 
@@ -29,6 +30,7 @@ export const ELEMENT_BYTES: Readonly<Record<ElementType, number>> = {
   bool: 1,
   float16: 2,
   float64: 8,
+  uint32: 4,
   bfloat16: 2,
 };
 

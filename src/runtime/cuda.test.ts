@@ -3,7 +3,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AleError } from "../core/errors.ts";
-import { cudaFolders, inspectCuda, listGpus, prepareCuda } from "./cuda.ts";
+import { cudaFolders, inspectCuda, libraryHint, listGpus, prepareCuda } from "./cuda.ts";
 import { ortLibraryPath } from "./library.ts";
 import { linkLibrary } from "./shared-library.ts";
 import { loadVulkan, vulkanDrivers } from "./vulkan.ts";
@@ -41,6 +41,17 @@ describe("CUDA", () => {
     expect(inspectCuda(env)?.folder).toBe(join(home, "providers", "cuda"));
     const { message } = failure(() => prepareCuda(env));
     expect(message).toContain("libonnxruntime_providers_shared.so: no such file");
+  });
+
+  test("what to install is said of each library: driver, CUDA and cuDNN with their versions, ONNX Runtime", () => {
+    const hint = (library: string) => libraryHint(library, "/providers");
+    expect(hint("libcuda.so.1")).toContain("NVIDIA driver");
+    expect(hint("libcuda.so.1")).not.toContain("/providers"); // A copied driver library does not work.
+    expect(hint("libcublasLt.so.13")).toContain("CUDA 13: install it where the linker looks");
+    expect(hint("libcudnn.so.9")).toContain("cuDNN 9");
+    expect(hint("libcufft.so.12")).toContain("CUDA, of the version of libcudart");
+    expect(hint("libonnxruntime_providers_shared.so")).toContain("ONNX Runtime 1.27.0");
+    expect(hint("libcudnn.so.9")).toContain("put it into /providers");
   });
 
   test("a file that is not a library is named", () => {

@@ -59,6 +59,23 @@ export function inspectCuda(env: Environment = process.env): CudaReport | undefi
   };
 }
 
+/** The part of NVIDIA's software that a library belongs to, with the version that its name ends with. */
+function packageOf(library: string): string {
+  const version = /\.so\.(\d+)/.exec(library)?.[1] ?? "";
+  if (library.startsWith("libcuda.so")) return "the NVIDIA driver of this machine's kernel";
+  if (library.startsWith("libcudnn")) return `cuDNN ${version}`;
+  if (library === SHARED_LIBRARY) return `ONNX Runtime ${ORT_VERSION}`;
+  // cuBLAS, the runtime and the compiler are numbered as CUDA itself is, the others on their own.
+  return /^lib(cublas|cudart|nvrtc)/.test(library) ? `CUDA ${version}` : "CUDA, of the version of libcudart";
+}
+
+/** What to install where, for a library that the provider in `folder` asks for and that does not load. */
+export function libraryHint(library: string, folder: string): string {
+  const from = packageOf(library);
+  if (library.startsWith("libcuda.so")) return `it comes with ${from}; install that, docs/devices.md names the version`;
+  return `it is part of ${from}: install it where the linker looks (ldconfig, LD_LIBRARY_PATH) or put it into ${folder}`;
+}
+
 /** A library of that name stays loaded, and the linker takes it for the provider's own wish of the same name. */
 function loadFrom(folder: string, name: string): LibraryReport {
   const error = linkLibrary(name);
@@ -79,8 +96,9 @@ export function prepareCuda(env: Environment = process.env): void {
   }
   const missing = report.libraries.flatMap(({ error }) => (error === undefined ? [] : [error]));
   if (missing.length > 0) {
+    const first = report.libraries.find(({ error }) => error !== undefined) as LibraryReport;
     throw new AleError("engine", `the CUDA provider in ${report.folder} cannot be loaded: ${missing.join("; ")}`, {
-      hint: "install these libraries where the linker finds them (ldconfig, LD_LIBRARY_PATH) or beside the provider",
+      hint: `${first.name}: ${libraryHint(first.name, report.folder)}; \`ale doctor\` lists them one by one`,
     });
   }
   const home = dirname(ortLibraryPath());

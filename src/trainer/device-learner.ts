@@ -9,19 +9,13 @@ import type { RecordSpan } from "../core/timeline.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, decoderGraph, gradientName, IDS, trainableLayout } from "../models/decoder-graph.ts";
 import { LOGPROBS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
-import {
-  allocateTensors,
-  type DeviceParameters,
-  type DeviceTensors,
-  download,
-  upload,
-} from "../models/device-parameters.ts";
+import { type DeviceParameters, type DeviceTensors, download } from "../models/device-parameters.ts";
 import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import type { Adapters } from "../models/lora.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
-import type { DeviceValue, Provider } from "../runtime/provider.ts";
+import type { DeviceValue } from "../runtime/provider.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import type { Bindable } from "../runtime/value.ts";
 import { BatchMemory, idValue } from "./batch-memory.ts";
@@ -85,7 +79,7 @@ export class DeviceLearner {
     this.#store = store;
     this.#parameters = parameters;
     this.#base = options.base;
-    this.#reference = options.reference && uploaded(provider, options.reference);
+    this.#reference = options.reference && parameters.copyFrozen(options.reference);
     this.#hostGradients = options.gradients;
     this.#maxTokens = options.maxTokensPerMicroBatch ?? 2048;
     this.#record = options.record;
@@ -286,11 +280,8 @@ function copyOutputs(runner: DeviceRunner, batch: MicroBatch, name: string, resu
 /** The policy with its adapters, or the frozen model that it is compared with. */
 type DeviceModel = "policy" | "reference";
 
-function uploaded(provider: Provider, { layout, flat }: FrozenParameters): DeviceTensors {
-  const tensors = allocateTensors(provider, layout);
-  upload(layout, flat, tensors);
-  return tensors;
-}
+/** Equal nodes are left apart: a matrix in bfloat16 is widened for each product, not once for all of them (`widened`). */
+const WIDEN_ANEW = { "optimization.disable_specified_optimizers": "CommonSubexpressionElimination" };
 
 interface DeviceRunnerOptions {
   readonly config: DecoderConfig;
@@ -316,12 +307,20 @@ class DeviceRunner {
 
   constructor(options: DeviceRunnerOptions) {
     const { config, parameters, adapters, mode, rows, length } = options;
-    const { provider } = parameters;
+    const { provider, storage } = parameters;
     this.#options = options;
     const profile: Profile = provider.device.kind;
     const graphMode = mode.gradients ? "gradients" : "logprobs";
-    const model = decoderGraph(config, { profile, adapters, mode: graphMode, terms: mode.terms, rows, length });
-    this.#session = new Session(model, { threads: 1, provider });
+    const model = decoderGraph(config, {
+      profile,
+      adapters,
+      mode: graphMode,
+      terms: mode.terms,
+      rows,
+      length,
+      storage,
+    });
+    this.#session = new Session(model, { threads: 1, provider, config: WIDEN_ANEW });
     const { vocabularySize } = config;
     const memory = new BatchMemory({ vocabularySize, integers: "int32" }, mode, { rows, length });
     this.#memory = memory;

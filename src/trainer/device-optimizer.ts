@@ -3,6 +3,7 @@
 import { allocateTensors, type DeviceParameters, type DeviceTensors } from "../models/device-parameters.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { ParameterEntry, ParameterLayout } from "../models/parameters.ts";
+import { bfloat16Form } from "../onnx/bfloat16.ts";
 import { OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { copyTensors, type DeviceValue, type Provider } from "../runtime/provider.ts";
@@ -117,6 +118,8 @@ export class DeviceAdamW {
   readonly #gradients: DeviceGradients;
   readonly #groupOf: (entry: ParameterEntry) => OptimizerGroup;
   readonly #graphs: PerRank;
+  /** For matrices with a copy in bfloat16. */
+  readonly #shortGraphs: PerRank;
   /** The scalars of each group on host and device. */
   readonly #host: Readonly<Record<OptimizerGroup, Readonly<Record<string, Value>>>>;
   readonly #device: Readonly<Record<OptimizerGroup, Readonly<Record<string, DeviceValue>>>>;
@@ -131,7 +134,9 @@ export class DeviceAdamW {
     this.#parameters = parameters;
     this.#gradients = gradients;
     this.#groupOf = groupOf;
-    this.#graphs = new PerRank(provider, adamWGraph);
+    this.#graphs = new PerRank(provider, (rank) => adamWGraph(rank));
+    const form = bfloat16Form(provider.device.kind);
+    this.#shortGraphs = new PerRank(provider, (rank) => adamWGraph(rank, form));
     const scalars = <T>(make: () => T) => {
       const group = () => Object.fromEntries(ADAMW_SCALARS.map((name) => [name, make()]));
       return { decayed: group(), spared: group(), "value-head": group() };
@@ -160,7 +165,9 @@ export class DeviceAdamW {
       this.#parameters.layout.entries.map((entry) => {
         const { name, shape } = entry;
         const of = (tensors: DeviceTensors) => tensors[name] as DeviceValue;
-        return this.#graphs.session(shape.length).prepare(
+        const short = target.short[name];
+        const graphs = short === undefined ? this.#graphs : this.#shortGraphs;
+        return graphs.session(shape.length).prepare(
           {
             p: of(source.parameters),
             m: of(source.firstMoment),
@@ -168,7 +175,12 @@ export class DeviceAdamW {
             g: of(this.#gradients.sum),
             ...this.#device[this.#groupOf(entry)],
           },
-          { p2: of(target.parameters), m2: of(target.firstMoment), v2: of(target.secondMoment) },
+          {
+            p2: of(target.parameters),
+            m2: of(target.firstMoment),
+            v2: of(target.secondMoment),
+            ...(short === undefined ? {} : { short }),
+          },
         );
       });
     this.#calls.set(key, calls);
@@ -177,6 +189,7 @@ export class DeviceAdamW {
 
   release(): void {
     this.#graphs.release();
+    this.#shortGraphs.release();
     for (const scalars of [...Object.values(this.#host), ...Object.values(this.#device)]) {
       for (const value of Object.values(scalars)) value.release();
     }

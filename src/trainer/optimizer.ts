@@ -1,6 +1,7 @@
 /** AdamW and the global gradient norm over flat arrays, as small graphs that run chunk by chunk. */
 
 import type { ParameterKind } from "../models/parameters.ts";
+import { type Bfloat16Form, emitNarrow } from "../onnx/bfloat16.ts";
 import { OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
@@ -166,8 +167,11 @@ export function adamWScalars(
   };
 }
 
-/** p, m, v, g and the scalars → p2, m2, v2, for tensors of this many axes. */
-export function adamWGraph(rank = 1): Uint8Array {
+/**
+ * p, m, v, g and the scalars → p2, m2, v2, for tensors of this many axes.
+ * @param form makes the graph of matrices: `short` is p2 in bfloat16, in that form.
+ */
+export function adamWGraph(rank = 1, form?: Bfloat16Form): Uint8Array {
   const graph = new OnnxBuilder("adamw");
   const axes = Array.from({ length: rank }, (_, axis) => `n${axis}`);
   const [p, m, v, g] = ["p", "m", "v", "g"].map((name) => graph.input(name, "float32", axes)) as [
@@ -184,6 +188,11 @@ export function adamWGraph(rank = 1): Uint8Array {
   const change = graph.node("Div", [graph.node("Mul", ["m2", "stepSize"]), denominator]);
   graph.node("Sub", [graph.node("Mul", [p, "keep"]), change], { outputs: ["p2"] });
   for (const name of ["p2", "m2", "v2"]) graph.output(name, "float32", axes);
+  if (form !== undefined) {
+    emitNarrow(graph, form, "p2", "short");
+    if (form === "native") graph.output("short", "bfloat16", axes);
+    else graph.output("short", "uint32", ["n0", "half"]);
+  }
   return graph.encode();
 }
 

@@ -119,6 +119,19 @@ describe.skipIf(webgpu === undefined)("an engine on webgpu", () => {
     expect(mixed.result.gradNorm / plain.result.gradNorm).toBeCloseTo(1, 4);
   }, 110_000);
 
+  test("with matrices in bfloat16: generates what it trains, and the masters outlive its process", async () => {
+    const engine = await start("bfloat16", { device: "webgpu", storage: "bfloat16" });
+    const { slot } = await engine.update(JOB, 0);
+    await engine.publish(slot, 1);
+    expect((await engine.probeParity(JOB.sequences)).max).toBeLessThan(1e-5);
+    const expected = await answer(engine);
+    process.kill(await engine.pid(), "SIGKILL");
+    while (engine.restarts === 0) await Bun.sleep(10);
+    await engine.ready();
+    expect(engine.info).toMatchObject({ version: 1, optimizerStep: 1, device: "webgpu" });
+    expect(await answer(engine)).toEqual(expected);
+  }, 110_000);
+
   test("deterministic runs are refused", async () => {
     await expect(start("deterministic", { device: "webgpu", deterministic: true })).rejects.toThrow(
       'deterministic runs compute on cpu; engine.devices names "webgpu"',

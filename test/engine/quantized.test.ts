@@ -79,6 +79,7 @@ describe("shell-start", () => {
   test.each([
     ["int8", 0.95],
     ["int4", 0.8],
+    ["int4-128", 0.8],
   ] as const)("%s: most greedy tokens are those of float32", (quantization, least) => {
     const { engine } = openModel(quantization);
     const answers = answersOf(engine, true);
@@ -94,7 +95,7 @@ describe("shell-start", () => {
     expect(same / total).toBeGreaterThan(least);
   });
 
-  test.each(["none", "int8", "int4"] as const)(
+  test.each(["none", "int8", "int4", "int4-128"] as const)(
     "%s: generation and training agree within the limits",
     (quantization) => {
       const { engine, learner } = quantization === "none" ? exact : openModel(quantization);

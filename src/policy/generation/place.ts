@@ -2,18 +2,20 @@
 
 import { deviceName } from "../../core/device.ts";
 import { AleError } from "../../core/errors.ts";
+import { keptInBfloat16 } from "../../models/bfloat16-matrices.ts";
 import type { DecoderConfig } from "../../models/config.ts";
 import type { DeviceParameters } from "../../models/device-parameters.ts";
 import type { AdaptedBase } from "../../models/frozen-parameters.ts";
 import type { Adapters } from "../../models/lora.ts";
 import type { ParameterStore, Slot } from "../../models/parameter-store.ts";
 import type { ParameterLayout } from "../../models/parameters.ts";
+import { bfloat16Form } from "../../onnx/bfloat16.ts";
 import type { Provider } from "../../runtime/provider.ts";
 import type { Values } from "../../runtime/session.ts";
 import { CellCopier, DeviceKvBlock } from "./device-cache.ts";
 import { KvBlock, type KvCache } from "./kv-block.ts";
 import { type ForwardShape, SharedForward } from "./shared-forward.ts";
-import { type GraphWeights, SlotWeights } from "./weight-values.ts";
+import { type GraphWeights, type ShortMatrices, SlotWeights } from "./weight-values.ts";
 
 export interface GenerationPlace {
   readonly weights: GraphWeights;
@@ -86,12 +88,16 @@ class DeviceWeights implements GraphWeights {
   readonly adapters: Adapters | undefined;
   readonly quantized = undefined;
   readonly onDevice = true;
+  readonly short: ShortMatrices;
   readonly #parameters: DeviceParameters;
 
   constructor(parameters: DeviceParameters, base: AdaptedBase | undefined) {
     this.#parameters = parameters;
     this.layout = base?.parameters.layout ?? parameters.layout;
     this.adapters = base?.adapters;
+    const short = this.layout.entries.filter((entry) => keptInBfloat16(parameters.storage, entry));
+    const form = bfloat16Form(parameters.provider.device.kind);
+    this.short = { form, names: new Set(short.map(({ name }) => name)) };
   }
 
   of(slot: Slot, names: readonly string[]): Values {

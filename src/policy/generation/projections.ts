@@ -2,7 +2,14 @@
 
 import type { DecoderConfig } from "../../models/config.ts";
 import type { Adapter, Adapters } from "../../models/lora.ts";
-import { biasName, EMBEDDING, type ParameterLayout, parameterLayout } from "../../models/parameters.ts";
+import {
+  biasName,
+  EMBEDDING,
+  type ParameterEntry,
+  type ParameterLayout,
+  parameterLayout,
+} from "../../models/parameters.ts";
+import { builderEmitter, emitWiden, rowBlocks, storedAs, WIDENED_AT_ONCE } from "../../onnx/bfloat16.ts";
 import { MICROSOFT, type OnnxBuilder } from "../../onnx/builder.ts";
 import {
   constantNames,
@@ -12,7 +19,7 @@ import {
   tableAttributes,
   tableShapes,
 } from "./quantized-operators.ts";
-import { stackedWeights, type WeightPlaces } from "./weight-values.ts";
+import { type ShortMatrices, stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
 export class Projections {
   readonly graph: OnnxBuilder;
@@ -59,6 +66,41 @@ export class Projections {
     return value;
   }
 
+  /** x Wᵀ (+ bias) for a matrix that is kept in bfloat16, row block by row block. */
+  #shortProduct(x: string, name: string, bias: string | undefined, output: string | undefined): string {
+    const { graph } = this;
+    const { form } = this.#places.short as ShortMatrices;
+    const { shape } = this.#places.layout.byName.get(name) as ParameterEntry;
+    const [rows, columns] = shape as [number, number];
+    const stored = this.#shortInput(name);
+    const blocks = rowBlocks(shape, WIDENED_AT_ONCE);
+    const parts = blocks.map((numbers) => {
+      const whole = blocks.length === 1;
+      const block = whole ? stored : graph.node("Gather", [stored, graph.constant("int32", [numbers.length], numbers)]);
+      const values = emitWiden(builderEmitter(graph), form, block, [numbers.length, columns]);
+      const addend = bias === undefined || !whole ? [] : [bias];
+      const outputs = whole && output !== undefined ? { outputs: [output] } : {};
+      return graph.node("Gemm", [x, values, ...addend], { attributes: { transB: { int: 1 } }, ...outputs });
+    });
+    if (parts.length === 1) return parts[0] as string;
+    const named = output === undefined ? {} : { outputs: [output] };
+    const joined = { attributes: { axis: { int: 1 } } };
+    if (bias === undefined) return graph.node("Concat", parts, { ...joined, ...named });
+    const wide = graph.node("Reshape", [bias, graph.int64s([1, rows])]);
+    return graph.node("Add", [graph.node("Concat", parts, joined), wide], named);
+  }
+
+  /** A matrix that is kept in bfloat16, as a graph input; the embedding is asked for twice where it is the head too. */
+  #shortInput(name: string): string {
+    const { short, layout } = this.#places;
+    return this.graph.shared(`input ${name}`, () => {
+      const { form } = short as ShortMatrices;
+      const stored = storedAs(form, (layout.byName.get(name) as ParameterEntry).shape);
+      this.#weightNames.push(name);
+      return this.graph.input(name, stored.type, stored.shape);
+    });
+  }
+
   /** x Wᵀ for W in [out, in], plus what the projections have of biases and adapters; several give one wide result. */
   linear(x: string, ...names: readonly string[]): string {
     if (this.#places.onDevice && names.length > 1) {
@@ -86,6 +128,10 @@ export class Projections {
     const quantized = this.#places.quantized?.matrices.get(key);
     if (quantized === undefined) {
       const transB = { attributes: { transB: { int: 1 } } };
+      const short = this.#places.short;
+      if (short !== undefined && names.length === 1 && short.names.has(names[0] as string)) {
+        return this.#shortProduct(x, names[0] as string, bias[0], output);
+      }
       const weight = this.weight(...names);
       if (!this.#weightsFirst) return graph.node("Gemm", [x, weight, ...bias], { ...transB, ...outputs });
       const turned = graph.node("Gemm", [weight, x], transB);
@@ -113,6 +159,11 @@ export class Projections {
   embed(tokens: string): string {
     const { graph } = this;
     const quantized = this.#places.quantized?.matrices.get(EMBEDDING);
+    const { short } = this.#places;
+    if (short?.names.has(EMBEDDING) === true) {
+      const rows = graph.node("Gather", [this.#shortInput(EMBEDDING), tokens]);
+      return emitWiden(builderEmitter(graph), short.form, rows, [0, this.#config.hiddenSize]);
+    }
     if (quantized === undefined) return graph.node("Gather", [this.weight(EMBEDDING), tokens]);
     const { codesShape, scalesShape } = tableShapes(quantized);
     const codes = graph.input(EMBEDDING_TABLE.codes, "uint8", codesShape);

@@ -4,13 +4,13 @@
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
-import { BLOCK, blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../models/quantization.ts";
+import { blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../models/quantization.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
 import type { Attributes } from "../../onnx/model.ts";
 import { float32Value, Value } from "../../runtime/value.ts";
 
 /**
- * Activations are rounded to int8 in blocks of 32 and products summed in whole numbers. Exact float32 activations (level 1)
+ * Activations are rounded to int8 in the blocks of the weights and products summed in whole numbers. Exact float32 activations (level 1)
  * are 3 to 4 times slower and, with 8 bits, have no kernel at all; see docs/adr/0012-quantised-base.md.
  */
 const ACCURACY_LEVEL = 4;
@@ -30,7 +30,7 @@ interface OperandShapes {
 
 /** As operands of MatMulNBits. */
 export function productShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
-  const blocks = blocksOf(columns);
+  const blocks = blocksOf(scheme, columns);
   return { codesShape: [rows, blocks, blockBytes(scheme)], scalesShape: [rows * blocks] };
 }
 
@@ -39,21 +39,21 @@ export function productAttributes({ rows, columns, scheme }: QuantizedMatrix): A
     K: { int: columns },
     N: { int: rows },
     bits: { int: SCHEMES[scheme].bits },
-    block_size: { int: BLOCK },
+    block_size: { int: SCHEMES[scheme].block },
     accuracy_level: { int: ACCURACY_LEVEL },
   };
 }
 
-/** As operands of GatherBlockQuantized; `columns` is a multiple of `BLOCK`. */
+/** As operands of GatherBlockQuantized; `columns` is a multiple of the block. */
 export function tableShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
-  const blocks = blocksOf(columns);
+  const blocks = blocksOf(scheme, columns);
   return { codesShape: [rows, blocks * blockBytes(scheme)], scalesShape: [rows, blocks] };
 }
 
 export function tableAttributes({ scheme }: QuantizedMatrix): Attributes {
   return {
     bits: { int: SCHEMES[scheme].bits },
-    block_size: { int: BLOCK },
+    block_size: { int: SCHEMES[scheme].block },
     gather_axis: { int: 0 },
     quantize_axis: { int: 1 },
   };

@@ -56,7 +56,7 @@ export function emitSampling(
   const scaled = graph.node("Mul", [wanted, "inverse_temperature"]);
   const logprobs = graph.node("LogSoftmax", [scaled], LAST);
   const sampled = emitInversion(graph, graph.node("Exp", [logprobs]), vocabulary).index;
-  const mostLikely = graph.node("Cast", [graph.node("ArgMax", [wanted], LAST)], TO_INT32);
+  const mostLikely = emitArgMax(graph, wanted, vocabulary);
   const plain = graph.node("Where", ["greedy", mostLikely, sampled]);
   const truncated =
     variant === "plain" ? undefined : emitTruncation(graph, { scaled, logprobs }, rows, candidateCount(vocabulary));
@@ -75,17 +75,82 @@ export function emitSampling(
   graph.output("logprob", "float32", perRow);
 }
 
+/** With fewer columns, looking at blocks first costs more than it saves. */
+const FEWEST_BLOCKED = 8192;
+
 /**
- * Sampling by inversion: the smallest index whose cumulative weight reaches uniform · total. Comparing with the total instead
- * of 1 keeps rounding from ever choosing an index past the last one with weight, and an index without weight never is the
- * first to reach anything.
+ * Into how many blocks `count` columns are cut: a divisor of `count` near its square root, or 1. ONNX Runtime adds up and compares
+ * blocks on all vector lanes, but sums cumulatively and finds the place of a maximum one element at a time: of 151 936 columns
+ * sampling takes 1.0 ms of one core in one piece and 0.4 in blocks.
+ */
+export function blockCount(count: number): number {
+  if (count < FEWEST_BLOCKED) return 1;
+  const root = Math.floor(Math.sqrt(count));
+  for (let blocks = root; blocks >= 32; blocks--) if (count % blocks === 0) return blocks;
+  return 1;
+}
+
+/**
+ * Sampling by inversion: the smallest index whose cumulative weight reaches uniform · total; of many columns, first the block,
+ * then the index in it. Comparing with the total instead of 1 keeps rounding from ever choosing an index past the last one
+ * with weight, and an index without weight never is the first to reach anything.
  */
 function emitInversion(graph: OnnxBuilder, weights: string, count: number): { index: string; total: string } {
-  const cumulative = graph.node("CumSum", [weights, graph.scalar("int64", 1)]);
-  const total = graph.node("Slice", [cumulative, ...columns(graph, count - 1, count)]);
+  const blocks = blockCount(count);
+  if (blocks === 1) {
+    const { cumulative, total } = cumulate(graph, weights, count);
+    return { index: emitFirstReaching(graph, cumulative, graph.node("Mul", ["uniform", total])), total };
+  }
+  const width = count / blocks;
+  const cut = cutIntoBlocks(graph, weights, blocks, width);
+  const sums = graph.node("ReduceSum", [cut, graph.int64s([2])], { attributes: { keepdims: { int: 0 } } });
+  const { cumulative, total } = cumulate(graph, sums, blocks);
   const threshold = graph.node("Mul", ["uniform", total]);
-  const below = graph.node("Cast", [graph.node("Less", [cumulative, threshold])], TO_INT32);
-  return { index: graph.node("ReduceSum", [below, graph.int64s([1])], KEEP), total };
+  const block = emitFirstReaching(graph, cumulative, threshold);
+  const sumsBefore = graph.node("CumSum", [sums, graph.scalar("int64", 1)], { attributes: { exclusive: { int: 1 } } });
+  const rest = graph.node("Sub", [threshold, graph.node("GatherElements", [sumsBefore, block], LAST)]);
+  const inside = cumulate(graph, takeBlock(graph, cut, block), width);
+  // A block added up in another order may be a rounding less than what is left for it.
+  const place = emitFirstReaching(graph, inside.cumulative, graph.node("Min", [rest, inside.total]));
+  return { index: indexOf(graph, block, place, width), total };
+}
+
+function cumulate(graph: OnnxBuilder, weights: string, count: number): { cumulative: string; total: string } {
+  const cumulative = graph.node("CumSum", [weights, graph.scalar("int64", 1)]);
+  return { cumulative, total: graph.node("Slice", [cumulative, ...columns(graph, count - 1, count)]) };
+}
+
+/** Index [rows, 1] of the first of growing values [rows, n] that reaches `threshold` [rows, 1]. */
+function emitFirstReaching(graph: OnnxBuilder, growing: string, threshold: string): string {
+  const below = graph.node("Cast", [graph.node("Less", [growing, threshold])], TO_INT32);
+  return graph.node("ReduceSum", [below, graph.int64s([1])], KEEP);
+}
+
+/** The lowest index of the largest value in each row, int32 [rows, 1]. */
+function emitArgMax(graph: OnnxBuilder, values: string, count: number): string {
+  const argMax = (x: string) => graph.node("Cast", [graph.node("ArgMax", [x], LAST)], TO_INT32);
+  const blocks = blockCount(count);
+  if (blocks === 1) return argMax(values);
+  const width = count / blocks;
+  const cut = cutIntoBlocks(graph, values, blocks, width);
+  const maxima = graph.node("ReduceMax", [cut, graph.int64s([2])], { attributes: { keepdims: { int: 0 } } });
+  const block = argMax(maxima);
+  return indexOf(graph, block, argMax(takeBlock(graph, cut, block)), width);
+}
+
+/** [rows, blocks · width] → [rows, blocks, width]. */
+function cutIntoBlocks(graph: OnnxBuilder, x: string, blocks: number, width: number): string {
+  return graph.node("Reshape", [x, graph.int64s([-1, blocks, width])]);
+}
+
+/** The block of each row that `block` [rows, 1] names, [rows, width]. */
+function takeBlock(graph: OnnxBuilder, cut: string, block: string): string {
+  const place = graph.node("Cast", [block], { attributes: { to: { int: ELEMENT_CODES.int64 } } });
+  return graph.node("GatherND", [cut, place], { attributes: { batch_dims: { int: 1 } } });
+}
+
+function indexOf(graph: OnnxBuilder, block: string, place: string, width: number): string {
+  return graph.node("Add", [graph.node("Mul", [block, graph.scalar("int32", width)]), place]);
 }
 
 /** Start, end and axis of a slice of columns [from, to). */

@@ -7,7 +7,7 @@ import { Session } from "../../runtime/session.ts";
 import { float32Value } from "../../runtime/value.ts";
 import { referenceLogits } from "./reference-forward.ts";
 import { planSampling } from "./sampling.ts";
-import { candidateCount, emitSampling, type SamplingVariant } from "./sampling-graph.ts";
+import { blockCount, candidateCount, emitSampling, type SamplingVariant } from "./sampling-graph.ts";
 import { SamplingRows } from "./sampling-rows.ts";
 import { Answer } from "./sequence.ts";
 import {
@@ -163,6 +163,49 @@ describe("the sampling graph", () => {
         expectShares(bench.rows, distribution(logits_V, new Set(seen), options), raw_V);
       }
     }
+  });
+
+  test("a vocabulary that is looked at in blocks: the same distribution, never a token without weight", () => {
+    const vocabulary = 9216;
+    expect(blockCount(vocabulary)).toBe(96);
+    using bench = new SamplingBench(vocabulary, "plain");
+    for (const holders of [[0, 95, 96, 191, 4000, 4001, 9119, 9120, 9215], [0, 1, 95], [9215], [95, 191, 287, 9215]]) {
+      // A weight of e⁻²⁰⁰ is 0 in float32.
+      const logits_V = new Float32Array(vocabulary).fill(-200);
+      for (const [i, id] of holders.entries()) logits_V[id] = Math.sin(i);
+      bench.sample(logits_V, new Int32Array(), {});
+      const exact_V = distribution(logits_V, new Set(), {});
+      expectShares(bench.rows, exact_V, exact_V);
+      expect([...bench.rows.tokens].every((id) => holders.includes(id))).toBe(true);
+    }
+    const flat = randomLogits("flat", vocabulary, 0.2);
+    bench.sample(flat, new Int32Array(), {});
+    const exact_V = distribution(flat, new Set(), {});
+    let reached = 0;
+    const ends = exact_V.map((p) => {
+      reached += p;
+      return reached;
+    });
+    for (let row = 0; row < ROWS; row++) {
+      const id = bench.rows.tokens[row] as number;
+      const uniform = (row + 0.5) / ROWS;
+      // Within a few roundings of float32 of where the exact inversion falls.
+      expect(uniform).toBeGreaterThan((ends[id - 1] ?? 0) - 2e-6);
+      expect(uniform).toBeLessThan((ends[id] as number) + 2e-6);
+    }
+  });
+
+  test("of equal maxima in several blocks, greedy takes the first", () => {
+    using bench = new SamplingBench(9216, "plain");
+    const logits_V = new Float32Array(9216).fill(-1);
+    for (const id of [300, 301, 5000]) logits_V[id] = 2;
+    bench.sample(logits_V, new Int32Array(), { greedy: true });
+    expect([...bench.rows.tokens].every((id) => id === 300)).toBe(true);
+  });
+
+  test("published vocabularies fall into blocks, primes do not", () => {
+    expect([32_000, 128_256, 151_936, 152_064].map(blockCount)).toEqual([160, 334, 128, 384]);
+    expect([512, 9221].map(blockCount)).toEqual([1, 1]);
   });
 
   test("rows that allow more tokens than the graph ranks are sampled over the whole vocabulary", () => {

@@ -15,6 +15,7 @@ import {
   type ParameterLayout,
 } from "../../models/parameters.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
+import type { Bfloat16Form } from "../../onnx/bfloat16.ts";
 import type { Values } from "../../runtime/session.ts";
 import { float32Value, type Value } from "../../runtime/value.ts";
 import { embeddingTable } from "./quantized-operators.ts";
@@ -58,6 +59,14 @@ export interface WeightPlaces {
   readonly quantized: QuantizedBase | undefined;
   /** They lie on a GPU: each tensor is an input of its own, and graphs keep to the operators GPUs have. */
   readonly onDevice: boolean;
+  /** Those that the device keeps in bfloat16; none when undefined. */
+  readonly short?: ShortMatrices | undefined;
+}
+
+/** Matrices in bfloat16, in their device's form. */
+export interface ShortMatrices {
+  readonly form: Bfloat16Form;
+  readonly names: ReadonlySet<string>;
 }
 
 /** Every group of the model's own weights that the graphs of `graphs.ts` take as an input. */
