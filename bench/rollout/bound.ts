@@ -47,7 +47,7 @@ interface Drawn {
 
 /** Episodes by step and group. */
 function drawSteps({ workload, costs }: Setup, steps: number): Drawn[][][] {
-  const { seed, groups, groupSize, shapes, law } = workload;
+  const { seed, groups, groupSize, shapes, law, episodeMs = Number.POSITIVE_INFINITY } = workload;
   const draw = (group: string, member: number): Drawn => {
     const shape: EpisodeShape = new Rng(`${group}/${member}/shape`).pick(shapes);
     const waits = shape.map(({ command }, turn) => {
@@ -59,7 +59,13 @@ function drawSteps({ workload, costs }: Setup, steps: number): Drawn[][][] {
       sampled: sum((i) => shape[i]?.answer ?? 0),
       context: sum((i) => shape[i]?.context ?? 0),
       tokens: tokensOf(shape),
-      offDevice: costs.reset + sum((i) => waits[i] ?? 0) + costs.grade,
+      offDevice:
+        costs.reset +
+        Math.min(
+          sum((i) => waits[i] ?? 0),
+          episodeMs,
+        ) +
+        costs.grade,
     };
   };
   return Array.from({ length: steps }, (_, step) =>

@@ -33,6 +33,8 @@ interface Episode {
   /** Version of the weights that computed its cache. */
   cached: number;
   oldest: number;
+  /** When its time is over. */
+  ends: number;
   state: "waiting" | "playing" | "over";
 }
 
@@ -98,8 +100,9 @@ export class Environments {
     const member = this.#members.get(group) ?? 0;
     this.#members.set(group, member + 1);
     const shape = new Rng(`${group}/${member}/shape`).pick(shapes);
+    const ends = Number.POSITIVE_INFINITY;
     const fresh = { device: undefined, answer: undefined, tokens: 0, cached: -1, oldest: Number.POSITIVE_INFINITY };
-    const episode: Episode = { environment, group, member, shape, ...fresh, state: "waiting" };
+    const episode: Episode = { environment, group, member, shape, ...fresh, ends, state: "waiting" };
     this.#episodes.set(environment, episode);
     this.#waiting.push(episode);
     this.#admit();
@@ -112,7 +115,10 @@ export class Environments {
       if (episode === undefined) return;
       this.#playing++;
       episode.state = "playing";
-      this.#clock.after(costs.reset, () => this.#play(episode, 0));
+      this.#clock.after(costs.reset, () => {
+        episode.ends = this.#clock.now + (workload.episodeMs ?? Number.POSITIVE_INFINITY);
+        this.#play(episode, 0);
+      });
     }
   }
 
@@ -120,14 +126,15 @@ export class Environments {
     if (episode.state === "over") return;
     const { costs } = this.#setup;
     const turn = episode.shape[index];
-    if (turn === undefined) {
+    const isLate = this.#clock.now >= episode.ends;
+    if (turn === undefined || isLate) {
       this.#closeSequence(episode);
-      this.#clock.after(costs.grade, () => this.#finish(episode));
+      this.#clock.after(isLate ? 0 : costs.grade, () => this.#finish(episode));
       return;
     }
     this.#answer(episode, turn, () => {
       const wait = turn.command ? costs.tool + this.#latency(episode, index) : 0;
-      this.#clock.after(wait, () => this.#play(episode, index + 1));
+      this.#clock.after(Math.min(wait, episode.ends - this.#clock.now), () => this.#play(episode, index + 1));
     });
   }
 

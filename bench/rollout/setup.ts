@@ -54,6 +54,8 @@ export interface Workload {
   readonly shapes: readonly EpisodeShape[];
   /** Latency of environments; none when omitted. */
   readonly law?: LatencyLaw;
+  /** An episode that takes longer ends then, without a grade; none when omitted. */
+  readonly episodeMs?: number;
 }
 
 export interface Schedule {
