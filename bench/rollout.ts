@@ -76,7 +76,8 @@ async function predictor(store: string, law: LawName) {
   const { costs, workload } = await calibrate(store, LAWS[law]);
   return (mode: Mode) => {
     const setup = { costs, workload, schedule: scheduleOf(mode, ratio) };
-    return { predicted: simulate(setup, steps), bound: throughputBound(setup, steps) };
+    const [first, last] = [UNMEASURED + 1, steps - 1];
+    return { predicted: simulate(setup, last - UNMEASURED), bound: throughputBound(setup, [first, last]) };
   };
 }
 

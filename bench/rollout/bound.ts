@@ -27,9 +27,9 @@ export interface Bound {
   readonly rows: number;
 }
 
-/** @param steps whose episodes are drawn, those of a run with this seed, to estimate the means of the law. */
-export function throughputBound(setup: Setup, steps: number): Bound {
-  const drawn = drawSteps(setup, steps);
+/** The bound for the episodes that a run with this seed makes for steps `first` to `last`. */
+export function throughputBound(setup: Setup, [first, last]: readonly [number, number]): Bound {
+  const drawn = drawSteps(setup, first, last);
   const { rows, perSecond } = workAndPlaces(setup, drawn.flat(2));
   const gate = gateBound(setup, drawn);
   return { episodesPerSecond: Math.min(perSecond, gate), workAndPlaces: perSecond, gate, rows };
@@ -46,7 +46,7 @@ interface Drawn {
 }
 
 /** Episodes by step and group. */
-function drawSteps({ workload, costs }: Setup, steps: number): Drawn[][][] {
+function drawSteps({ workload, costs }: Setup, first: number, last: number): Drawn[][][] {
   const { seed, groups, groupSize, shapes, law, episodeMs = Number.POSITIVE_INFINITY } = workload;
   const draw = (group: string, member: number): Drawn => {
     const shape: EpisodeShape = new Rng(`${group}/${member}/shape`).pick(shapes);
@@ -68,9 +68,9 @@ function drawSteps({ workload, costs }: Setup, steps: number): Drawn[][][] {
         costs.grade,
     };
   };
-  return Array.from({ length: steps }, (_, step) =>
+  return Array.from({ length: last - first + 1 }, (_, i) =>
     Array.from({ length: groups }, (_, g) =>
-      Array.from({ length: groupSize }, (_, member) => draw(`${seed}/train/${step + 1}/${g}`, member)),
+      Array.from({ length: groupSize }, (_, member) => draw(`${seed}/train/${first + i}/${g}`, member)),
     ),
   );
 }

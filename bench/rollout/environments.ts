@@ -5,6 +5,7 @@ import { GroupQueues } from "../../src/rollout/group-queues.ts";
 import { latencyOf } from "../../src/rollout/latency.ts";
 import type { Clock } from "./clock.ts";
 import type { Answer, Device } from "./device.ts";
+import type { Pool } from "./placement.ts";
 import { type EpisodeShape, type Setup, type TurnShape, tokensOf } from "./setup.ts";
 
 /** A finished episode. */
@@ -43,7 +44,7 @@ export class Environments {
   version = 0;
   readonly #setup: Setup;
   readonly #clock: Clock;
-  readonly #generators: () => readonly Device[];
+  readonly #pool: Pool;
   readonly #queues: Queues;
   readonly #perGroup: number;
   readonly #members = new Map<string, number>();
@@ -54,13 +55,12 @@ export class Environments {
   #isStarted = false;
   #onBatch: ((batch: TrainingBatch) => void) | undefined;
 
-  /** @param generators the devices that new sequences may go to now. */
-  constructor(setup: Setup, clock: Clock, generators: () => readonly Device[]) {
+  constructor(setup: Setup, clock: Clock, pool: Pool) {
     const { groups, groupSize } = setup.workload;
     const { ratio, policy } = setup.schedule;
     this.#setup = setup;
     this.#clock = clock;
-    this.#generators = generators;
+    this.#pool = pool;
     // as in a run: every slot that a queue may have can be worked on at once
     this.#perGroup = (2 * Math.ceil(ratio) + 1) * groupSize;
     const options = { groups, groupSize, ratio, policy, environmentsPerGroup: this.#perGroup };
@@ -145,8 +145,7 @@ export class Environments {
 
   #answer(episode: Episode, turn: TurnShape, done: () => void): void {
     if (episode.device === undefined) {
-      const [first, ...others] = this.#generators();
-      episode.device = others.reduce((best, device) => (device.open < best.open ? device : best), first as Device);
+      episode.device = this.#pool.place();
       episode.device.open++;
     }
     const isStale = episode.cached !== this.version && this.#setup.schedule.recompute;

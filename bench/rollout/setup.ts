@@ -1,7 +1,6 @@
 /** What is simulated: a workload, the costs of its parts, and how the work is placed. All times in milliseconds. */
 
 import type { LatencyLaw } from "../../src/config/latency.ts";
-import type { BatchPolicy } from "../../src/rollout/group-queues.ts";
 
 /** One answer of the policy and what comes before it. */
 export interface TurnShape {
@@ -63,7 +62,7 @@ export interface Schedule {
   readonly placement: Placement;
   /** Async ratio: steps that rollout may be ahead; 0 = rollout and training take turns. */
   readonly ratio: number;
-  readonly policy: BatchPolicy;
+  readonly policy: "greedy" | "rounds";
   /** Share of a device's time that training gets while generation wants it too. */
   readonly trainShare: number;
   /** Caches are computed again at the first turn boundary after new weights. */

