@@ -77,8 +77,10 @@ function drawSteps({ workload, costs }: Setup, first: number, last: number): Dra
 
 function workAndPlaces({ workload, costs, schedule }: Setup, episodes: readonly Drawn[]) {
   const mean = (of: (episode: Drawn) => number) => episodes.reduce((sum, one) => sum + of(one), 0) / episodes.length;
-  const [sampled, context] = [mean((one) => one.sampled), mean((one) => one.context)];
-  const offDevice = mean((one) => one.offDevice);
+  // for each episode that is trained on, as many are played as the filter takes
+  const played = (of: (episode: Drawn) => number) => mean(of) / workload.acceptedShare;
+  const [sampled, context] = [played((one) => one.sampled), played((one) => one.context)];
+  const offDevice = played((one) => one.offDevice);
   const perStep = workload.groups * workload.groupSize;
   const trainedTokens = workload.trainedShare * mean((one) => one.tokens) * perStep;
   const update = updateMs({ tokens: trainedTokens, minibatches: workload.minibatches }, costs);

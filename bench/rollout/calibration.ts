@@ -23,7 +23,8 @@ export async function calibrate(
   const episodes: EpisodeDetail[] = [];
   for await (const episode of store.episodes({ runId: run.id, purpose: "train" })) episodes.push(episode);
   const device = await deviceCosts(store, run.id, steps);
-  const { trainedTokens, ...costs } = device;
+  const { trainedTokens, filtered, ...costs } = device;
+  const groups = steps.length * GROUPS;
   const tokens = episodes
     .filter(({ step }) => steps.includes(step))
     .reduce((sum, one) => sum + one.tokens.ids.length, 0);
@@ -34,13 +35,18 @@ export async function calibrate(
     workload: {
       ...{ seed: run.seed, groups: GROUPS, groupSize: GROUP_SIZE, concurrency: CONCURRENCY, minibatches: MINIBATCHES },
       ...{ law, episodeMs: EPISODE_MS },
+      acceptedShare: groups / (groups + filtered),
       trainedShare: Math.min(1, trainedTokens / tokens),
       shapes: episodes.map(shapeOf),
     },
   };
 }
 
-type DeviceCosts = Omit<Costs, "reset" | "tool" | "grade"> & { readonly trainedTokens: number };
+type DeviceCosts = Omit<Costs, "reset" | "tool" | "grade"> & {
+  readonly trainedTokens: number;
+  /** Groups that were thrown away and replaced. */
+  readonly filtered: number;
+};
 
 async function deviceCosts(store: Store, runId: string, steps: readonly number[]): Promise<DeviceCosts> {
   const engines: Span[] = [];
@@ -69,6 +75,7 @@ async function deviceCosts(store: Store, runId: string, steps: readonly number[]
     sync: spent("publish") / steps.length,
     step: gaps(control, steps),
     trainedTokens: amount("backward"),
+    filtered: total("async/groups_filtered"),
   };
 }
 

@@ -10,6 +10,7 @@ import { type EpisodeShape, type Setup, type TurnShape, tokensOf } from "./setup
 
 /** A finished episode. */
 export interface Finished {
+  readonly group: string;
   readonly tokens: number;
   /** Version that sampled its first token, or wrote the oldest cache entry it used. */
   readonly oldest: number;
@@ -56,7 +57,7 @@ export class Environments {
   #onBatch: ((batch: TrainingBatch) => void) | undefined;
 
   constructor(setup: Setup, clock: Clock, pool: Pool) {
-    const { groups, groupSize } = setup.workload;
+    const { groups, groupSize, acceptedShare } = setup.workload;
     const { ratio, policy } = setup.schedule;
     this.#setup = setup;
     this.#clock = clock;
@@ -64,7 +65,9 @@ export class Environments {
     // as in a run: every slot that a queue may have can be worked on at once
     this.#perGroup = (2 * Math.ceil(ratio) + 1) * groupSize;
     const options = { groups, groupSize, ratio, policy, environmentsPerGroup: this.#perGroup };
-    const queues = { ...options, redundancy: 0, slotsPerStep: 1, replace: true };
+    const isAccepted = (group = "") => new Rng(`${group}/accepted`).next() < acceptedShare;
+    const reject = ([first]: readonly Finished[]) => !isAccepted(first?.group);
+    const queues = { ...options, redundancy: 0, slotsPerStep: 1, replace: true, reject };
     this.#queues = new GroupQueues(queues);
   }
 
@@ -175,8 +178,8 @@ export class Environments {
   #finish(episode: Episode): void {
     if (episode.state === "over") return;
     this.#end(episode);
-    const { oldest, shape, environment } = episode;
-    this.#apply(this.#queues.put(environment, { tokens: tokensOf(shape), oldest }));
+    const { group, oldest, shape, environment } = episode;
+    this.#apply(this.#queues.put(environment, { group, tokens: tokensOf(shape), oldest }));
     this.#request(environment);
   }
 

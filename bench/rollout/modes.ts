@@ -12,8 +12,12 @@ export const GROUP_SIZE = 8;
 export const MINIBATCHES = 1;
 /** Episodes in flight; every mode may have as many. */
 export const CONCURRENCY = 512;
-/** Rows of a decode batch: so few that generation is twice the work that training is (see `docs/throughput.md`). */
+/**
+ * Rows of a decode batch, and the least standard deviation of a group's rewards: with so few rows, and with groups replaced
+ * that teach little, generation is about twice the work that training is (`docs/throughput.md`).
+ */
 export const SLOTS = 4;
+const LEAST_SPREAD = 0.46;
 const EPISODE_SECONDS = 60;
 /** How far the asynchronous modes run ahead, unless told otherwise. */
 export const RATIO = 2;
@@ -44,6 +48,7 @@ export function commonSettings(steps: number, seed: number, heldout: number): st
     "rollout.groupSize": GROUP_SIZE,
     "rollout.concurrency": CONCURRENCY,
     "rollout.episodeSeconds": EPISODE_SECONDS,
+    "rollout.filter.minStd": LEAST_SPREAD,
     "trainer.steps": steps,
     "trainer.minibatches": MINIBATCHES,
     "evaluation.every": 0,

@@ -47,7 +47,9 @@ export interface Workload {
   /** Episodes in flight at once. */
   readonly concurrency: number;
   readonly minibatches: number;
-  /** Share of episodes that are trained on: groups with equal rewards are left out. */
+  /** Share of finished groups that the filter lets through; the others are replaced. */
+  readonly acceptedShare: number;
+  /** Share of a batch's tokens that are trained on: groups with equal rewards are left out. */
   readonly trainedShare: number;
   /** Episodes take these shapes in turn, chosen by the key of the episode. */
   readonly shapes: readonly EpisodeShape[];
