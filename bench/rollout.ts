@@ -1,7 +1,7 @@
 /**
  * Synchronous and asynchronous training under long-tailed latencies, beside what the simulator predicts (`docs/throughput.md`).
  *
- * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 12] [--modes sync,…] [--ratio 2]
+ * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 12] [--modes sync,…] [--ratio 4]
  * [--heldout 420] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
  */
 

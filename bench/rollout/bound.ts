@@ -37,6 +37,7 @@ export function throughputBound(setup: Setup, [first, last]: readonly [number, n
 
 /** What an episode is made of, whatever the schedule. */
 interface Drawn {
+  readonly answers: number;
   readonly sampled: number;
   /** Tokens of context, each computed once. */
   readonly context: number;
@@ -56,6 +57,7 @@ function drawSteps({ workload, costs }: Setup, first: number, last: number): Dra
     });
     const sum = (of: (index: number) => number) => shape.reduce((total, _, i) => total + of(i), 0);
     return {
+      answers: shape.length,
       sampled: sum((i) => shape[i]?.answer ?? 0),
       context: sum((i) => shape[i]?.context ?? 0),
       tokens: tokensOf(shape),
@@ -85,7 +87,7 @@ function workAndPlaces({ workload, costs, schedule }: Setup, episodes: readonly 
   const trainedTokens = workload.trainedShare * mean((one) => one.tokens) * perStep;
   const update = updateMs({ tokens: trainedTokens, minibatches: workload.minibatches }, costs);
   const shared = (update + costs.sync * schedule.devices) / perStep;
-  const prefill = costs.prefill.perToken * context;
+  const prefill = costs.prefill.base * played((one) => one.answers) + costs.prefill.perToken * context;
   const { base, perRow } = costs.decode;
   let best = { rows: 1, perSecond: 0 };
   for (let rows = 1; rows <= costs.slots; rows++) {
@@ -100,8 +102,8 @@ function workAndPlaces({ workload, costs, schedule }: Setup, episodes: readonly 
 function gateBound({ workload, costs, schedule }: Setup, drawn: readonly (readonly (readonly Drawn[])[])[]): number {
   const { groups, groupSize, trainedShare, minibatches } = workload;
   const { base, perRow } = costs.decode;
-  const alone = ({ sampled, context, offDevice }: Drawn) =>
-    offDevice + costs.prefill.perToken * context + sampled * (base + perRow);
+  const alone = ({ answers, sampled, context, offDevice }: Drawn) =>
+    offDevice + costs.prefill.base * answers + costs.prefill.perToken * context + sampled * (base + perRow);
   const times = drawn.map((step) => step.map((group) => Math.max(...group.map(alone))));
   const played =
     schedule.ratio === 0

@@ -23,19 +23,24 @@ export async function calibrate(
   const episodes: EpisodeDetail[] = [];
   for await (const episode of store.episodes({ runId: run.id, purpose: "train" })) episodes.push(episode);
   const device = await deviceCosts(store, run.id, steps);
-  const { trainedTokens, filtered, ...costs } = device;
-  const groups = steps.length * GROUPS;
-  const tokens = episodes
-    .filter(({ step }) => steps.includes(step))
-    .reduce((sum, one) => sum + one.tokens.ids.length, 0);
+  const { trainedTokens, filtered, prefills, prefill, ...costs } = device;
+  const acceptedShare = (steps.length * GROUPS) / (steps.length * GROUPS + filtered);
+  const measured = episodes.filter(({ step }) => steps.includes(step));
+  const tokens = measured.reduce((sum, one) => sum + one.tokens.ids.length, 0);
+  const answers = measured.reduce((sum, one) => sum + shapeOf(one).length, 0) / acceptedShare;
   const phase = (name: "reset" | "grade") => median(episodes.map(({ phases }) => phases[name]));
   const commands = episodes.flatMap((episode) => toolMs(episode, law, run.id, run.seed) ?? []);
   return {
-    costs: { ...costs, reset: phase("reset"), tool: median(commands), grade: phase("grade") },
+    costs: {
+      ...costs,
+      // one micro-operation may take several contexts
+      prefill: { ...prefill, base: (prefill.base * prefills) / answers },
+      ...{ reset: phase("reset"), tool: median(commands), grade: phase("grade") },
+    },
     workload: {
       ...{ seed: run.seed, groups: GROUPS, groupSize: GROUP_SIZE, concurrency: CONCURRENCY, minibatches: MINIBATCHES },
       ...{ law, episodeMs: EPISODE_MS },
-      acceptedShare: groups / (groups + filtered),
+      acceptedShare,
       trainedShare: Math.min(1, trainedTokens / tokens),
       shapes: episodes.map(shapeOf),
     },
@@ -44,6 +49,8 @@ export async function calibrate(
 
 type DeviceCosts = Omit<Costs, "reset" | "tool" | "grade"> & {
   readonly trainedTokens: number;
+  /** Micro-operations of prefill. */
+  readonly prefills: number;
   /** Groups that were thrown away and replaced. */
   readonly filtered: number;
 };
@@ -75,6 +82,7 @@ async function deviceCosts(store: Store, runId: string, steps: readonly number[]
     sync: spent("publish") / steps.length,
     step: gaps(control, steps),
     trainedTokens: amount("backward"),
+    prefills: named("prefill").length,
     filtered: total("async/groups_filtered"),
   };
 }

@@ -12,6 +12,8 @@ export interface Answer {
   context: number;
   /** Tokens still to be sampled. */
   left: number;
+  /** Whether some of its context is computed. */
+  isBegun?: boolean;
   readonly done: () => void;
 }
 
@@ -95,9 +97,11 @@ export class Device {
   /** Prefill as far as the limit between two decode steps allows, and a decode step of whoever has its context. */
   #generation(): TrainingOperation {
     const { decode, prefill, slots, prefillTokens } = this.#costs;
-    let room = prefillTokens;
+    let [room, begun] = [prefillTokens, 0];
     while (this.#waiting.length > 0 && this.#rows.length < slots && room > 0) {
       const answer = this.#waiting[0] as Answer;
+      if (!answer.isBegun) begun++;
+      answer.isBegun = true;
       const tokens = Math.min(room, answer.context);
       answer.context -= tokens;
       room -= tokens;
@@ -105,8 +109,7 @@ export class Device {
       this.#rows.push(answer);
       this.#waiting.shift();
     }
-    const computed = prefillTokens - room;
-    const prefillMs = computed > 0 ? prefill.base + prefill.perToken * computed : 0;
+    const prefillMs = prefill.base * begun + prefill.perToken * (prefillTokens - room);
     const decodeMs = this.#rows.length > 0 ? decode.base + decode.perRow * this.#rows.length : 0;
     const stepped = this.#rows;
     return { ms: prefillMs + decodeMs, done: () => this.#sampled(stepped) };

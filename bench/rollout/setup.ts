@@ -17,6 +17,7 @@ export type EpisodeShape = readonly TurnShape[];
 export interface Costs {
   /** A decode step: `base` + `perRow` for every sequence in it. */
   readonly decode: { readonly base: number; readonly perRow: number };
+  /** The context before an answer: `base`, and `perToken` for every token. */
   readonly prefill: { readonly base: number; readonly perToken: number };
   /** Sequences of a decode step, at most. */
   readonly slots: number;
