@@ -7,16 +7,15 @@ import type { EpisodeDetail } from "../../src/store/records.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { CONCURRENCY, EPISODE_MS, GROUP_SIZE, GROUPS, MINIBATCHES, SLOTS } from "./modes.ts";
 import { isMeasured, onlyRun } from "./real-run.ts";
-import type { Costs, EpisodeShape, Workload } from "./setup.ts";
+import type { Costs, EpisodeShape, Setup } from "./setup.ts";
 
 const PREFILL_TOKENS = 512;
 const MICRO_BATCH_TOKENS = 2048;
 
+export type Calibration = Pick<Setup, "costs" | "workload">;
+
 /** Costs and workload of the only run in a store, which ran under `law`; means over its measured steps. */
-export async function calibrate(
-  path: string,
-  law: LatencyLaw,
-): Promise<{ readonly costs: Costs; readonly workload: Workload }> {
+export async function calibrate(path: string, law: LatencyLaw): Promise<Calibration> {
   await using store = await openStore(path, { mode: "read" });
   const run = await onlyRun(store);
   const steps = (await store.readTimelineSteps(run.id)).filter((step) => isMeasured(step, run.steps));
