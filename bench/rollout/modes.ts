@@ -17,7 +17,7 @@ export const CONCURRENCY = 512;
  * that teach little, generation is about twice the work that training is (`docs/throughput.md`).
  */
 export const SLOTS = 4;
-const LEAST_SPREAD = 0.46;
+const LEAST_SPREAD = 0.5;
 const EPISODE_SECONDS = 60;
 /** How far the asynchronous modes run ahead, unless told otherwise: under law A the simulator has devices idle below that. */
 export const RATIO = 4;
