@@ -16,7 +16,7 @@ export const CONCURRENCY = 512;
  * Rows of a decode batch, and the least standard deviation of a group's rewards: with so few rows, and with groups replaced
  * that teach little, generation is about twice the work that training is (`docs/throughput.md`).
  */
-export const SLOTS = 4;
+export const SLOTS = 2;
 const LEAST_SPREAD = 0.5;
 const EPISODE_SECONDS = 60;
 /** How far the asynchronous modes run ahead, unless told otherwise: under law A the simulator has devices idle below that. */
