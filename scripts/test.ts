@@ -56,7 +56,8 @@ async function main(argv: readonly string[]): Promise<boolean> {
   const results: Counts[] = [];
   if (files.length > 0) results.push(await runTests(files, END_TO_END_TEST_MS));
   else {
-    if (!argv.includes("--end-to-end")) results.push(await runTests(["src/", "scripts/"], UNIT_TEST_MS, ON_ALL_CORES));
+    if (!argv.includes("--end-to-end"))
+      results.push(await runTests(["src/", "scripts/", "bench/"], UNIT_TEST_MS, ON_ALL_CORES));
     if (argv.includes("--end-to-end") || argv.includes("--all"))
       results.push(await runTests(["test/"], END_TO_END_TEST_MS));
   }

@@ -16,7 +16,7 @@ export const AsyncSchema = z
       .enum(["greedy", "rounds"])
       .default("greedy")
       .describe(
-        "greedy: a batch takes the groups that finish first; rounds: every queue gives one before any gives its second",
+        "greedy: a batch takes whatever groups are finished; rounds: every queue gives one before any gives its second",
       ),
   })
   .describe("Rollout and training at the same time, with a bound on staleness");

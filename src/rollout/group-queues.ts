@@ -320,16 +320,21 @@ export class GroupQueues<Result> {
     }
   }
 
-  /** The slot each of these groups would give now, if any, in the order of completion. */
+  /** The slot each of these groups would give now, if any, in the order in which they are given. */
   #finished(groups: readonly number[]): Slot<Result>[] {
-    const byCompletion = (a: Slot<Result>, b: Slot<Result>) => (a.completion as number) - (b.completion as number);
     const given = groups.flatMap((group) => {
       const queue = this.#queue(group);
       const eligible = this.#options.inOrder ? queue.slice(0, 1) : queue.filter(this.#isUsable);
-      return eligible.filter(({ completion }) => completion !== undefined).sort(byCompletion)[0] ?? [];
+      return eligible.filter(({ completion }) => completion !== undefined).sort(this.#order)[0] ?? [];
     });
-    return given.sort(byCompletion);
+    return given.sort(this.#order);
   }
+
+  /** By completion; where it is ours to choose, the older first, which would be dropped sooner. */
+  readonly #order = (a: Slot<Result>, b: Slot<Result>): number => {
+    const younger = this.#options.inOrder ? 0 : a.createStep - b.createStep;
+    return younger || (a.completion as number) - (b.completion as number);
+  };
 
   #isQueued(slot: Slot<Result>): boolean {
     return this.#queue(slot.group).includes(slot);

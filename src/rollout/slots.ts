@@ -20,7 +20,8 @@ export interface GroupQueueOptions<Result> {
   readonly policy: BatchPolicy;
   /**
    * Queues as ROLL has them, for whole ratios: a queue gives its slots in the order they were made, those it may not give
-   * included, and a complete slot is still handed to redundant environments. Otherwise the first to be completed is given.
+   * included, and a complete slot is still handed to redundant environments. Otherwise, of the complete ones, the oldest is
+   * given, and of equals the first to be completed.
    */
   readonly inOrder?: boolean;
   /** Slots that were dropped for their age are made up for, so that rollout keeps its lead over training. */

@@ -9,7 +9,8 @@ Written from the words of docs/async.md, not from the product's code; needs the 
                   are floor((1 + ratio) * queues).
   request(env)    the first slot of its queue, in the order they were made, that is not complete and has had fewer
                   environments than group_size + redundancy; otherwise the environment is blocked.
-  get_batch(n)    n complete slots in the order of completion; of those k + 1 steps old at most floor(f * n).
+  get_batch(n)    n complete slots, the oldest first, of equals the first to be completed; of those k + 1 steps old at most
+                  floor(f * n).
 """
 import json
 import math
@@ -91,7 +92,7 @@ class Queues:
             fit = [s for s in self.slots if s["done"] and not (full and step - s["create"] == self.oldest)]
             if not fit:
                 return None
-            slot = min(fit, key=lambda s: s["done"])
+            slot = min(fit, key=lambda s: (s["create"], s["done"]))
             self.slots.remove(slot)
             taken.append(slot)
         self.want = None

@@ -1,0 +1,92 @@
+/**
+ * Synchronous and asynchronous training under long-tailed latencies, beside what the simulator predicts (`docs/throughput.md`).
+ *
+ * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 12] [--modes sync,…] [--ratio 4]
+ * [--heldout 420] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
+ */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { throughputBound } from "./rollout/bound.ts";
+import { type Calibration, calibrate } from "./rollout/calibration.ts";
+import { LAWS, type LawName } from "./rollout/laws.ts";
+import { commonSettings, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
+import { readRun, runProduct, UNMEASURED } from "./rollout/real-run.ts";
+import { type Row, report, table } from "./rollout/report.ts";
+import { simulate } from "./rollout/simulator.ts";
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: "boolean", default: false },
+    laws: { type: "string", default: "A,B,C" },
+    seeds: { type: "string", default: "1,2,3,4,5" },
+    steps: { type: "string", default: "12" },
+    modes: { type: "string", default: MODES.map(({ name }) => name).join(",") },
+    ratio: { type: "string", default: String(RATIO) },
+    heldout: { type: "string", default: "420" },
+    ale: { type: "string" },
+  },
+});
+
+const COMMAND = options.ale === undefined ? [process.execPath, join(import.meta.dir, "../src/main.ts")] : [options.ale];
+const steps = wholeNumber("steps", options.steps, UNMEASURED + 2);
+const heldout = wholeNumber("heldout", options.heldout, 1);
+const ratio = Number(options.ratio);
+const laws = listOf(options.laws).map((name) => {
+  if (Object.hasOwn(LAWS, name)) return name as LawName;
+  throw new Error(`--laws: there is no law ${name}; there are ${Object.keys(LAWS).join(", ")}`);
+});
+const modes = listOf(options.modes).map((name) => {
+  const mode = MODES.find((one) => one.name === name);
+  if (mode !== undefined) return mode;
+  throw new Error(`--modes: there is no mode ${name}; there are ${MODES.map((one) => one.name).join(", ")}`);
+});
+
+const rows: Row[] = [];
+for (const seed of listOf(options.seeds).map((text) => wholeNumber("seeds", text, 0))) {
+  for (const law of laws) rows.push(...(await compareModes(law, seed)));
+}
+if (options.json) console.log(JSON.stringify(report(rows)));
+else console.log(table(rows));
+
+/**
+ * All modes under one law. The prediction is made from what the first of them cost; the bound from what each cost itself, so that
+ * it is a bound even where the machine did something else meanwhile.
+ */
+async function compareModes(law: LawName, seed: number): Promise<Row[]> {
+  const compared: Row[] = [];
+  let first: Calibration | undefined;
+  for (const mode of modes) {
+    const folder = mkdtempSync(join(tmpdir(), "ale-bench-rollout-"));
+    try {
+      const settings = [...commonSettings(steps, seed, heldout), ...lawSettings(law), ...modeSettings(mode, ratio)];
+      const store = await runProduct(COMMAND, settings, folder);
+      const own = await calibrate(store, LAWS[law]);
+      first ??= own;
+      const schedule = scheduleOf(mode, ratio);
+      const row = {
+        ...{ name: mode.name, law, seed },
+        measured: await readRun(store),
+        predicted: simulate({ ...first, schedule }, steps - 1 - UNMEASURED),
+        bound: throughputBound({ ...own, schedule }, [UNMEASURED + 1, steps - 1]),
+      };
+      compared.push(row);
+      if (!options.json) console.error(table([row]));
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  }
+  return compared;
+}
+
+function listOf(text: string): string[] {
+  return text.split(",").map((part) => part.trim());
+}
+
+function wholeNumber(name: string, text: string, least: number): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= least) return value;
+  throw new Error(`--${name}: ${text} is no whole number of at least ${least}`);
+}
