@@ -71,7 +71,7 @@ export class ProgramMissing extends AleError {
 export interface SandboxOwner {
   /** Called once. */
   onDestroyed(sandbox: NativeSandbox): void;
-  takeSnapshot(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
+  takeSnapshot(sandbox: NativeSandbox, shell: boolean): Promise<SandboxSnapshot>;
 }
 
 export class NativeSandbox implements Sandbox {
@@ -84,6 +84,7 @@ export class NativeSandbox implements Sandbox {
   #number: number;
   #layers: readonly Layer[];
   #gone: string | undefined;
+  readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
 
   constructor(
@@ -110,12 +111,25 @@ export class NativeSandbox implements Sandbox {
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
-      if (number === this.#number) this.#gone ??= reason;
+      if (number !== this.#number || this.#gone !== undefined) return;
+      this.#gone = reason;
+      for (const listener of this.#goneListeners) listener(reason);
     });
   }
 
+  /** Calls `listener` once when the sandbox ends by itself, as one does whose init was killed for want of memory. */
+  onGone(listener: (reason: string) => void): void {
+    if (this.#gone === undefined) this.#goneListeners.push(listener);
+    else listener(this.#gone);
+  }
+
   snapshot(): Promise<SandboxSnapshot> {
-    return this.#owner.takeSnapshot(this);
+    return this.#owner.takeSnapshot(this, true);
+  }
+
+  /** As `snapshot`, for one whose shell was never used: none is started for its state, here or in forks. */
+  snapshotFiles(): Promise<SandboxSnapshot> {
+    return this.#owner.takeSnapshot(this, false);
   }
 
   /** Ends the sandbox in the launcher and keeps what it wrote as `layer`. Returns its bytes. */
