@@ -1,5 +1,6 @@
 /** One sandbox of the service: its record, and what is done in it while it runs. */
 
+import { posix } from "node:path";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { CommandResult, SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
@@ -145,6 +146,11 @@ export class ManagedSandbox {
       this.#active--;
       this.touch();
     }
+  }
+
+  /** A path of the sandbox; relative ones begin in the working directory. */
+  resolve(path: string): string {
+    return posix.resolve(this.spec.environment.workdir, path);
   }
 
   withFiles<T>(work: (files: SandboxFiles) => Promise<T>): Promise<T> {

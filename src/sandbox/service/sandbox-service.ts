@@ -29,6 +29,8 @@ export interface CreateRequest {
   readonly labels?: Readonly<Record<string, string>> | undefined;
   /** The longest it waits for room. Default one minute. */
   readonly queueMs?: number | undefined;
+  /** Done in a new sandbox before it is ready. */
+  readonly prepare?: ((sandbox: NativeSandbox) => Promise<void>) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -107,7 +109,7 @@ export class SandboxService implements AsyncDisposable {
 
   async #make(
     sandbox: ManagedSandbox,
-    { queueMs, signal }: Pick<CreateRequest, "queueMs" | "signal">,
+    { queueMs, signal, prepare }: Pick<CreateRequest, "queueMs" | "signal" | "prepare">,
     bring: (signal: AbortSignal) => Promise<NativeSandbox>,
   ): Promise<void> {
     const ended = signal === undefined ? sandbox.making.signal : AbortSignal.any([signal, sandbox.making.signal]);
@@ -117,6 +119,7 @@ export class SandboxService implements AsyncDisposable {
       const need = needOf(sandbox.spec.environment);
       sandbox.grant ??= await this.admission.request({ who: sandbox.id, need, deadlineMs, signal: ended });
       native = await bring(ended);
+      await prepare?.(native);
       ended.throwIfAborted();
       this.#begin(sandbox, native);
     } catch (error) {
