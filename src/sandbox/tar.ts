@@ -201,6 +201,24 @@ export function tarToArchive(tar: Uint8Array): SandboxArchive {
   return concat([...parts, new Uint8Array(ENTRY_BYTES)]);
 }
 
+/** An entry of a tar file, in plain words. */
+export interface TarEntry {
+  readonly kind: "file" | "folder" | "link";
+  readonly path: string;
+  readonly mode: number;
+  readonly content: Uint8Array;
+}
+
+const KIND_NAMES = { [Kind.file]: "file", [Kind.folder]: "folder", [Kind.link]: "link" } as const;
+
+/** What a tar file holds. Paths are as they are written there: whoever unpacks it has to look at them. */
+export function* readTar(tar: Uint8Array): Generator<TarEntry> {
+  for (const { kind, path, mode, content } of readArchive(tarToArchive(tar))) {
+    const name = KIND_NAMES[kind as keyof typeof KIND_NAMES];
+    yield { kind: name, path: decoder.decode(path), mode, content };
+  }
+}
+
 function toEntry(block: Uint8Array, flag: string, content: Uint8Array, said: Said): Uint8Array[] {
   const kind =
     flag === "0" || flag === "\0" ? Kind.file : flag === "5" ? Kind.folder : flag === "2" ? Kind.link : undefined;
