@@ -19,6 +19,8 @@ const SUITES = [
   "shells",
   "edit",
   "service",
+  "api",
+  "cli",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

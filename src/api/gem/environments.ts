@@ -61,12 +61,21 @@ export class GemEnvironments {
 
   /** @throws AleError("task") when there is no such task. Returns the name of its sandbox. */
   async make(envId: string): Promise<string> {
+    this.#forgetExpired();
     const render = parseEnvironmentId(envId);
     const task = render(randomInt(MAX_SEED));
     const sandbox = await this.#prepare(task, envId);
     const episode = { envId, render, task, fresh: true, turns: 0, startedAt: Date.now(), over: false, busy: false };
     this.#episodes.set(sandbox.id, episode);
     return sandbox.id;
+  }
+
+  /** Episodes whose sandboxes ended because nobody used them. */
+  #forgetExpired(): void {
+    for (const [id, { busy }] of this.#episodes) {
+      const state = this.#options.service.find(id)?.state;
+      if (!busy && (state === undefined || state === "deleted")) this.#episodes.delete(id);
+    }
   }
 
   async #prepare(task: Task, envId: string, id?: string): Promise<ManagedSandbox> {

@@ -15,7 +15,9 @@ export function addLifeRoutes(app: Hono, service: SandboxService): void {
   });
   app.post("/", async (c) => {
     const body = await readBody(c, CreateBody);
-    const { sandbox, ready } = service.start({ ...toCreateRequest(body), signal: c.req.raw.signal });
+    // Who does not wait may leave; who waits and leaves does not want it any more.
+    const signal = body.wait ? c.req.raw.signal : undefined;
+    const { sandbox, ready } = service.start({ ...toCreateRequest(body), signal });
     if (!body.wait) return shown(c, sandbox, 202);
     await ready;
     return shown(c, sandbox, 201);
