@@ -134,6 +134,9 @@ export class NamedShell {
       if (ended !== undefined)
         return { ...shown, status: ended.status, exitCode: ended.exitCode, restarted: ended.restarted };
       return { ...shown, status: seen.flooded ? "output_limit" : "timeout", exitCode: null, restarted: false };
+    } catch (error) {
+      this.#foreground = undefined; // cancelled, or lost with its sandbox
+      throw error;
     } finally {
       options.signal?.removeEventListener("abort", abort);
     }

@@ -19,6 +19,7 @@ const SUITES = [
   "shells",
   "edit",
   "service",
+  "service-abuse",
   "api",
   "cli",
 ];
