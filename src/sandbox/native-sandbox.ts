@@ -38,6 +38,9 @@ const PAUSE_MS = 10_000;
 /** For the launcher: a command without a time limit. */
 const NO_LIMIT = 0xffffffff;
 
+/** A paused sandbox's init may be frozen, and answers to these only. */
+const WHILE_PAUSED: ReadonlySet<OpCode> = new Set([Op.resume, Op.statistics, Op.freeze]);
+
 /** How a one-shot program is run. */
 export interface ExecOptions extends CommandOptions {
   readonly cwd: string;
@@ -86,6 +89,7 @@ export class NativeSandbox implements Sandbox {
   #gone: string | undefined;
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
+  #paused = false;
 
   constructor(
     launcher: LauncherClient,
@@ -158,9 +162,11 @@ export class NativeSandbox implements Sandbox {
     return this.#gone === undefined && this.#destroyed === undefined;
   }
 
-  #check(): void {
+  #check(whilePaused = false): void {
     if (this.#destroyed !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is destroyed`);
     if (this.#gone !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is gone: ${this.#gone}`);
+    if (this.#paused && !whilePaused)
+      throw new AleError("sandbox", `sandbox ${this.id} is paused`, { hint: "resume it first" });
   }
 
   /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
@@ -168,16 +174,20 @@ export class NativeSandbox implements Sandbox {
     return this.#request(op, payload, what, timeoutMs);
   }
 
-  /** Stops every process until `resume`; time limits stand still. What else is asked of it meanwhile is refused. */
+  /** Stops every process until `resume`; time limits stand still. But for statistics, nothing can be asked of it meanwhile. */
   async pause(): Promise<void> {
     await this.#request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
+    this.#paused = true;
     this.launcher.holdOff(this.#number);
   }
 
   async resume(): Promise<void> {
-    await this.#request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS).finally(() =>
-      this.launcher.goOn(this.#number),
-    );
+    try {
+      await this.#request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
+    } finally {
+      this.#paused = false;
+      this.launcher.goOn(this.#number);
+    }
   }
 
   async statistics(): Promise<SandboxStatistics> {
@@ -186,7 +196,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    this.#check();
+    this.#check(WHILE_PAUSED.has(op));
     return this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
   }
 
@@ -295,7 +305,7 @@ export class NativeSandbox implements Sandbox {
 
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
   async limitEvents(): Promise<LimitEvents> {
-    if (this.#destroyed !== undefined) this.#check();
+    if (this.#destroyed !== undefined) this.#check(true);
     const what = `the limits of sandbox ${this.id}`;
     const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
     const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);

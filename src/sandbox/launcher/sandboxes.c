@@ -266,7 +266,7 @@ void sandbox_limits(const struct frame_header *header) {
     return;
   }
   cgroups_events(&broker.cgroups, header->sandbox, &counts[0], &counts[1]);
-  if (sandbox->state == SANDBOX_LIVE && sandbox->limits_request == 0) {
+  if (sandbox->state == SANDBOX_LIVE && !sandbox->frozen && sandbox->limits_request == 0) {
     sandbox->limits_request = header->request;
     sandbox_send(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
   } else {
