@@ -15,13 +15,22 @@ const DEFAULT_SPLIT: Split = "train";
  */
 export function parseEnvironmentId(id: string): RenderTask {
   const parts = id.split("/");
+  let refusal: unknown;
   for (let cut = Math.max(1, parts.length - 3); cut <= parts.length; cut++) {
     const suite = tryLoad(parts.slice(0, cut).join("/"));
-    if (suite !== undefined) return renderer(id, suite, parts.slice(cut));
+    if (suite === undefined) continue;
+    try {
+      return renderer(id, suite, parts.slice(cut));
+    } catch (error) {
+      refusal ??= error; // a folder of suites may hold tasks, too: what follows may belong to the name of the suite
+    }
   }
-  throw new AleError("task", `there is no environment ${JSON.stringify(id)}`, {
-    hint: "suite/family, as in shell/cfg; ale tasks ls lists them",
-  });
+  throw (
+    refusal ??
+    new AleError("task", `there is no environment ${JSON.stringify(id)}`, {
+      hint: "suite/family, as in shell/cfg; ale tasks ls lists them",
+    })
+  );
 }
 
 function tryLoad(path: string): Suite | undefined {

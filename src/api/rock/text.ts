@@ -36,13 +36,23 @@ export function sessionText(bytes: Uint8Array): string {
   return decodeBackslash(bytes).replace(ESCAPES, "").trim();
 }
 
+/** Python writes some names otherwise than the web: `latin-1`, `utf_16`. */
+function decoderFor(encoding: string, fatal: boolean) {
+  const options = { fatal, ignoreBOM: true };
+  try {
+    return new TextDecoder(encoding.replaceAll("_", "-"), options);
+  } catch {
+    return new TextDecoder(encoding.replace(/[-_]/g, ""), options);
+  }
+}
+
 /** A file's text with Python's `encoding` and `errors`. */
 export function decodeFile(bytes: Uint8Array, encoding: string | null, errors: string | null): string {
   const utf8 = encoding === null || /^utf-?8$/i.test(encoding);
   if (errors === "backslashreplace" && utf8) return decodeBackslash(bytes);
   const strict = errors === null || errors === "strict";
   try {
-    const text = new TextDecoder(encoding ?? "utf-8", { fatal: strict, ignoreBOM: true }).decode(bytes);
+    const text = decoderFor(encoding ?? "utf-8", strict).decode(bytes);
     return errors === "ignore" ? text.replaceAll("\ufffd", "") : text;
   } catch {
     throw new RockError(
