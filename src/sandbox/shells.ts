@@ -54,6 +54,18 @@ export interface ShellResult extends CommandResult {
   readonly matched: string | undefined;
 }
 
+/** The command that somebody waits for. */
+interface Running {
+  readonly over: Promise<void>;
+  readonly signal: AbortSignal | undefined;
+  /** Its time limit, of `performance.now()`. */
+  readonly until: number;
+}
+
+function isEnding({ signal, until }: Running): boolean {
+  return signal?.aborted === true || performance.now() >= until;
+}
+
 /** The program in front on the console. */
 interface Foreground {
   readonly ended: Promise<CommandResult & { readonly restarted: boolean }>;
@@ -69,7 +81,7 @@ export class NamedShell {
   readonly #number: number;
   readonly #console: SandboxTerminal;
   #foreground: Foreground | undefined;
-  #running = false;
+  #running: Running | undefined;
 
   private constructor(sandbox: NativeSandbox, number: number, name: string, options: ShellOptions) {
     this.#sandbox = sandbox;
@@ -92,7 +104,7 @@ export class NamedShell {
 
   /** A command runs, or an interactive program is in front. */
   get busy(): boolean {
-    return this.#running || this.#foreground !== undefined;
+    return this.#running !== undefined || this.#foreground !== undefined;
   }
 
   /**
@@ -101,19 +113,24 @@ export class NamedShell {
    */
   async run(command: string, options: ShellRunOptions): Promise<ShellResult> {
     const interactive = options.interactive === true || (options.expect?.length ?? 0) > 0;
-    if (this.#running || (this.#foreground !== undefined && !interactive))
+    // Whoever gave up on a command, or whose time limit has passed, need not know how long its end takes.
+    while (this.#running !== undefined && isEnding(this.#running)) await this.#running.over;
+    if (this.#running !== undefined || (this.#foreground !== undefined && !interactive))
       throw new AleError("usage", `shell ${this.name} is still running a command`, {
-        hint: this.#running
-          ? "wait, interrupt it, or use another shell"
-          : "an interactive program is in front: send it lines as interactive, or interrupt it",
+        hint:
+          this.#running !== undefined
+            ? "wait, interrupt it, or use another shell"
+            : "an interactive program is in front: send it lines as interactive, or interrupt it",
       });
-    this.#running = true;
+    const over = Promise.withResolvers<void>();
+    this.#running = { over: over.promise, signal: options.signal, until: performance.now() + options.timeoutMs };
     try {
       if (options.checkSyntax && this.#foreground === undefined) await checkSyntax(this.#sandbox, command);
       if (interactive) return await this.#interact(command, options);
       return { ...(await this.#sandbox.runIn(this.#number, command, plain(options))), matched: undefined };
     } finally {
-      this.#running = false;
+      this.#running = undefined;
+      over.resolve();
     }
   }
 
@@ -205,7 +222,7 @@ export class NamedShell {
     const payload = encodeNumbered(this.#number);
     const reply = await this.#sandbox.request(Op.interrupt, payload, `interrupting shell ${this.name}`, REQUEST_MS);
     const front = this.#foreground;
-    if (front !== undefined && !this.#running) {
+    if (front !== undefined && this.#running === undefined) {
       // Nobody watches it: once it has ended, the shell is free.
       front.ended.then(
         () => this.#leave(front),
@@ -216,7 +233,7 @@ export class NamedShell {
   }
 
   #leave(front: Foreground): void {
-    if (this.#foreground === front && !this.#running) this.#foreground = undefined;
+    if (this.#foreground === front && this.#running === undefined) this.#foreground = undefined;
   }
 
   /** Folder and exported variables; `undefined` while a command is running. */

@@ -115,6 +115,18 @@ describe("named shells", () => {
     await other.close();
   });
 
+  test("a command that was given up does not keep the next one waiting for long", async () => {
+    const abort = new AbortController();
+    const given = shell.run("trap '' INT; sleep 60", { ...LIMITS, signal: abort.signal });
+    await Bun.sleep(100);
+    await expect(shell.run("echo no", LIMITS)).rejects.toThrow("still running");
+    abort.abort();
+    const next = shell.run("echo next", LIMITS);
+    await expect(given).rejects.toMatchObject({ code: "interrupted" });
+    expect(shown(await next)).toEqual([0, "next\n"]);
+    await shell.run("trap - INT", LIMITS);
+  });
+
   test("set -e and exit end the shell, which is told, and started again as it was opened", async () => {
     const own = await NamedShell.open(sandbox, 3, "three", { cwd: "/tmp", env: { E: "1" } });
     for (const command of ["set -e; false; echo no", "exit 7"]) {
