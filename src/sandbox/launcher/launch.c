@@ -7,7 +7,7 @@
 #include "init.h"
 
 bool launch_parse(uint32_t request, const uint8_t *payload, size_t length, struct launch *launch) {
-  memset(launch, 0, sizeof *launch);
+  memset(launch, 0, offsetof(struct launch, strings)); /* those are ended by NULL */
   if (length < sizeof launch->head) {
     reply_error(request, 0, "bad request");
     return false;
