@@ -21,6 +21,7 @@ const SUITES = [
   "service",
   "service-abuse",
   "api",
+  "rock",
   "cli",
 ];
 

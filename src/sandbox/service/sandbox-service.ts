@@ -211,15 +211,11 @@ export class SandboxService implements AsyncDisposable {
         throw error;
       }
       await this.#make(sandbox, options, (signal) =>
-        files === undefined ? this.provider.createBare(environment, signal) : this.#revive(files, signal),
+        files === undefined ? this.provider.createBare(environment, signal) : this.provider.fork(files, signal),
       );
       sandbox.files = undefined;
       await files?.[Symbol.asyncDispose]();
     });
-  }
-
-  #revive(files: SandboxSnapshot, signal: AbortSignal): Promise<NativeSandbox> {
-    return this.provider.fork(files, signal) as Promise<NativeSandbox>;
   }
 
   /** Ends it for good. Of one that is gone already, nothing. */
@@ -261,9 +257,13 @@ export class SandboxService implements AsyncDisposable {
       try {
         await parent.reopenShells(shells);
         const child = this.#register({ environment, labels, ...defined(request) }, ttl);
-        await this.#make(child, request, (signal) => this.#revive(snapshot, signal));
+        await this.#make(child, request, (signal) => this.provider.fork(snapshot, signal));
         await child.reopenShells(shells);
-        return { sandbox: child, lostProcesses: lost(snapshot, shells), freshShells: fresh(shells) };
+        return {
+          sandbox: child,
+          lostProcesses: Math.max(0, snapshot.lostProcesses - shells.length),
+          freshShells: fresh(shells),
+        };
       } finally {
         await snapshot[Symbol.asyncDispose](); // what stands on it keeps it
       }
@@ -380,10 +380,6 @@ function joined(
       rest.release({ ...kept, diskBytes: 0 });
     },
   };
-}
-
-function lost(snapshot: SandboxSnapshot, shells: readonly ShellRecord[]): number {
-  return Math.max(0, snapshot.lostProcesses - shells.length);
 }
 
 function fresh(shells: readonly ShellRecord[]): string[] {
