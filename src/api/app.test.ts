@@ -119,13 +119,14 @@ test("errors are JSON with a code, a message and a hint", async () => {
   }
 });
 
-test("stopping a run needs the token, in any of three headers", async () => {
+test("stopping a run needs the token, in any of three headers or four forms", async () => {
   const stop = (headers: [string, string][]) => get(`/v1/runs/${runId}/stop`, { method: "POST", headers });
   const refused: [string, string][][] = [
     [],
     [["Authorization", "Bearer wrong"]],
     [["Authorization", TOKEN]],
     [["X-API-Key", ""]],
+    [["Authorization", `Basic ${btoa(`${TOKEN}:`)}`]],
   ];
   for (const headers of refused) {
     const { status, body, headers: answered } = await stop(headers);
@@ -137,11 +138,12 @@ test("stopping a run needs the token, in any of three headers", async () => {
     ["Authorization", `Bearer ${TOKEN}`],
     ["X-API-Key", TOKEN],
     ["X-Key", TOKEN],
+    ["Authorization", `Basic ${btoa(`ale:${TOKEN}`)}`],
   ];
   for (const header of accepted) {
     expect(await stop([header])).toMatchObject({ status: 202, body: { runId } });
   }
-  expect(stopped).toEqual([runId, runId, runId]);
+  expect(stopped).toEqual([runId, runId, runId, runId]);
 });
 
 test("a run that no process works on cannot be stopped", async () => {

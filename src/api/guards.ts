@@ -49,11 +49,19 @@ export function requireLocalHost(extra: readonly string[] = []): MiddlewareHandl
   };
 }
 
-/** `Authorization: Bearer`, `X-API-Key` or `X-Key`, so that foreign SDKs fit. */
+/** The token of `Authorization`: after `Bearer`, or as the password of `Basic`, which clients make of `http://ale:TOKEN@host`. */
+function authorized(header: string): string | undefined {
+  const [, scheme, value] = /^(Bearer|Basic)\s+(.+)$/i.exec(header) ?? [];
+  if (scheme === undefined || value === undefined || scheme.toLowerCase() === "bearer") return value;
+  return Buffer.from(value.trim(), "base64")
+    .toString("utf8")
+    .replace(/^[^:]*:/, "");
+}
+
+/** `Authorization`, `X-API-Key` or `X-Key`, so that foreign SDKs fit. */
 export function requireToken(token: string): MiddlewareHandler {
   return async (c, next) => {
-    const bearer = /^Bearer\s+(.+)$/i.exec(c.req.header("authorization") ?? "")?.[1];
-    const given = bearer ?? c.req.header("x-api-key") ?? c.req.header("x-key");
+    const given = authorized(c.req.header("authorization") ?? "") ?? c.req.header("x-api-key") ?? c.req.header("x-key");
     if (given === undefined || !tokensMatch(given.trim(), token)) {
       c.header("WWW-Authenticate", "Bearer");
       throw new HttpError(

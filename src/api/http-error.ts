@@ -26,6 +26,22 @@ export function errorBody(code: string, message: string, hint: string | null = n
   return { error: { code, message, hint } };
 }
 
+/** Errors of the sandboxes that say more than their code, by name: their modules are loaded only where there are sandboxes. */
+const STATUS_BY_NAME: Readonly<Record<string, number>> = {
+  UnknownSandbox: 404,
+  FileMissing: 404,
+  IllegalTransition: 409,
+  NotAdmitted: 503,
+  ProgramMissing: 400,
+};
+/** `sandbox`: what was asked for cannot be done in it. */
+const STATUS_BY_CODE: Partial<Readonly<Record<AleError["code"], number>>> = {
+  usage: 400,
+  task: 400,
+  store: 409,
+  sandbox: 422,
+};
+
 /** Status and body for anything that was thrown. */
 export function describeHttpError(error: unknown): { readonly status: number; readonly body: ErrorBody } {
   if (error instanceof HttpError) {
@@ -35,7 +51,7 @@ export function describeHttpError(error: unknown): { readonly status: number; re
     return { status: 404, body: errorBody("not_found", error.message, "list them with: GET /v1/runs") };
   }
   if (error instanceof AleError) {
-    const status = error.code === "usage" ? 400 : error.code === "store" ? 409 : 500;
+    const status = STATUS_BY_NAME[error.name] ?? STATUS_BY_CODE[error.code] ?? 500;
     return { status, body: errorBody(error.code, error.message, error.hint ?? null) };
   }
   return { status: 500, body: errorBody("internal", errorMessage(error)) };

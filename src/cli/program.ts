@@ -50,8 +50,13 @@ export const VERBS: readonly Verb[] = [
   },
   {
     name: "serve",
-    summary: "dashboard and API over the stored runs",
+    summary: "dashboard, API and sandboxes for others",
     load: async () => (await import("./serve.ts")).defineServe,
+  },
+  {
+    name: "sandbox",
+    summary: "run commands in sandboxes, and handle those of the service",
+    load: async () => (await import("./sandbox.ts")).defineSandbox,
   },
   {
     name: "tasks",

@@ -1,6 +1,8 @@
 import { join } from "node:path";
 import type { Command } from "commander";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
+import { AleError } from "../core/errors.ts";
+import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -10,22 +12,39 @@ interface ServeFlags {
   readonly port: number;
   readonly store?: string;
   readonly json?: boolean;
+  readonly sandboxes: boolean;
+  readonly maxSandboxes: number;
+  readonly sandboxImage?: ReadonlyMap<string, string>;
+}
+
+/** `NAME=PROFILE`, given any number of times. */
+function addImage(text: string, before: ReadonlyMap<string, string> = new Map()): ReadonlyMap<string, string> {
+  const at = text.lastIndexOf("=");
+  if (at > 0 && at < text.length - 1) return new Map([...before, [text.slice(0, at), text.slice(at + 1)]]);
+  throw new AleError("usage", `--sandbox-image is ${JSON.stringify(text)}; expected an image and a profile`, {
+    hint: "write --sandbox-image python:3.11=host",
+  });
 }
 
 export function defineServe(command: Command, cli: CommandLine): void {
   command
     .option("--port <n>", "port on 127.0.0.1; 0 picks a free one", wholeNumber("--port", 0, 65_535), 4242)
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
-    .option("--json", "print JSON: url, store, tokenFile")
+    .option("--no-sandboxes", "no sandboxes for others")
+    .option("--max-sandboxes <n>", "sandboxes at once", wholeNumber("--max-sandboxes", 1, 100_000), 2000)
+    .option("--sandbox-image <image=profile>", "profile for an image that ROCK's clients name; * is any", addImage)
+    .option("--json", "print JSON: url, store, tokenFile, sandboxes")
     .description(
-      "Serve the dashboard and the API over all stored runs, running ones included, until Ctrl-C. Reading is open to " +
-        "this machine; what changes state needs the token.",
+      "Serve the dashboard and the API over all stored runs, running ones included, and sandboxes to whoever has the " +
+        "token (docs/api.md), until Ctrl-C. Reading of runs is open to this machine; what changes state, and all of the " +
+        "sandboxes, needs the token.",
     )
     .addHelpText(
       "after",
       examples(
         ["ale serve", "http://127.0.0.1:4242"],
         ["ale serve --port 0 --json", "on a free port, for programs"],
+        ["ale serve --sandbox-image '*=host'", "whatever image ROCK's clients name, they get this machine's programs"],
         ["curl -s http://127.0.0.1:4242/v1/runs", "what it answers"],
       ),
     )
@@ -40,15 +59,52 @@ export function defineServe(command: Command, cli: CommandLine): void {
       if (!storeExists(path)) await (await openStore(path)).close();
       const tokenFile = join(aleHome(cli.env), "token");
       await using store = await openStore(path, { mode: "read" });
-      await using service = serve(createApp({ store, token: loadToken(tokenFile) }), { port: flags.port });
-      if (flags.json) cli.printJson({ url: service.url, store: path, tokenFile });
+      const token = loadToken(tokenFile);
+      const app = createApp({ store, token });
+      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags.maxSandboxes) : undefined;
+      if (sandboxes !== undefined) {
+        const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
+        const { service } = sandboxes;
+        mountSandboxes(app, { service, token, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
+      }
+      await using service = serve(app, { port: flags.port });
+      const isolation = sandboxes?.service.provider.isolation ?? null;
+      if (flags.json) cli.printJson({ url: service.url, store: path, tokenFile, sandboxes: isolation });
       else {
         cli.print(`dashboard  ${cli.paint("bold", service.url)}`);
         cli.print(`store      ${sanitizeLine(path)}`);
         cli.print(`token      ${sanitizeLine(tokenFile)}`);
+        cli.print(`sandboxes  ${isolation ?? "none"}`);
         cli.print(cli.paint("dim", "Ctrl-C ends it"));
       }
       using interrupt = listenForInterrupt(false, () => {});
       await new Promise<void>((resolve) => interrupt.signal.addEventListener("abort", () => resolve(), { once: true }));
     });
+}
+
+interface OpenService extends AsyncDisposable {
+  readonly service: SandboxService;
+}
+
+/** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
+async function openSandboxService(cli: CommandLine, count: number): Promise<OpenService | undefined> {
+  const [{ openSandboxes }, { SandboxService }, { defaultCapacity }] = await Promise.all([
+    import("../experiment/sandboxes.ts"),
+    import("../sandbox/service/sandbox-service.ts"),
+    import("../sandbox/service/capacity.ts"),
+  ]);
+  try {
+    const provider = await openSandboxes("tasks");
+    const service = new SandboxService({ provider, capacity: defaultCapacity(count) });
+    const close = async () => {
+      await service.close();
+      await provider.close();
+    };
+    return { service, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    if (!(error instanceof AleError)) throw error;
+    cli.note(`no sandboxes: ${sanitizeLine(error.message)}`);
+    if (error.hint !== undefined) cli.note(`  next: ${sanitizeLine(error.hint)}`);
+    return undefined;
+  }
 }

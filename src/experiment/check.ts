@@ -5,7 +5,8 @@ import { grade } from "../sandbox/grading.ts";
 import { type CheckRow, checkSuite } from "../tasks/check.ts";
 import type { CheckTasks } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
-import { openSandboxes, warmUp } from "./resources.ts";
+import { warmUp } from "./resources.ts";
+import { openSandboxes } from "./sandboxes.ts";
 import { loadRunnableSuite } from "./suites.ts";
 
 /** Instances in flight per core: most of an instance's time is waiting for processes. */

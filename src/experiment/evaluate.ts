@@ -17,7 +17,8 @@ import { findAdapter } from "./adapter.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
 import { assertRoom, type PolicySource, policyFromFolder } from "./policy-source.ts";
-import { episodeContext, openSandboxes, startEngines, warmUp } from "./resources.ts";
+import { episodeContext, startEngines, warmUp } from "./resources.ts";
+import { openSandboxes } from "./sandboxes.ts";
 import { loadRunnableSuite } from "./suites.ts";
 
 /** What an episode left that counts here. */

@@ -4,13 +4,12 @@
  */
 
 import { mkdirSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import type { TranscriptFormat } from "../agent/format.ts";
 import type { AgentLimits } from "../agent/loop.ts";
 import { composeAlgorithm, hasCritic } from "../config/composition.ts";
 import type { Experiment } from "../config/experiment.ts";
-import { aleHome, sandboxStateDir } from "../config/paths.ts";
-import { AleError, errorMessage } from "../core/errors.ts";
+import { AleError } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy, SandboxProvider } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
@@ -18,34 +17,8 @@ import { EnginePool, type PoolOptions } from "../device/engine-pool.ts";
 import type { EngineOptions } from "../device/protocol.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { Limiter } from "../rollout/limiter.ts";
-import { cacheBases } from "../runtime/native-cache.ts";
-import { createSandboxProvider } from "../sandbox/supervisor.ts";
 import { planEngines, poolPlacement } from "./engine-plan.ts";
 import type { PolicySource } from "./policy-source.ts";
-
-/**
- * Paths no sandbox may see: they hold answers or Ale itself. The repository is masked too when Ale runs from source.
- */
-export function maskedPaths(suite: string, extra: readonly string[] = []): string[] {
-  const executable = process.execPath;
-  const main = resolve(Bun.main);
-  const source = main.startsWith("/$bunfs") ? [] : [resolve(import.meta.dir, "../..")];
-  return [executable, aleHome(), ...cacheBases(), resolve(suite), ...source, ...extra.map((path) => resolve(path))];
-}
-
-/** The sandboxes of this machine, for the tasks of `suite` and of others among `extraMasks`. */
-export async function openSandboxes(suite: string, extraMasks: readonly string[] = []): Promise<SandboxProvider> {
-  const directory = sandboxStateDir();
-  try {
-    mkdirSync(directory, { recursive: true });
-  } catch (cause) {
-    throw new AleError("sandbox", `${directory} cannot be made: ${errorMessage(cause)}`, {
-      hint: "set ALE_HOME to a folder you may write to",
-      cause,
-    });
-  }
-  return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
-}
 
 /** Starts the engines of a run; the files they map lie in the run directory. */
 export async function startEngines(

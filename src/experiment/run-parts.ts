@@ -8,9 +8,10 @@ import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
 import { fitMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
-import { openSandboxes, startEngines } from "./resources.ts";
+import { startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
+import { openSandboxes } from "./sandboxes.ts";
 import { startService } from "./service.ts";
 import { suitePaths } from "./suites.ts";
 

@@ -12,6 +12,8 @@ import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher }
 const START_MS = 10_000;
 const STOP_MS = 3_000;
 const KEPT_STDERR = 4_000;
+/** The longest a timer can run. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** `missing`: the launcher says that what was asked for does not exist. */
 export interface Reply {
@@ -25,7 +27,12 @@ interface Pending {
   readonly parts: Uint8Array[];
   readonly resolve: (reply: Reply) => void;
   readonly reject: (error: AleError) => void;
-  readonly timer: Timer;
+  readonly expire: () => void;
+  timer: Timer;
+  /** Of `performance.now()`. */
+  dueAt: number;
+  /** What was left of the wait when its sandbox was paused. */
+  left?: number | undefined;
 }
 
 export interface LauncherOptions {
@@ -34,16 +41,24 @@ export interface LauncherOptions {
   readonly cgroups: "auto" | "off";
 }
 
+interface Reached {
+  readonly isolation: string;
+  readonly pausing: "freeze" | "stop";
+}
+
 export class LauncherClient {
   readonly isolation: string;
+  /** How a sandbox is paused: by its control group, or with a signal to each process. */
+  readonly pausing: "freeze" | "stop";
   /** Resolves with the reason when the launcher has ended, however that came about. */
   readonly ended: Promise<string>;
   readonly #record: LauncherRecord;
   readonly #connection: Connection;
 
-  private constructor(connection: Connection, isolation: string, record: LauncherRecord) {
+  private constructor(connection: Connection, reached: Reached, record: LauncherRecord) {
     this.#connection = connection;
-    this.isolation = isolation;
+    this.isolation = reached.isolation;
+    this.pausing = reached.pausing;
     this.#record = record;
     this.ended = connection.ended;
   }
@@ -75,7 +90,8 @@ export class LauncherClient {
       await reapGroupsBeside(record.cgroups);
       const [isolation] = all("isolation");
       if (isolation === undefined) throw new AleError("sandbox", "the launcher did not name its isolation level");
-      return new LauncherClient(connection, isolation, record);
+      const pausing = all("pause")[0] === "freeze" ? "freeze" : "stop";
+      return new LauncherClient(connection, { isolation, pausing }, record);
     } catch (error) {
       await connection.stop();
       await forgetLauncher(record);
@@ -117,6 +133,15 @@ export class LauncherClient {
   /** Rejects what is still waited for from a sandbox that is being destroyed. */
   forget(sandbox: number): void {
     this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
+  }
+
+  /** Stops the clocks of what is waited for from a sandbox that is paused, until `goOn`. */
+  holdOff(sandbox: number): void {
+    this.#connection.holdOff(sandbox);
+  }
+
+  goOn(sandbox: number): void {
+    this.#connection.goOn(sandbox);
   }
 
   /** Lets go of a frozen sandbox's files. Nobody waits for it: what stands on them keeps them. */
@@ -233,6 +258,24 @@ class Connection {
     }
   }
 
+  holdOff(sandbox: number): void {
+    const now = performance.now();
+    for (const pending of this.#pending.values()) {
+      if (pending.sandbox !== sandbox) continue;
+      clearTimeout(pending.timer);
+      pending.left = Math.max(0, pending.dueAt - now);
+    }
+  }
+
+  goOn(sandbox: number): void {
+    for (const pending of this.#pending.values()) {
+      if (pending.sandbox !== sandbox || pending.left === undefined) continue;
+      pending.timer = setTimeout(pending.expire, pending.left);
+      pending.dueAt = performance.now() + pending.left;
+      pending.left = undefined;
+    }
+  }
+
   request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
     return this.start(op, sandbox, payload, what, timeoutMs)[1];
   }
@@ -242,11 +285,16 @@ class Connection {
     this.#nextRequest = request === 0xffffffff ? 1 : request + 1;
     if (this.#reason !== undefined) return [request, Promise.reject(new AleError("sandbox", this.#reason))];
     const reply = new Promise<Reply>((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const expire = () => {
         this.#pending.delete(request);
         reject(new AleError("sandbox", `${what}: the sandbox launcher did not answer within ${timeoutMs} ms`));
-      }, timeoutMs);
-      this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, timer });
+      };
+      const wait = Math.min(timeoutMs, MAX_TIMER_MS);
+      const timer = setTimeout(expire, wait);
+      this.#pending.set(request, {
+        ...{ sandbox, op, parts: [], resolve, reject, expire, timer },
+        dueAt: performance.now() + wait,
+      });
     });
     this.send(encodeMessage(op, request, sandbox, payload));
     const who = sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`;

@@ -13,7 +13,6 @@ import type {
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import type { LauncherClient, Reply } from "./launcher-client.ts";
 import {
-  concat,
   decodeResult,
   encodeCommand,
   encodeFiles,
@@ -23,7 +22,9 @@ import {
   encodeText,
   Op,
   type OpCode,
+  type RawResult,
 } from "./protocol.ts";
+import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -34,6 +35,33 @@ const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
 const DESTROY_MS = 20_000;
 const FREEZE_MS = 20_000;
+const PAUSE_MS = 10_000;
+/** For the launcher: a command without a time limit. */
+const NO_LIMIT = 0xffffffff;
+
+/** A paused sandbox's init may be frozen, and answers to these only. */
+const WHILE_PAUSED: ReadonlySet<OpCode> = new Set([Op.resume, Op.statistics, Op.freeze]);
+
+/** How a one-shot program is run. */
+export interface ExecOptions extends CommandOptions {
+  readonly cwd: string;
+  /** `Infinity`: no limit. */
+  readonly timeoutMs: number;
+  /** Added to the sandbox's own few variables, or in their place. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  /** Name or number of a user of the sandbox; omitted: root. */
+  readonly user?: string | undefined;
+  /** What the program reads; omitted: nothing. */
+  readonly stdin?: Uint8Array | undefined;
+  /** Gets the whole output, up to `maxBytes`; how much is written does not end the program then. */
+  readonly log?: { readonly path: string; readonly maxBytes: number } | undefined;
+}
+
+/** Standard output in `output`, standard error apart. `truncated` holds for either. */
+export interface SeparateResult extends CommandResult {
+  readonly errorOutput: Uint8Array;
+  readonly errorOutputBytes: number;
+}
 
 /** What `exec` throws when the program is not there. */
 export class ProgramMissing extends AleError {
@@ -47,7 +75,7 @@ export class ProgramMissing extends AleError {
 export interface SandboxOwner {
   /** Called once. */
   onDestroyed(sandbox: NativeSandbox): void;
-  takeSnapshot(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
+  takeSnapshot(sandbox: NativeSandbox, shell: boolean): Promise<SandboxSnapshot>;
 }
 
 export class NativeSandbox implements Sandbox {
@@ -60,7 +88,9 @@ export class NativeSandbox implements Sandbox {
   #number: number;
   #layers: readonly Layer[];
   #gone: string | undefined;
+  readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
+  #paused = false;
 
   constructor(
     launcher: LauncherClient,
@@ -86,12 +116,25 @@ export class NativeSandbox implements Sandbox {
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
-      if (number === this.#number) this.#gone ??= reason;
+      if (number !== this.#number || this.#gone !== undefined) return;
+      this.#gone = reason;
+      for (const listener of this.#goneListeners) listener(reason);
     });
   }
 
+  /** Calls `listener` once when the sandbox ends by itself, as one does whose init was killed for want of memory. */
+  onGone(listener: (reason: string) => void): void {
+    if (this.#gone === undefined) this.#goneListeners.push(listener);
+    else listener(this.#gone);
+  }
+
   snapshot(): Promise<SandboxSnapshot> {
-    return this.#owner.takeSnapshot(this);
+    return this.#owner.takeSnapshot(this, true);
+  }
+
+  /** As `snapshot`, for one whose shell was never used: none is started for its state, here or in forks. */
+  snapshotFiles(): Promise<SandboxSnapshot> {
+    return this.#owner.takeSnapshot(this, false);
   }
 
   /** Ends the sandbox in the launcher and keeps what it wrote as `layer`. Returns its bytes. */
@@ -120,13 +163,41 @@ export class NativeSandbox implements Sandbox {
     return this.#gone === undefined && this.#destroyed === undefined;
   }
 
-  #check(): void {
+  #check(whilePaused = false): void {
     if (this.#destroyed !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is destroyed`);
     if (this.#gone !== undefined) throw new AleError("sandbox", `sandbox ${this.id} is gone: ${this.#gone}`);
+    if (this.#paused && !whilePaused)
+      throw new AleError("sandbox", `sandbox ${this.id} is paused`, { hint: "resume it first" });
+  }
+
+  /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
+  async request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    return this.#request(op, payload, what, timeoutMs);
+  }
+
+  /** Stops every process until `resume`; time limits stand still. But for statistics, nothing can be asked of it meanwhile. */
+  async pause(): Promise<void> {
+    await this.#request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
+    this.#paused = true;
+    this.launcher.holdOff(this.#number);
+  }
+
+  async resume(): Promise<void> {
+    try {
+      await this.#request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
+    } finally {
+      this.#paused = false;
+      this.launcher.goOn(this.#number);
+    }
+  }
+
+  async statistics(): Promise<SandboxStatistics> {
+    const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
+    return decodeStatistics(payload);
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    this.#check();
+    this.#check(WHILE_PAUSED.has(op));
     return this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
   }
 
@@ -141,26 +212,51 @@ export class NativeSandbox implements Sandbox {
   }
 
   async run(command: string, options: CommandOptions): Promise<CommandResult> {
+    return this.runIn(0, command, options);
+  }
+
+  /** As `run`, in another of the sandbox's shells (`shells.ts`). */
+  async runIn(
+    shell: number,
+    command: string,
+    options: CommandOptions & { readonly interactive?: boolean },
+  ): Promise<CommandResult & { readonly restarted: boolean }> {
     const text = encodeText("the command", command);
-    const payload = encodeCommand(options.timeoutMs, options.maxOutputBytes, text);
+    const { timeoutMs, maxOutputBytes, interactive } = options;
+    const payload = encodeCommand({ timeoutMs, maxOutputBytes, text, shell, interactive: interactive ?? false });
     const reply = await this.#command(Op.run, payload, "a command", options);
     if (reply.missing)
       throw new AleError("sandbox", "there is no shell in the sandbox", {
         hint: "install bash on this machine, or into the profile's root folder",
       });
-    return toResult(reply.payload);
+    const raw = decodeResult(reply.payload);
+    return { ...toResult(raw), restarted: raw.restarted };
   }
 
-  async exec(argv: readonly string[], options: CommandOptions & { readonly cwd: string }): Promise<CommandResult> {
+  async exec(argv: readonly string[], options: ExecOptions): Promise<CommandResult> {
+    return toResult(await this.#launch(argv, options, false));
+  }
+
+  /** As `exec`, with standard error apart. Each stream is capped at `maxOutputBytes`. */
+  async execSeparate(argv: readonly string[], options: ExecOptions): Promise<SeparateResult> {
+    const raw = await this.#launch(argv, options, true);
+    return { ...toResult(raw), errorOutput: raw.errorOutput, errorOutputBytes: raw.errorOutputBytes };
+  }
+
+  async #launch(argv: readonly string[], options: ExecOptions, separate: boolean): Promise<RawResult> {
     const [program] = argv;
     if (program === undefined) throw new AleError("sandbox", "exec needs a program");
     checkPath(options.cwd);
-    const end = new Uint8Array(1);
-    const strings = concat([options.cwd, ...argv].flatMap((part) => [encodeText("an argument", part), end]));
-    const payload = encodeCommand(options.timeoutMs, options.maxOutputBytes, strings);
+    const { cwd, env, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+    const payload = encodeLaunch({
+      first:
+        timeoutMs === Number.POSITIVE_INFINITY ? NO_LIMIT : Math.max(1, Math.min(NO_LIMIT - 1, Math.ceil(timeoutMs))),
+      second: Math.max(1, Math.min(NO_LIMIT, Math.ceil(maxOutputBytes))),
+      ...{ cwd, env, user, argv, separate, log, input: stdin },
+    });
     const reply = await this.#command(Op.exec, payload, program, options);
     if (reply.missing) throw new ProgramMissing(program);
-    return toResult(reply.payload);
+    return decodeResult(reply.payload);
   }
 
   async #command(op: OpCode, payload: Uint8Array, what: string, options: CommandOptions): Promise<Reply> {
@@ -182,8 +278,8 @@ export class NativeSandbox implements Sandbox {
 
   async readFile(path: string, maxBytes: number): Promise<Uint8Array | null> {
     checkPath(path);
-    const reply = await this.#request(Op.read, encodePath(maxBytes, path), `reading ${path}`, FILES_MS);
-    return reply.missing ? null : reply.payload;
+    const reply = await this.#request(Op.read, encodeRead({ path, maxBytes }), `reading ${path}`, FILES_MS);
+    return reply.missing ? null : decodeRead(reply.payload).content;
   }
 
   async killAll(): Promise<void> {
@@ -210,7 +306,7 @@ export class NativeSandbox implements Sandbox {
 
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
   async limitEvents(): Promise<LimitEvents> {
-    if (this.#destroyed !== undefined) this.#check();
+    if (this.#destroyed !== undefined) this.#check(true);
     const what = `the limits of sandbox ${this.id}`;
     const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
     const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
@@ -250,8 +346,7 @@ function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
   if (signal?.aborted) throw new AleError("interrupted", `${what} was cancelled`, { cause: signal.reason });
 }
 
-function toResult(payload: Uint8Array): CommandResult {
-  const { status, code, output, outputBytes, truncated, ms } = decodeResult(payload);
+function toResult({ status, code, output, outputBytes, truncated, ms }: RawResult): CommandResult {
   const ended = status === "exited" || status === "shell_died";
   return { exitCode: ended ? code : null, output, outputBytes, truncated, status, ms };
 }

@@ -72,8 +72,12 @@ describe("payloads", () => {
         ["b", "x y"],
       ]),
     ).toEqual(Buffer.from("a=1\0b=x y\0"));
-    expect(Buffer.from(encodeCommand(1500, 64, Buffer.from("ls")))).toEqual(
-      Buffer.from([0xdc, 5, 0, 0, 64, 0, 0, 0, 108, 115]),
+    const command = { timeoutMs: 1500, maxOutputBytes: 64, text: Buffer.from("ls") };
+    expect(Buffer.from(encodeCommand(command))).toEqual(
+      Buffer.from([0xdc, 5, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 108, 115]),
+    );
+    expect(Buffer.from(encodeCommand({ ...command, shell: 3, interactive: true })).subarray(8, 12)).toEqual(
+      Buffer.from([3, 0, 1, 0]),
     );
     expect(Buffer.from(encodePath(2 ** 33, "/x"))).toEqual(Buffer.from([0, 0, 0, 0, 2, 0, 0, 0, 47, 120]));
     expect(Buffer.from(encodeImport("/d", bytes(2), true))).toEqual(Buffer.from([1, 0, 2, 0, 47, 100, 7, 38]));
@@ -88,19 +92,21 @@ describe("payloads", () => {
 
   test("limits out of range are brought into it", () => {
     const view = (timeout: number, output: number) =>
-      new DataView(encodeCommand(timeout, output, new Uint8Array(0)).buffer);
+      new DataView(encodeCommand({ timeoutMs: timeout, maxOutputBytes: output, text: new Uint8Array(0) }).buffer);
     expect(view(0, 1e12).getUint32(0, true)).toBe(1);
     expect(view(0, 1e12).getUint32(4, true)).toBe(0xffffffff);
   });
 
   test("results", () => {
-    const payload = new Uint8Array(27);
+    const payload = new Uint8Array(44);
     const view = new DataView(payload.buffer);
     payload.set([2, 1, 1], 0);
     view.setInt32(4, -3, true);
     view.setBigUint64(8, 5_000_000_000n, true);
     view.setBigUint64(16, 1500n, true);
-    payload.set([104, 105, 10], 24);
+    view.setBigUint64(24, 7n, true);
+    view.setUint32(32, 3, true);
+    payload.set([104, 105, 10, 33], 40);
     expect(decodeResult(payload)).toEqual({
       status: "output_limit",
       truncated: true,
@@ -108,7 +114,9 @@ describe("payloads", () => {
       code: -3,
       outputBytes: 5e9,
       ms: 1.5,
-      output: payload.subarray(24),
+      output: payload.subarray(40, 43),
+      errorOutput: payload.subarray(43),
+      errorOutputBytes: 7,
     });
     expect(() => decodeResult(payload.subarray(0, 20))).toThrow("short result");
     payload[0] = 9;

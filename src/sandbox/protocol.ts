@@ -23,6 +23,20 @@ export const Op = {
   killAll: 20,
   export: 21,
   import: 22,
+  shellOpen: 23,
+  shellClose: 24,
+  interrupt: 25,
+  terminalOpen: 26,
+  terminalRead: 27,
+  terminalWrite: 28,
+  terminalResize: 29,
+  terminalClose: 30,
+  pause: 31,
+  resume: 32,
+  statistics: 33,
+  write: 34,
+  stat: 35,
+  change: 36,
   reply: 64,
   gone: 65,
 } as const;
@@ -155,21 +169,34 @@ export function encodeImport(folder: string, archive: Uint8Array, replace: boole
   return concat([head, archive]);
 }
 
-/** Payload of a run or exec: limits, then text. */
-export function encodeCommand(timeoutMs: number, maxOutputBytes: number, text: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(8 + text.length);
+/** A command for a shell; `shell` 0 is the one every sandbox has. */
+export interface ShellCommand {
+  readonly timeoutMs: number;
+  readonly maxOutputBytes: number;
+  readonly text: Uint8Array;
+  readonly shell?: number;
+  /** Runs on the shell's console, where it can be written to. */
+  readonly interactive?: boolean;
+}
+
+/** Payload of a run. */
+export function encodeCommand({ timeoutMs, maxOutputBytes, text, shell, interactive }: ShellCommand): Uint8Array {
+  const bytes = new Uint8Array(12 + text.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, clampU32(timeoutMs), true);
   view.setUint32(4, clampU32(maxOutputBytes), true);
-  bytes.set(text, 8);
+  view.setUint16(8, shell ?? 0, true);
+  view.setUint16(10, interactive ? 1 : 0, true);
+  bytes.set(text, 12);
   return bytes;
 }
 
-function clampU32(value: number): number {
+/** Whole and from 1 to the largest number of 32 bits, which stands for no limit. */
+export function clampU32(value: number): number {
   return Math.min(0xffffffff, Math.max(1, Math.ceil(value)));
 }
 
-/** Payload of a read or export: most bytes, then the path. */
+/** Payload of an export: most bytes, then the path. */
 export function encodePath(maxBytes: number, path: string): Uint8Array {
   const text = encodeText("the path", path);
   const bytes = new Uint8Array(8 + text.length);
@@ -186,11 +213,14 @@ export interface RawResult {
   readonly code: number;
   readonly outputBytes: number;
   readonly ms: number;
+  /** What was written to standard output, or, where they are not separate, to both. */
   readonly output: Uint8Array;
+  readonly errorOutput: Uint8Array;
+  readonly errorOutputBytes: number;
 }
 
 const STATUSES = ["exited", "timeout", "output_limit", "shell_died"] as const;
-const RESULT_BYTES = 24;
+const RESULT_BYTES = 40;
 
 export function decodeResult(payload: Uint8Array): RawResult {
   if (payload.length < RESULT_BYTES) throw new AleError("sandbox", "the launcher sent a short result");
@@ -204,6 +234,8 @@ export function decodeResult(payload: Uint8Array): RawResult {
     code: view.getInt32(4, true),
     outputBytes: Number(view.getBigUint64(8, true)),
     ms: Number(view.getBigUint64(16, true)) / 1000,
-    output: payload.subarray(RESULT_BYTES),
+    errorOutputBytes: Number(view.getBigUint64(24, true)),
+    output: payload.subarray(RESULT_BYTES, RESULT_BYTES + view.getUint32(32, true)),
+    errorOutput: payload.subarray(RESULT_BYTES + view.getUint32(32, true)),
   };
 }

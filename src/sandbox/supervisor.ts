@@ -7,6 +7,7 @@ import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
+import { limitSettings } from "./environment-limits.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { masksFor } from "./masks.ts";
 import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
@@ -39,6 +40,10 @@ export interface NativeSandboxProvider extends SandboxProvider {
   createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox>;
+  /** Ends a sandbox and keeps its files, for `fork`. */
+  retire(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
+  /** How sandboxes are paused here: frozen by their control group, or each process stopped by a signal. */
+  readonly pausing: "freeze" | "stop";
   /** Sandboxes that wait to be handed out. */
   readonly warmCount: number;
   /** Process id of the launcher, for tests and diagnosis. */
@@ -127,6 +132,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return [...this.#pools.values()].reduce((sum, pool) => sum + pool.ready.length, 0);
   }
 
+  get pausing(): "freeze" | "stop" {
+    return this.#current.pausing;
+  }
+
   get launcherPid(): number {
     return this.#current.pid;
   }
@@ -195,20 +204,41 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     this.#living.delete(sandbox);
   }
 
-  /** Freezes the sandbox, and lets it go on above what it wrote so far. */
-  async takeSnapshot(sandbox: NativeSandbox): Promise<NativeSnapshot> {
-    const { launcher: client, environment } = sandbox;
+  async #ownLauncher(sandbox: NativeSandbox): Promise<Launcher> {
     const launcher = await this.#launcher;
-    if (launcher?.client !== client) throw new AleError("sandbox", `sandbox ${sandbox.id} is gone: its launcher ended`);
+    if (launcher?.client !== sandbox.launcher)
+      throw new AleError("sandbox", `sandbox ${sandbox.id} is gone: its launcher ended`);
     if (sandbox.layers.length >= MAX_LAYERS)
       throw new AleError("sandbox", `sandbox ${sandbox.id} stands on ${MAX_LAYERS} snapshots already`, {
         hint: "export its folder and place it in a fresh sandbox",
       });
-    const shell = await readShellState(sandbox);
-    const ended = await sandbox.endProcesses();
+    return launcher;
+  }
+
+  async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
     const bytes = await sandbox.freeze(id);
-    const layers = [new Layer(id, (dropped) => client.dropLayer(dropped)), ...sandbox.layers];
+    const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
+    return { layers: [layer, ...sandbox.layers], bytes };
+  }
+
+  async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
+    await this.#ownLauncher(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox);
+    const { launcher, environment } = sandbox;
+    const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
+    const snapshot = new NativeSnapshot(launcher, contents);
+    await sandbox.destroy();
+    return snapshot;
+  }
+
+  /** Freezes the sandbox, and lets it go on above what it wrote so far. */
+  async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
+    const { launcher: client, environment } = sandbox;
+    const launcher = await this.#ownLauncher(sandbox);
+    const shell = withShell ? await readShellState(sandbox) : undefined;
+    const ended = await sandbox.endProcesses();
+    const { layers, bytes } = await this.#freeze(sandbox);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
     try {
@@ -352,30 +382,6 @@ function newPool(environment: EnvironmentSpec): Pool {
 function keyOf(environment: EnvironmentSpec): string {
   const { profile, workdir, cpus, memoryBytes, diskBytes, pids } = environment;
   return JSON.stringify([profile, workdir, cpus, memoryBytes, diskBytes, pids]);
-}
-
-const MIN_MEMORY = 16 << 20;
-const MIN_DISK = 1 << 20;
-
-/** Limits of an environment, as the launcher takes them. */
-function limitSettings({ workdir, cpus, memoryBytes, diskBytes, pids }: EnvironmentSpec): [string, string | number][] {
-  if (!workdir.startsWith("/") || resolve(workdir) !== workdir || workdir === "/")
-    throw new AleError("sandbox", `environment.workdir must be an absolute folder such as /work, not "${workdir}"`);
-  const refuse = (what: string, least: string) => {
-    throw new AleError("sandbox", `environment.${what} is too small for a sandbox`, { hint: `at least ${least}` });
-  };
-  if (!(memoryBytes >= MIN_MEMORY)) refuse("memory_mb", "16");
-  if (!(diskBytes >= MIN_DISK)) refuse("storage_mb", "1");
-  if (!(pids >= 4)) refuse("pids", "4");
-  if (!(cpus > 0)) refuse("cpus", "0.01");
-  return [
-    ["workdir", workdir],
-    ["memory", Math.floor(memoryBytes)],
-    ["disk", Math.floor(diskBytes)],
-    ["inodes", Math.min(1 << 20, Math.max(2048, Math.floor(diskBytes / 8192)))],
-    ["pids", Math.floor(pids)],
-    ["cpu", Math.max(10, Math.floor(cpus * 1000))],
-  ];
 }
 
 /**

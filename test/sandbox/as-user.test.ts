@@ -8,7 +8,22 @@ import { buildCachedLauncher } from "../../src/sandbox/launcher/build.ts";
 
 const NOBODY = 65534;
 const REPOSITORY = resolve(import.meta.dir, "../..");
-const SUITES = ["session", "files", "isolation", "limits", "lifecycle", "grading", "snapshots"];
+const SUITES = [
+  "session",
+  "files",
+  "isolation",
+  "limits",
+  "lifecycle",
+  "grading",
+  "snapshots",
+  "shells",
+  "edit",
+  "service",
+  "service-abuse",
+  "api",
+  "rock",
+  "cli",
+];
 
 /** Why this machine cannot run them, or `undefined`. */
 function reasonToSkip(): string | undefined {

@@ -3,7 +3,7 @@
 import { AleError } from "../../core/errors.ts";
 import type { Sandbox, SandboxProvider } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
-import { openSandboxes } from "../../experiment/resources.ts";
+import { openSandboxes } from "../../experiment/sandboxes.ts";
 import { loadSuite } from "../../tasks/suite.ts";
 import { type Bench, type BenchContext, type Percentiles, type Row, rounded } from "./bench.ts";
 

@@ -128,6 +128,8 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
   cgroups_describe(&broker.cgroups, limits, sizeof limits);
   format(line, sizeof line, "isolation=%s+userns+seccomp+%s", broker.level.mapped ? "root" : "user", limits);
   buffer_append(&text, line, strlen(line) + 1);
+  format(line, sizeof line, "pause=%s", cgroups_can_freeze(&broker.cgroups) ? "freeze" : "stop");
+  buffer_append(&text, line, strlen(line) + 1);
   for (int i = 0; i < broker.cgroups.count; i++) {
     format(line, sizeof line, "cgroup=%s", broker.cgroups.trees[i].path);
     buffer_append(&text, line, strlen(line) + 1);
@@ -167,6 +169,9 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_DESTROY: sandbox_destroy(header); return;
     case OP_LIMITS: sandbox_limits(header); return;
     case OP_FREEZE: sandbox_freeze(header, payload); return;
+    case OP_STATS: sandbox_statistics(header); return;
+    case OP_PAUSE: sandbox_pause(header); return;
+    case OP_RESUME: sandbox_resume(header); return;
     case OP_DROP: drop_layer(header, payload); return;
     default: sandbox_forward(header, payload); return;
   }

@@ -22,6 +22,8 @@ struct sandbox {
   struct sandbox_spec spec;
   uint32_t create_request, destroy_request;
   uint32_t limits_request;    /* handed to the init, not answered yet; 0: none */
+  uint32_t pause_request;     /* told to the init, after whose answer the control group is frozen; 0: none */
+  bool frozen;
   uint32_t freeze_request, freeze_layer; /* 0: it is not to become a layer */
   int writable;               /* mount of all it can write; −1 where there is none */
   bool answered;              /* CREATE was answered */
@@ -54,11 +56,20 @@ void sandbox_destroy(const struct frame_header *header);
 void sandbox_forward(const struct frame_header *header, const uint8_t *payload);
 void sandbox_limits(const struct frame_header *header);
 void sandbox_freeze(const struct frame_header *header, const uint8_t *payload);
+struct sandbox *sandbox_find(uint32_t id);
+/* Queues a frame for the sandbox's init. */
+void sandbox_send(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload, size_t length);
 void sandbox_made(const struct factory_answer *made);
 void sandbox_socket_event(uint32_t id, uint32_t events);
 void sandbox_reaped(pid_t pid, int status);
 void sandboxes_retry(void);
 bool sandboxes_pending(void); /* some wait for their control group to be removable */
 void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
+
+/* pause.c */
+void sandbox_statistics(const struct frame_header *header);
+void sandbox_pause(const struct frame_header *header);
+bool sandbox_paused(struct sandbox *sandbox);
+void sandbox_resume(const struct frame_header *header);
 
 #endif

@@ -5,6 +5,7 @@
 
 void capture_start(struct capture *capture, size_t cap) {
   memset(capture, 0, sizeof *capture);
+  capture->log = -1;
   capture->head_limit = cap / 2;
   capture->ring_limit = cap - cap / 2;
 }
@@ -12,7 +13,9 @@ void capture_start(struct capture *capture, size_t cap) {
 void capture_free(struct capture *capture) {
   free(capture->head);
   free(capture->ring);
+  if (capture->log >= 0) close(capture->log);
   memset(capture, 0, sizeof *capture);
+  capture->log = -1;
 }
 
 /* Makes room for `wanted` bytes, never more than `limit`. */
@@ -48,8 +51,15 @@ static void add_to_ring(struct capture *capture, const uint8_t *data, size_t len
   }
 }
 
+/* A full disk, or the end of what the log may hold, ends the log and not the program. */
+static void add_to_log(struct capture *capture, const uint8_t *data, size_t length) {
+  if (length > capture->log_left) length = (size_t)capture->log_left;
+  capture->log_left = write_all(capture->log, data, length) ? capture->log_left - length : 0;
+}
+
 void capture_add(struct capture *capture, const uint8_t *data, size_t length) {
   capture->total += length;
+  if (capture->log >= 0 && capture->log_left > 0) add_to_log(capture, data, length);
   size_t part = capture->head_limit - capture->head_used;
   if (part > length) part = length;
   if (part > 0 && grow(&capture->head, &capture->head_capacity, capture->head_used + part, capture->head_limit)) {

@@ -247,6 +247,56 @@ void cgroups_events(const struct cgroups *groups, uint32_t sandbox, uint32_t *me
   }
 }
 
+/* The number a file holds, or NOT_KNOWN. */
+static uint64_t number_in(int dir, const char *file) {
+  char text[64];
+  return read_text_at(dir, file, text, sizeof text) <= 0 ? NOT_KNOWN : strtoull(text, NULL, 10);
+}
+
+static uint64_t cpu_time(const struct cgroup_tree *tree, const char *name) {
+  char file[64], text[1024];
+  format(file, sizeof file, "%s/%s", name, tree->v2 ? "cpu.stat" : "cpuacct.usage");
+  if (!tree->v2) {
+    uint64_t ns = number_in(tree->dir, file); /* where cpu and cpuacct are mounted together */
+    return ns == NOT_KNOWN ? NOT_KNOWN : ns / 1000;
+  }
+  const char *line = read_text_at(tree->dir, file, text, sizeof text) <= 0 ? NULL : strstr(text, "usage_usec ");
+  return line == NULL ? NOT_KNOWN : strtoull(line + 11, NULL, 10);
+}
+
+void cgroups_statistics(const struct cgroups *groups, uint32_t sandbox, struct statistics *statistics) {
+  char name[32], file[64];
+  memset(statistics, 0xff, sizeof *statistics);
+  format(name, sizeof name, "s%u", sandbox);
+  for (int i = 0; i < groups->count; i++) {
+    const struct cgroup_tree *tree = &groups->trees[i];
+    if (tree->cpu) statistics->cpu_us = cpu_time(tree, name);
+    if (!tree->memory) continue;
+    format(file, sizeof file, "%s/%s", name, tree->v2 ? "memory.current" : "memory.usage_in_bytes");
+    statistics->memory = number_in(tree->dir, file);
+    format(file, sizeof file, "%s/%s", name, tree->v2 ? "memory.peak" : "memory.max_usage_in_bytes");
+    statistics->memory_peak = number_in(tree->dir, file);
+    format(file, sizeof file, "%s/%s", name, tree->v2 ? "memory.events" : "memory.oom_control");
+    statistics->memory_kills = counter(tree->dir, file, "oom_kill");
+  }
+}
+
+/* Version 1's freezer is not used: what it holds cannot be killed, so it would outlive a launcher that was. */
+static const struct cgroup_tree *freezing_tree(const struct cgroups *groups) {
+  for (int i = 0; i < groups->count; i++)
+    if (groups->trees[i].v2) return &groups->trees[i];
+  return NULL;
+}
+
+bool cgroups_can_freeze(const struct cgroups *groups) { return freezing_tree(groups) != NULL; }
+
+bool cgroups_freeze(const struct cgroups *groups, uint32_t sandbox, bool frozen) {
+  char file[64];
+  const struct cgroup_tree *tree = freezing_tree(groups);
+  format(file, sizeof file, "s%u/cgroup.freeze", sandbox);
+  return tree != NULL && write_text_at(tree->dir, file, frozen ? "1" : "0");
+}
+
 bool cgroups_remove(const struct cgroups *groups, uint32_t sandbox) {
   char name[32];
   bool gone = true;

@@ -23,6 +23,9 @@ static uint32_t memory_events, pids_events, disk_events;
 /* Rlimits level: nothing but init and shell was alive at the last look, so there is nothing to watch. */
 static bool quiet;
 static struct buffer inbox;
+static uint64_t memory_peak; /* rlimits level: the largest sum seen */
+static int64_t paused_at;    /* 0: not paused */
+static bool stopped;         /* paused by SIGSTOP, not by the control group */
 
 static void send_frame(uint8_t op, uint8_t flags, uint32_t request, const void *data, size_t length) {
   struct frame_header header = {
@@ -49,21 +52,34 @@ void reply_error(uint32_t request, uint8_t flags, const char *pattern, ...) {
   reply(request, flags | FLAG_ERROR, text, strlen(text));
 }
 
-void reply_result(uint32_t request, struct result *result, struct capture *capture, const char *note) {
-  struct buffer message = {0};
+/* Both ends of what was captured, and a note between them where something is missing. True when it is. */
+static bool append_capture(struct buffer *message, const struct capture *capture) {
   char gap[64] = "";
   uint64_t kept = capture->head_used + capture->ring_used;
-  result->total = capture->total;
-  result->truncated = kept < capture->total;
-  if (result->truncated)
+  if (kept < capture->total)
     format(gap, sizeof gap, "\n[... %llu bytes omitted ...]\n", (unsigned long long)(capture->total - kept));
-  buffer_append(&message, result, sizeof *result);
-  buffer_append(&message, capture->head, capture->head_used);
-  buffer_append(&message, gap, strlen(gap));
+  buffer_append(message, capture->head, capture->head_used);
+  buffer_append(message, gap, strlen(gap));
   size_t first = capture->ring_used < capture->ring_limit ? 0 : capture->ring_at;
-  buffer_append(&message, capture->ring + first, capture->ring_used - first);
-  buffer_append(&message, capture->ring, first);
+  buffer_append(message, capture->ring + first, capture->ring_used - first);
+  buffer_append(message, capture->ring, first);
+  return kept < capture->total;
+}
+
+void reply_results(uint32_t request, struct result *result, struct capture *capture, struct capture *errors,
+                   const char *note) {
+  struct buffer message = {0};
+  buffer_append(&message, result, sizeof *result);
+  result->total = capture->total;
+  result->truncated = append_capture(&message, capture);
   buffer_append(&message, note, strlen(note));
+  result->output_length = (uint32_t)(buffer_length(&message) - sizeof *result);
+  if (errors != NULL) {
+    result->error_total = errors->total;
+    if (append_capture(&message, errors)) result->truncated = true;
+    capture_free(errors);
+  }
+  memcpy(message.data + message.start, result, sizeof *result);
   reply(request, 0, message.data, buffer_length(&message));
   buffer_free(&message);
   capture_free(capture);
@@ -91,6 +107,7 @@ void watch_limits(void) {
   if (own_level->hard_limits) return;
   struct usage usage = read_usage(false);
   quiet = usage.processes <= 2;
+  if (usage.memory > memory_peak) memory_peak = usage.memory;
   /* The kernel counts no refusals here. Full, but for the one that was refused and has ended, stands for them. */
   if (usage.processes >= pids_limit + 1) pids_events = 1;
   if (usage.memory <= memory_limit) return;
@@ -104,7 +121,7 @@ static void reap(void) {
   int status;
   pid_t pid;
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-    if (!session_reaped(pid, status)) job_reaped(pid, status);
+    if (!session_reaped(pid, status) && !job_reaped(pid, status)) terminal_reaped(pid, status);
 }
 
 /*
@@ -129,6 +146,7 @@ static void kill_all(uint32_t request) {
   check_disk();
   session_killed();
   jobs_killed();
+  terminals_killed();
   reply(request, 0, &ended, sizeof ended);
 }
 
@@ -142,25 +160,100 @@ static void report_limits(uint32_t request, const uint8_t *payload, size_t lengt
   reply(request, 0, counts, sizeof counts);
 }
 
+/* Adds what only init sees to the broker's numbers. */
+static void report_statistics(uint32_t request, const uint8_t *payload, size_t length) {
+  struct statistics found;
+  struct statfs disk;
+  if (length != sizeof found) {
+    reply_error(request, 0, "bad request");
+    return;
+  }
+  memcpy(&found, payload, sizeof found);
+  struct usage usage = read_usage(false);
+  if (usage.memory > memory_peak) memory_peak = usage.memory;
+  if (found.cpu_us == NOT_KNOWN) found.cpu_us = read_cpu_time();
+  if (found.memory == NOT_KNOWN) found.memory = usage.memory;
+  if (found.memory_peak == NOT_KNOWN) found.memory_peak = memory_peak;
+  found.memory_kills = (found.memory_kills == NOT_KNOWN ? 0 : found.memory_kills) + memory_events;
+  found.processes = usage.processes - 1;
+  if (statfs("/", &disk) == 0) {
+    found.disk = (disk.f_blocks - disk.f_bfree) * (uint64_t)disk.f_bsize;
+    found.disk_limit = disk.f_blocks * (uint64_t)disk.f_bsize;
+    found.inodes = disk.f_files - disk.f_ffree;
+    found.inode_limit = disk.f_files;
+  }
+  reply(request, 0, &found, sizeof found);
+}
+
+/* Payload: u8, 1: stop the processes here; 0: the control group will. */
+static void pause_sandbox(uint32_t request, const uint8_t *payload, size_t length) {
+  if (paused_at == 0) {
+    paused_at = now_us();
+    stopped = length > 0 && payload[0] != 0;
+    if (stopped) stop_processes();
+  }
+  reply(request, 0, NULL, 0);
+}
+
+/* Time limits go on where they were. */
+static void resume_sandbox(uint32_t request) {
+  if (paused_at != 0) {
+    int64_t pause = now_us() - paused_at;
+    paused_at = 0;
+    session_shift(pause);
+    jobs_shift(pause);
+    if (stopped) continue_processes();
+  }
+  reply(request, 0, NULL, 0);
+}
+
+/* What needs processes that run. */
+static bool refuse_while_paused(const struct frame_header *header) {
+  if (paused_at == 0) return false;
+  switch (header->op) {
+    case OP_RUN:
+    case OP_EXEC:
+    case OP_SHELL_OPEN:
+    case OP_TERMINAL_OPEN: reply_error(header->request, 0, "the sandbox is paused"); return true;
+    default: return false;
+  }
+}
+
 static void serve(const struct frame_header *header, const uint8_t *payload) {
   uint32_t request = header->request;
+  size_t length = header->length;
   quiet = false;
+  if (refuse_while_paused(header)) return;
   switch (header->op) {
-    case OP_RUN: session_run(request, payload, header->length); return;
-    case OP_EXEC: job_start(request, payload, header->length); return;
+    case OP_RUN: session_run(request, payload, length); return;
+    case OP_EXEC: job_start(request, payload, length); return;
     case OP_CANCEL:
       if (!session_cancel(request)) job_cancel(request);
       return;
-    case OP_READ: file_read(request, payload, header->length); return;
+    case OP_READ: file_read(request, payload, length); return;
     case OP_KILL_ALL: kill_all(request); return;
-    case OP_EXPORT: folder_export(request, payload, header->length); return;
+    case OP_EXPORT: folder_export(request, payload, length); return;
     case OP_IMPORT: folder_import(request, payload, header->length, header->flags & FLAG_MORE); return;
-    case OP_LIMITS: report_limits(request, payload, header->length); return;
+    case OP_LIMITS: report_limits(request, payload, length); return;
+    case OP_SHELL_OPEN: session_open(request, payload, length); return;
+    case OP_SHELL_CLOSE: session_close(request, payload, length); return;
+    case OP_INTERRUPT: session_interrupt(request, payload, length); return;
+    case OP_TERMINAL_OPEN: terminal_open(request, payload, length); return;
+    case OP_TERMINAL_READ: terminal_read(request, payload, length); return;
+    case OP_TERMINAL_WRITE: terminal_write(request, payload, length); return;
+    case OP_TERMINAL_RESIZE: terminal_resize(request, payload, length); return;
+    case OP_TERMINAL_CLOSE: terminal_close(request, payload, length); return;
+    case OP_PAUSE: pause_sandbox(request, payload, length); return;
+    case OP_RESUME: resume_sandbox(request); return;
+    case OP_STATS: report_statistics(request, payload, length); return;
+    case OP_WRITE: file_write(request, payload, length); return;
+    case OP_STAT: file_stat(request, payload, length); return;
+    case OP_CHANGE: file_change(request, payload, length); return;
     default: reply_error(request, 0, "operation %d is not known", header->op);
   }
 }
 
-/* RUN and EXEC are the only requests with payloads that span frames besides IMPORT; they are put together here. */
+/* Requests with payloads that span frames are put together here, but for IMPORT, which takes them one by one. */
 static struct buffer partial;
 static uint32_t partial_request;
 
@@ -195,9 +288,13 @@ static void receive(void) {
 
 /* Milliseconds until something must be looked at; -1 when nothing is due. */
 static int wait_time(int64_t now) {
-  int64_t due = session_deadline(), job = jobs_deadline();
-  if (job < due) due = job;
-  if (session_busy() || jobs_busy()) {
+  int64_t due = terminals_deadline();
+  if (paused_at == 0) {
+    int64_t session = session_deadline(), job = jobs_deadline();
+    if (session < due) due = session;
+    if (job < due) due = job;
+  }
+  if (session_busy() || jobs_busy() || terminals_busy()) {
     if (now + TICK_US < due) due = now + TICK_US;
   } else if (!own_level->hard_limits && !quiet && now + TICK_US < due) {
     due = now + TICK_US; /* what the last command left in the background */
@@ -207,16 +304,22 @@ static int wait_time(int64_t now) {
 }
 
 static void loop(int signals) {
-  struct pollfd entries[8 + MAX_JOBS];
+  static struct pollfd entries[2 + 4 * MAX_SHELLS + 3 * MAX_JOBS + MAX_SHELLS + MAX_TERMINALS];
   int64_t last_tick = 0;
   for (;;) {
     entries[0] = (struct pollfd){.fd = SOCKET, .events = POLLIN};
     entries[1] = (struct pollfd){.fd = signals, .events = POLLIN};
-    int session_count = session_poll(entries + 2);
-    int job_count = jobs_poll(entries + 2 + session_count);
-    if (poll(entries, (nfds_t)(2 + session_count + job_count), wait_time(now_us())) < 0 && errno != EINTR) _exit(1);
-    session_events(entries + 2, session_count);
-    jobs_events(entries + 2 + session_count, job_count);
+    struct pollfd *of_sessions = entries + 2;
+    int session_count = session_poll(of_sessions);
+    struct pollfd *of_jobs = of_sessions + session_count;
+    int job_count = jobs_poll(of_jobs);
+    struct pollfd *of_terminals = of_jobs + job_count;
+    int terminal_count = terminals_poll(of_terminals);
+    nfds_t count = (nfds_t)(2 + session_count + job_count + terminal_count);
+    if (poll(entries, count, wait_time(now_us())) < 0 && errno != EINTR) _exit(1);
+    session_events(of_sessions, session_count);
+    jobs_events(of_jobs, job_count);
+    terminals_events(of_terminals, terminal_count);
     if (entries[1].revents != 0) {
       struct signalfd_siginfo ignored[8];
       while (read(signals, ignored, sizeof ignored) > 0) continue;
@@ -227,11 +330,16 @@ static void loop(int signals) {
       last_tick = now;
       watch_limits();
     }
-    session_tick(now);
-    jobs_tick(now);
+    if (paused_at == 0) {
+      session_tick(now);
+      jobs_tick(now);
+    }
+    terminals_tick(now);
     if (entries[0].revents != 0) receive();
   }
 }
+
+bool sandbox_has_one_user(void) { return !own_level->mapped; }
 
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level) {
   sigset_t child;

@@ -73,6 +73,20 @@ enum op {
   OP_KILL_ALL = 20, /* reply: u32 processes that were ended */
   OP_EXPORT = 21,
   OP_IMPORT = 22,
+  OP_SHELL_OPEN = 23,
+  OP_SHELL_CLOSE = 24,
+  OP_INTERRUPT = 25,
+  OP_TERMINAL_OPEN = 26,
+  OP_TERMINAL_READ = 27,
+  OP_TERMINAL_WRITE = 28,
+  OP_TERMINAL_RESIZE = 29,
+  OP_TERMINAL_CLOSE = 30,
+  OP_PAUSE = 31,
+  OP_RESUME = 32,
+  OP_STATS = 33,  /* reply: struct statistics */
+  OP_WRITE = 34,
+  OP_STAT = 35,
+  OP_CHANGE = 36, /* mode and owner */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };
@@ -186,6 +200,12 @@ struct base {
   int mask_count;
 };
 
+/* What a sandbox has used. Numbers that the control groups know are the broker's, the others its init's. */
+struct statistics {
+  uint64_t cpu_us, memory, memory_peak, memory_kills, processes, disk, disk_limit, inodes, inode_limit;
+} __attribute__((packed));
+#define NOT_KNOWN UINT64_MAX
+
 /* ---- parts ------------------------------------------------------------------------------------------------------- */
 
 int broker_main(void);
@@ -207,6 +227,11 @@ void cgroups_detect(struct cgroups *groups, const char *name);
 bool cgroups_create(struct cgroups *groups, uint32_t sandbox, const struct sandbox_spec *spec, int *attach,
                     int *attach_count, int *into, char *error, size_t capacity);
 void cgroups_events(const struct cgroups *groups, uint32_t sandbox, uint32_t *memory, uint32_t *pids);
+/* Fills in what the groups know, NOT_KNOWN for the rest. */
+void cgroups_statistics(const struct cgroups *groups, uint32_t sandbox, struct statistics *statistics);
+/* Whether `cgroups_freeze` can work. */
+bool cgroups_can_freeze(const struct cgroups *groups);
+bool cgroups_freeze(const struct cgroups *groups, uint32_t sandbox, bool frozen);
 /* True when nothing is left. */
 bool cgroups_remove(const struct cgroups *groups, uint32_t sandbox);
 void cgroups_close(struct cgroups *groups);

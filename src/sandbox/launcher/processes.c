@@ -10,30 +10,105 @@ uint64_t clock_ticks(void) {
   return (uint64_t)time.tv_sec * (uint64_t)hertz + (uint64_t)time.tv_nsec / (uint64_t)(1000000000L / hertz);
 }
 
-/* Field 22 of /proc/<pid>/stat; the name in field 2 may hold spaces and parentheses. */
-static bool start_ticks(pid_t pid, uint64_t *ticks) {
+/* Fields of /proc/<pid>/stat by their numbers in proc(5), from 4 on; the name in field 2 may hold spaces and parentheses. */
+enum { FIELD_PARENT = 4, FIELD_GROUP = 5, FIELD_SESSION = 6, FIELD_USER_TIME = 14, FIELD_START = 22, FIELDS = 23 };
+static bool read_stat(pid_t pid, uint64_t fields[FIELDS]) {
   char path[64], text[1024];
   format(path, sizeof path, "/proc/%d/stat", pid);
   if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) return false;
-  char *field = strrchr(text, ')');
-  for (int i = 0; field != NULL && i < 20; i++) field = strchr(field + 1, ' ');
-  if (field == NULL) return false;
-  *ticks = strtoull(field + 1, NULL, 10);
+  char *at = strrchr(text, ')');
+  if (at == NULL || at[1] == 0 || at[2] == 0) return false;
+  at += 3; /* behind the state */
+  for (int i = FIELD_PARENT; i < FIELDS; i++) fields[i] = strtoull(at, &at, 10);
   return true;
 }
 
-int kill_since(uint64_t since, int signal, pid_t spared) {
-  int count = 0;
+/* Calls `each` for every process but init. */
+static void each_process(void (*each)(pid_t pid, const uint64_t *fields, void *state), void *state) {
+  uint64_t fields[FIELDS];
   DIR *directory = opendir("/proc");
-  if (directory == NULL) return 0;
+  if (directory == NULL) return;
   for (struct dirent *item; (item = readdir(directory)) != NULL;) {
     pid_t pid = (pid_t)atoi(item->d_name);
-    uint64_t ticks;
-    if (pid <= 1 || pid == spared || !start_ticks(pid, &ticks) || ticks < since) continue;
-    if (kill(pid, signal) == 0) count++;
+    if (pid > 1 && read_stat(pid, fields)) each(pid, fields, state);
   }
   closedir(directory);
-  return count;
+}
+
+/* Of the session of `tree`, or descended from it, as far as its ancestors live. */
+static bool belongs(pid_t pid, const uint64_t *own, pid_t tree) {
+  uint64_t fields[FIELDS];
+  memcpy(fields, own, sizeof fields);
+  for (int depth = 0; depth < 64; depth++) {
+    if (pid == tree || (pid_t)fields[FIELD_SESSION] == tree) return true;
+    pid = (pid_t)fields[FIELD_PARENT];
+    if (pid <= 1 || !read_stat(pid, fields)) return false;
+  }
+  return false;
+}
+
+struct killing {
+  uint64_t since;
+  int signal, count;
+  pid_t spared, tree, spared_group;
+  bool unprepared; /* only those whom the signal ends */
+};
+
+/* Whether the process neither ignores nor catches the signal. */
+static bool is_unprepared(pid_t pid, int signal) {
+  char path[64], text[4096];
+  format(path, sizeof path, "/proc/%d/status", pid);
+  if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) return false;
+  const char *ignored = strstr(text, "\nSigIgn:\t"), *caught = strstr(text, "\nSigCgt:\t");
+  if (ignored == NULL || caught == NULL) return false;
+  uint64_t prepared = strtoull(ignored + 9, NULL, 16) | strtoull(caught + 9, NULL, 16);
+  return (prepared >> (signal - 1) & 1) == 0;
+}
+
+static void kill_one(pid_t pid, const uint64_t *fields, void *state) {
+  struct killing *killing = state;
+  if (pid == killing->spared || fields[FIELD_START] < killing->since) return;
+  if (killing->spared_group != 0 && (pid_t)fields[FIELD_GROUP] == killing->spared_group) return;
+  if (killing->tree != 0 && !belongs(pid, fields, killing->tree)) return;
+  if (killing->unprepared && !is_unprepared(pid, SIGINT)) return;
+  if (kill(pid, killing->signal) == 0) killing->count++;
+}
+
+int kill_since(uint64_t since, int signal, pid_t spared, pid_t tree) {
+  struct killing killing = {.since = since, .signal = signal, .spared = spared, .tree = tree};
+  each_process(kill_one, &killing);
+  return killing.count;
+}
+
+void interrupt_since(uint64_t since, pid_t leader, pid_t tree) {
+  struct killing killing = {.since = since, .signal = SIGINT, .spared = leader, .tree = tree, .spared_group = leader};
+  kill(-leader, SIGINT);
+  each_process(kill_one, &killing);
+}
+
+void interrupt_again(uint64_t since, pid_t leader, pid_t tree) {
+  struct killing killing = {.since = since, .spared = leader, .tree = tree, .unprepared = true};
+  each_process(kill_one, &killing);
+  if (killing.count == 0) return;
+  kill(leader, SIGINT); /* before its child ends: only then does the shell end the command, too */
+  killing.signal = SIGINT;
+  each_process(kill_one, &killing);
+}
+
+/* From init, all processes of the namespace at once; a process that is being forked is caught with its parent. */
+void stop_processes(void) { kill(-1, SIGSTOP); }
+void continue_processes(void) { kill(-1, SIGCONT); }
+
+static void add_time(pid_t pid, const uint64_t *fields, void *state) {
+  (void)pid;
+  for (int i = 0; i < 4; i++) *(uint64_t *)state += fields[FIELD_USER_TIME + i]; /* own, and of children that were reaped */
+}
+
+uint64_t read_cpu_time(void) {
+  uint64_t ticks = 0, fields[FIELDS];
+  if (read_stat(1, fields)) add_time(1, fields, &ticks);
+  each_process(add_time, &ticks);
+  return ticks * (1000000 / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
 /* The process's share of the memory it uses with others; false where that cannot be read. */

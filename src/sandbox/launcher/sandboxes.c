@@ -10,7 +10,7 @@ enum { BUCKETS = 1024 };
 static struct sandbox *buckets[BUCKETS];
 static int removable_later;
 
-static struct sandbox *find(uint32_t id) {
+struct sandbox *sandbox_find(uint32_t id) {
   struct sandbox *sandbox = buckets[id % BUCKETS];
   while (sandbox != NULL && sandbox->id != id) sandbox = sandbox->next;
   return sandbox;
@@ -123,7 +123,7 @@ static void pump(void) {
 
 void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   const char *workdir = setting(payload, header->length, "workdir");
-  if (find(header->sandbox) != NULL || workdir == NULL || workdir[0] != '/' || strlen(workdir) >= PATH_SIZE) {
+  if (sandbox_find(header->sandbox) != NULL || workdir == NULL || workdir[0] != '/' || strlen(workdir) >= PATH_SIZE) {
     answer_error(header->request, header->sandbox, "the working directory must be an absolute path, and the id unused");
     return;
   }
@@ -187,7 +187,7 @@ static bool take_early(pid_t pid, int *status) {
 void sandbox_made(const struct factory_answer *made) {
   int status;
   broker.in_flight--;
-  struct sandbox *sandbox = find(made->sandbox);
+  struct sandbox *sandbox = sandbox_find(made->sandbox);
   if (sandbox != NULL) {
     sandbox->pid = made->pid > 0 ? made->pid : 0;
     if (sandbox->state == SANDBOX_MAKING) sandbox->state = SANDBOX_STARTING; /* it may have said "ready" already */
@@ -199,7 +199,7 @@ void sandbox_made(const struct factory_answer *made) {
 }
 
 void sandbox_destroy(const struct frame_header *header) {
-  struct sandbox *sandbox = find(header->sandbox);
+  struct sandbox *sandbox = sandbox_find(header->sandbox);
   if (sandbox == NULL) {
     answer(header->request, header->sandbox, 0, NULL, 0);
     return;
@@ -212,7 +212,7 @@ void sandbox_destroy(const struct frame_header *header) {
 
 /* Ends the sandbox; when all of it is gone, what it wrote is handed to the factory, which answers. */
 void sandbox_freeze(const struct frame_header *header, const uint8_t *payload) {
-  struct sandbox *sandbox = find(header->sandbox);
+  struct sandbox *sandbox = sandbox_find(header->sandbox);
   if (sandbox == NULL || sandbox->state != SANDBOX_LIVE || sandbox->destroying) {
     answer_error(header->request, header->sandbox, "the sandbox is gone");
     return;
@@ -243,32 +243,32 @@ static void flush(struct sandbox *sandbox) {
   epoll_ctl(broker.inner, EPOLL_CTL_MOD, sandbox->socket, &event);
 }
 
-static void forward(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload, size_t length) {
+void sandbox_send(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload, size_t length) {
   buffer_put_frame(&sandbox->out, header->op, header->flags, header->request, sandbox->id, payload, length);
   flush(sandbox);
 }
 
 void sandbox_forward(const struct frame_header *header, const uint8_t *payload) {
-  struct sandbox *sandbox = find(header->sandbox);
+  struct sandbox *sandbox = sandbox_find(header->sandbox);
   if (sandbox == NULL || sandbox->state != SANDBOX_LIVE || sandbox->destroying) {
     if ((header->flags & FLAG_MORE) == 0 && header->op != OP_CANCEL)
       answer_error(header->request, header->sandbox, "the sandbox is gone");
     return;
   }
-  forward(sandbox, header, payload, header->length);
+  sandbox_send(sandbox, header, payload, header->length);
 }
 
 void sandbox_limits(const struct frame_header *header) {
   uint32_t counts[3] = {0};
-  struct sandbox *sandbox = find(header->sandbox);
+  struct sandbox *sandbox = sandbox_find(header->sandbox);
   if (sandbox == NULL) {
     answer_error(header->request, header->sandbox, "the sandbox is gone");
     return;
   }
   cgroups_events(&broker.cgroups, header->sandbox, &counts[0], &counts[1]);
-  if (sandbox->state == SANDBOX_LIVE && sandbox->limits_request == 0) {
+  if (sandbox->state == SANDBOX_LIVE && !sandbox->frozen && sandbox->limits_request == 0) {
     sandbox->limits_request = header->request;
-    forward(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
+    sandbox_send(sandbox, header, (uint8_t *)counts, 8); /* its init adds what it saw */
   } else {
     answer(header->request, header->sandbox, 0, counts, sizeof counts);
   }
@@ -279,6 +279,7 @@ static void receive_frame(struct sandbox *sandbox, const struct frame_header *he
   if (header->request == sandbox->limits_request) sandbox->limits_request = 0;
   if (header->op == OP_FREEZE) return; /* came with the mount, which is kept already */
   if (header->request != 0) {
+    if (header->request == sandbox->pause_request && !sandbox_paused(sandbox)) return;
     answer(header->request, sandbox->id, header->flags, payload, header->length);
     return;
   }
@@ -314,7 +315,7 @@ static bool receive(struct sandbox *sandbox) {
 }
 
 void sandbox_socket_event(uint32_t id, uint32_t events) {
-  struct sandbox *sandbox = find(id);
+  struct sandbox *sandbox = sandbox_find(id);
   if (sandbox == NULL || sandbox->socket < 0) return;
   if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !receive(sandbox)) {
     close_socket(sandbox); /* the rest follows when the init is reaped */

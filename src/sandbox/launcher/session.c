@@ -1,5 +1,5 @@
 /*
- * The persistent shell. It is an interactive bash without a terminal: only an interactive shell survives SIGINT, failed
+ * The persistent shells. Each is an interactive bash without a terminal: only an interactive shell survives SIGINT, failed
  * expansions and `exec` of what does not exist with its state intact, and its messages carry no line numbers.
  *
  * Per command two lines go to its stdin, the driver:
@@ -11,355 +11,273 @@
  * an unterminated quote ends with its command. The second line does not begin with a reserved word: after a syntax
  * error in `eval`, bash's parser does not recognise one there. The shell's own stderr is a pseudo-terminal that is read
  * and dropped: traces of the driver and notices go there, and bash complains into the output when it is no terminal.
+ * An interactive command gets the shell's console, another pseudo-terminal, instead of /dev/null and OUT.
  */
-#include "init.h"
+#include "session.h"
 
-#include <stdlib.h>
-#include <sys/wait.h>
+enum run_flags { RUN_CONSOLE = 1 };
 
-enum state { DEAD, IDLE, RUNNING, INTERRUPTING };
-enum { INTERRUPT_FIRST_US = 10000, INTERRUPT_FOR_US = 2000000, DRAIN_MAX = 1 << 20 };
+/* Shell 0 is there without being opened. */
+struct shell shells[MAX_SHELLS];
+int shells_used = 1;
+static struct launch first_launch;
+static char first_folder[PATH_SIZE];
 
-static struct {
-  enum state state;
-  pid_t pid;
-  int driver, output, status, terminal;
-  struct buffer unsent;       /* driver lines the shell has not read yet */
-  char status_text[256];
-  size_t status_used;
-  uint32_t number;            /* of the answer that is waited for */
-  int last_code;              /* what $? shall be for the next command */
-  uint32_t request;
-  struct capture capture;
-  int64_t started, deadline;  /* of the command */
-  uint64_t started_ticks;
-  enum status reason;         /* why it is being interrupted */
-  bool lost;                  /* the shell ended between commands, and nobody was told yet */
-  int64_t interrupt_until, interrupt_next;
-  int interrupts;
-} session = {.driver = -1, .output = -1, .status = -1, .terminal = -1};
+void session_init(const char *workdir) {
+  format(first_folder, sizeof first_folder, "%s", workdir);
+  user_find("", &first_launch.user);
+  first_launch.folder = first_folder;
+  shells[0].launch = &first_launch;
+  shells[0].state = DEAD;
+  shells[0].ends = NO_ENDS;
+}
 
-static char directory[PATH_SIZE];
+bool session_busy(void) {
+  for (int i = 0; i < shells_used; i++)
+    if (shell_busy(&shells[i])) return true;
+  return false;
+}
 
-void session_init(const char *workdir) { format(directory, sizeof directory, "%s", workdir); }
+/* What `kill_since` goes by: where this shell is the only one who starts processes, whatever was started is its own. */
+pid_t tree_of(const struct shell *shell) {
+  bool alone = !jobs_busy() && !terminals_busy();
+  for (int i = 0; i < shells_used; i++)
+    if (&shells[i] != shell && shells[i].state > DEAD) alone = false;
+  return alone ? 0 : shell->ends.pid;
+}
 
-bool session_busy(void) { return session.state == RUNNING || session.state == INTERRUPTING; }
+void close_pipes(struct shell *shell) {
+  shell_close_ends(&shell->ends);
+  buffer_free(&shell->unsent);
+  shell->status_used = 0;
+}
 
-/* bash, or what is there instead; plain shells only take one digit in redirections. */
-static const char *shell_path(bool *is_bash) {
-  static const char *const paths[] = {"/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh", "/usr/bin/sh"};
-  for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
-    *is_bash = i < 3;
-    if (access(paths[i], X_OK) == 0) return paths[i];
+void send_driver(struct shell *shell, const char *text, size_t length) {
+  buffer_append(&shell->unsent, text, length);
+  ssize_t n = write(shell->ends.driver, shell->unsent.data + shell->unsent.start, buffer_length(&shell->unsent));
+  if (n > 0) buffer_consume(&shell->unsent, (size_t)n);
+}
+
+void ask_status(struct shell *shell) {
+  char line[128];
+  format(line, sizeof line, "command printf '%u %%d\\n' \"$?\" >&%d; LINENO=0\n", shell->number,
+         shell->ends.status_number);
+  send_driver(shell, line, strlen(line));
+}
+
+void start_shell(struct shell *shell) {
+  int console = shell->console ? console_open((uint32_t)(shell - shells)) : -1;
+  shell->state = DEAD;
+  if (!shell_start(&shell->ends, shell->launch, console)) return;
+  shell->state = IDLE;
+  shell->last_code = 0;
+  const char *prepare = shell->ends.is_bash ? "set +o history +H; PS1= PS2=; LINENO=0\n" : "PS1= PS2=\n";
+  send_driver(shell, prepare, strlen(prepare));
+}
+
+void session_start(void) { start_shell(&shells[0]); }
+
+static void append_text(struct buffer *line, const char *text) { buffer_append(line, text, strlen(text)); }
+
+/* The command in single quotes; a quote inside becomes '\''. */
+static void send_command(struct shell *shell, const char *command, size_t length, bool interactive) {
+  struct buffer line = {0};
+  char text[128] = "";
+  int output = shell->ends.output_number, status = shell->ends.status_number;
+  /* $? of the last command is what the next one shall see. */
+  if (shell->last_code == 1) format(text, sizeof text, "! :;");
+  else if (shell->last_code != 0) format(text, sizeof text, "(exit %d);", shell->last_code);
+  append_text(&line, text);
+  append_text(&line, "eval '");
+  for (size_t i = 0; i < length; i++) {
+    if (command[i] == '\'') append_text(&line, "'\\''");
+    else buffer_append(&line, command + i, 1);
   }
+  if (interactive)
+    format(text, sizeof text, "' <&%d >&%d 2>&%d %d>&- %d>&- %d>&-\n", CONSOLE_NUMBER, CONSOLE_NUMBER, CONSOLE_NUMBER,
+           output, status, CONSOLE_NUMBER);
+  else if (shell->console)
+    format(text, sizeof text, "' </dev/null >&%d 2>&1 %d>&- %d>&- %d>&-\n", output, output, status, CONSOLE_NUMBER);
+  else format(text, sizeof text, "' </dev/null >&%d 2>&1 %d>&- %d>&-\n", output, output, status);
+  append_text(&line, text);
+  send_driver(shell, (const char *)line.data, buffer_length(&line));
+  buffer_free(&line);
+}
+
+/* The shell that a request names; NULL: the request is answered. */
+static struct shell *find_shell(uint32_t request, uint32_t number) {
+  if (number < MAX_SHELLS && shells[number].state != CLOSED) return &shells[number];
+  reply_error(request, FLAG_MISSING, "shell %u is not open", number);
   return NULL;
 }
 
-static int output_number, status_number;
-
-static void close_pipes(void) {
-  int *fds[] = {&session.driver, &session.output, &session.status, &session.terminal};
-  for (int i = 0; i < 4; i++) {
-    if (*fds[i] >= 0) close(*fds[i]);
-    *fds[i] = -1;
+static bool ready_to_run(struct shell *shell, uint32_t request, bool interactive) {
+  bool is_bash = true;
+  if (shell_busy(shell) || shell->state == CLOSING) {
+    reply_error(request, 0, "the shell is still running a command");
+    return false;
   }
-  buffer_free(&session.unsent);
-  session.status_used = 0;
-}
-
-/* The shell's side: descriptors in place, then exec. */
-static void become_shell(const char *path, bool is_bash, int driver, int output, int status, int terminal) {
-  char *const bash[] = {"bash", "--norc", "--noprofile", "--noediting", "-i", NULL};
-  char *const plain[] = {"sh", "-i", NULL};
-  setsid();
-  /* Out of the way first: a pipe may already have the number another is to get, or its own, where dup2 keeps close-on-exec. */
-  output = fcntl(output, F_DUPFD_CLOEXEC, 16);
-  status = fcntl(status, F_DUPFD_CLOEXEC, 16);
-  if (dup2(driver, 0) < 0 || dup2(output, output_number) < 0 || dup2(status, status_number) < 0) _exit(126);
-  if (terminal >= 0) dup2(terminal, 2);
-  if (chdir(directory) != 0 && chdir("/") != 0) _exit(126);
-  reset_signals();
-  execve(path, is_bash ? bash : plain, sandbox_environment);
-  _exit(127);
-}
-
-static int open_terminal(int *slave) {
-  char name[64];
-  *slave = -1;
-  int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-  if (master < 0) return -1;
-  if (unlockpt(master) == 0 && ptsname_r(master, name, sizeof name) == 0)
-    *slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (*slave >= 0) return master;
-  close(master);
-  return -1;
-}
-
-static void send_driver(const char *text, size_t length) {
-  buffer_append(&session.unsent, text, length);
-  ssize_t n = write(session.driver, session.unsent.data + session.unsent.start, buffer_length(&session.unsent));
-  if (n > 0) buffer_consume(&session.unsent, (size_t)n);
-}
-
-static void ask_status(uint32_t number) {
-  char line[128];
-  format(line, sizeof line, "command printf '%u %%d\\n' \"$?\" >&%d; LINENO=0\n", number, status_number);
-  send_driver(line, strlen(line));
-}
-
-static bool open_pipes(int driver[2], int output[2], int status[2]) {
-  int *pipes[] = {driver, output, status};
-  for (int i = 0; i < 3; i++) {
-    if (pipe2(pipes[i], O_CLOEXEC) == 0) continue;
-    int saved = errno;
-    while (--i >= 0) {
-      close(pipes[i][0]);
-      close(pipes[i][1]);
-    }
-    errno = saved;
+  if (shell->state == DEAD) start_shell(shell);
+  if (shell->state == DEAD) {
+    if (shell_path(&is_bash) == NULL) reply_error(request, FLAG_MISSING, "there is no shell");
+    else reply_error(request, 0, "the shell cannot start: %s", strerror(errno));
+    return false;
+  }
+  if (interactive && !(shell->console && shell->ends.is_bash)) {
+    reply_error(request, 0, "the shell has no terminal for interactive commands");
     return false;
   }
   return true;
 }
 
-void session_start(void) {
-  int driver[2], output[2], status[2], slave;
-  bool is_bash;
-  const char *path = shell_path(&is_bash);
-  session.state = DEAD;
-  if (path == NULL || !open_pipes(driver, output, status)) return;
-  output_number = is_bash ? 201 : 8;
-  status_number = is_bash ? 202 : 9;
-  session.terminal = open_terminal(&slave);
-  session.pid = fork();
-  if (session.pid == 0) become_shell(path, is_bash, driver[0], output[1], status[1], slave);
-  close(driver[0]);
-  close(output[1]);
-  close(status[1]);
-  if (slave >= 0) close(slave);
-  session.driver = driver[1];
-  session.output = output[0];
-  session.status = status[0];
-  if (session.pid < 0) {
-    close_pipes();
-    return;
-  }
-  fcntl(session.driver, F_SETFL, O_NONBLOCK);
-  fcntl(session.output, F_SETFL, O_NONBLOCK);
-  fcntl(session.status, F_SETFL, O_NONBLOCK);
-  session.state = IDLE;
-  session.last_code = 0;
-  const char *prepare = is_bash ? "set +o history +H; PS1= PS2=; LINENO=0\n" : "PS1= PS2=\n";
-  send_driver(prepare, strlen(prepare));
-}
-
-/* The command in single quotes; a quote inside becomes '\''. */
-static void send_command(const char *command, size_t length) {
-  struct buffer line = {0};
-  char text[128] = "";
-  /* $? of the last command is what the next one shall see. */
-  if (session.last_code == 1) format(text, sizeof text, "! :;");
-  else if (session.last_code != 0) format(text, sizeof text, "(exit %d);", session.last_code);
-  buffer_append(&line, text, strlen(text));
-  buffer_append(&line, "eval '", 6);
-  for (size_t i = 0; i < length; i++) {
-    if (command[i] == '\'') buffer_append(&line, "'\\''", 4);
-    else buffer_append(&line, command + i, 1);
-  }
-  format(text, sizeof text, "' </dev/null >&%d 2>&1 %d>&- %d>&-\n", output_number, output_number, status_number);
-  buffer_append(&line, text, strlen(text));
-  send_driver((const char *)line.data, buffer_length(&line));
-  buffer_free(&line);
-}
-
+/* Payload: u32 milliseconds, u32 bytes, u16 shell, u16 flags, the command. */
 void session_run(uint32_t request, const uint8_t *payload, size_t length) {
-  uint32_t limits[2]; /* milliseconds, bytes */
-  if (length < sizeof limits || session_busy()) {
-    reply_error(request, 0, session_busy() ? "the shell is still running a command" : "short request");
+  uint32_t limits[2];
+  uint16_t which[2];
+  if (length < sizeof limits + sizeof which) {
+    reply_error(request, 0, "short request");
     return;
   }
   memcpy(limits, payload, sizeof limits);
-  if (session.state == DEAD) session_start();
-  if (session.state == DEAD) {
-    bool is_bash;
-    if (shell_path(&is_bash) == NULL) reply_error(request, FLAG_MISSING, "there is no shell");
-    else reply_error(request, 0, "the shell cannot start: %s", strerror(errno));
-    return;
-  }
+  memcpy(which, payload + sizeof limits, sizeof which);
+  struct shell *shell = find_shell(request, which[0]);
+  bool interactive = which[1] & RUN_CONSOLE;
+  if (shell == NULL || !ready_to_run(shell, request, interactive)) return;
   /* What the background wrote since the last command belongs to no command. */
   struct capture lost;
   capture_start(&lost, 2);
-  capture_drain(&lost, session.output, DRAIN_MAX);
+  capture_drain(&lost, shell->ends.output, DRAIN_MAX);
   capture_free(&lost);
-  session.state = RUNNING;
-  session.request = request;
-  session.started = now_us();
-  session.deadline = session.started + (int64_t)limits[0] * 1000;
-  session.started_ticks = clock_ticks();
-  session.number++;
-  capture_start(&session.capture, limits[1]);
-  send_command((const char *)payload + sizeof limits, length - sizeof limits);
-  ask_status(session.number);
+  shell->state = RUNNING;
+  shell->interrupt_next = 0;
+  shell->request = request;
+  shell->started = now_us();
+  shell->deadline = limits[0] == UINT32_MAX ? INT64_MAX : shell->started + (int64_t)limits[0] * 1000;
+  shell->started_ticks = clock_ticks();
+  shell->number++;
+  capture_start(&shell->capture, limits[1]);
+  size_t head = sizeof limits + sizeof which;
+  send_command(shell, (const char *)payload + head, length - head, interactive);
+  ask_status(shell);
 }
 
-static void finish(enum status status, int code, bool restarted) {
+/* `first` of the head: the shell's number. The request is copied: a shell that dies is started again like this. */
+void session_open(uint32_t request, const uint8_t *payload, size_t length) {
+  struct launch *launch = malloc(sizeof *launch + length);
+  if (launch == NULL) abort();
+  uint8_t *copy = (uint8_t *)(launch + 1);
+  memcpy(copy, payload, length);
+  if (!launch_parse(request, copy, length, launch)) {
+    free(launch);
+    return;
+  }
+  uint32_t number = launch->head.first;
+  if (number == 0 || number >= MAX_SHELLS || shells[number].state != CLOSED) {
+    reply_error(request, 0, "shell %u cannot be opened", number);
+    free(launch);
+    return;
+  }
+  struct shell *shell = &shells[number];
+  while (shells_used <= (int)number) shells[shells_used++].ends = NO_ENDS;
+  shell->launch = launch;
+  shell->console = launch->head.flags & LAUNCH_CONSOLE;
+  shell->lost = false;
+  start_shell(shell);
+  if (shell->state == IDLE) {
+    reply(request, 0, NULL, 0);
+    return;
+  }
+  reply_error(request, 0, "the shell cannot start: %s", strerror(errno));
+  console_close(number);
+  shell->state = CLOSED;
+  free(launch);
+  shell->launch = NULL;
+}
+
+void forget_shell(struct shell *shell) {
+  if (shell->state == CLOSING) reply(shell->request, 0, NULL, 0);
+  close_pipes(shell);
+  console_close((uint32_t)(shell - shells));
+  free(shell->launch);
+  shell->launch = NULL;
+  shell->state = CLOSED;
+}
+
+void finish_command(struct shell *shell, enum status status, int code, bool restarted) {
   watch_limits();
   struct result result = {.status = status,
                           .code = code,
-                          .restarted = restarted || session.lost,
-                          .us = (uint64_t)(now_us() - session.started)};
+                          .restarted = restarted || shell->lost,
+                          .us = (uint64_t)(now_us() - shell->started)};
   const char *note = restarted ? "\n[the shell did not stop and was restarted: directory and variables are reset]\n"
-                     : session.lost ? "\n[the shell had ended and was restarted: directory and variables are reset]\n"
-                                    : "";
-  session.lost = false;
-  uint32_t request = session.request;
-  session.request = 0;
-  if (session.state != DEAD) session.state = IDLE;
-  reply_result(request, &result, &session.capture, note);
+                     : shell->lost ? "\n[the shell had ended and was restarted: directory and variables are reset]\n"
+                                   : "";
+  shell->lost = false;
+  uint32_t request = shell->request;
+  shell->request = 0;
+  if (shell_busy(shell)) shell->state = IDLE;
+  reply_results(request, &result, &shell->capture, NULL, note);
 }
 
-static void interrupt(enum status reason, int64_t now) {
-  session.state = INTERRUPTING;
-  session.reason = reason;
-  session.interrupt_until = now + INTERRUPT_FOR_US;
-  session.interrupt_next = now;
-  session.interrupts = 0;
-  session.number++;
+void drain_output(struct shell *shell) {
+  if (shell->ends.output >= 0) capture_drain(&shell->capture, shell->ends.output, DRAIN_MAX);
+}
+
+/* Payload of this and the next: u32 shell. A hang-up, as when a terminal is closed; half a second later, the end. */
+void session_close(uint32_t request, const uint8_t *payload, size_t length) {
+  uint32_t number = 0;
+  if (length >= sizeof number) memcpy(&number, payload, sizeof number);
+  struct shell *shell = find_shell(request, number);
+  if (shell == NULL) return;
+  if (number == 0) {
+    reply_error(request, 0, "shell 0 is always open");
+    return;
+  }
+  if (shell_busy(shell)) {
+    kill_since(shell->started_ticks, SIGHUP, shell->ends.pid, shell->ends.pid);
+    drain_output(shell);
+    finish_command(shell, STATUS_SHELL_DIED, 128 + SIGHUP, false);
+  }
+  if (shell->state == CLOSING) {
+    reply_error(request, 0, "shell %u is being closed", number);
+    return;
+  }
+  bool lives = shell->state == IDLE;
+  shell->state = CLOSING;
+  shell->request = request;
+  shell->deadline = now_us() + CLOSE_FOR_US;
+  if (lives) kill(shell->ends.pid, SIGHUP); /* answered when it has ended */
+  else forget_shell(shell);
+}
+
+void session_interrupt(uint32_t request, const uint8_t *payload, size_t length) {
+  uint32_t number = 0;
+  if (length >= sizeof number) memcpy(&number, payload, sizeof number);
+  struct shell *shell = find_shell(request, number);
+  if (shell == NULL) return;
+  uint8_t was_running = shell->state == RUNNING;
+  if (was_running) {
+    interrupt_since(shell->started_ticks, shell->ends.pid, tree_of(shell));
+    shell->interrupt_next = now_us() + INTERRUPT_AGAIN_US;
+    shell->interrupts = 0;
+  }
+  reply(request, 0, &was_running, 1);
+}
+
+void interrupt_command(struct shell *shell, enum status reason, int64_t now) {
+  shell->state = INTERRUPTING;
+  shell->reason = reason;
+  shell->interrupt_until = now + INTERRUPT_FOR_US;
+  shell->interrupt_next = now;
+  shell->interrupts = 0;
+  shell->number++;
 }
 
 bool session_cancel(uint32_t request) {
-  if (session.state != RUNNING || session.request != request) return false;
-  interrupt(STATUS_TIMEOUT, now_us());
-  return true;
-}
-
-static void drain_output(void) {
-  if (session.output >= 0) capture_drain(&session.capture, session.output, DRAIN_MAX);
-}
-
-/* One line of the status pipe: the number of the question and the exit code. */
-static void handle_status(const char *line) {
-  unsigned number;
-  int code;
-  if (sscanf(line, "%u %d", &number, &code) != 2 || number != session.number || !session_busy()) return;
-  bool interrupted = session.state == INTERRUPTING;
-  session.last_code = code & 255;
-  drain_output();
-  if (interrupted) {
-    /* What ran in the background does not heed SIGINT. */
-    kill_since(session.started_ticks, SIGKILL, session.pid);
-    finish(session.reason, code, false);
-    return;
+  for (int i = 0; i < shells_used; i++) {
+    if (shells[i].state != RUNNING || shells[i].request != request) continue;
+    interrupt_command(&shells[i], STATUS_TIMEOUT, now_us());
+    return true;
   }
-  finish(STATUS_EXITED, code, false);
-}
-
-static void read_status(void) {
-  for (;;) {
-    ssize_t n = read(session.status, session.status_text + session.status_used,
-                     sizeof session.status_text - 1 - session.status_used);
-    if (n <= 0) return;
-    session.status_used += (size_t)n;
-    session.status_text[session.status_used] = 0;
-    char *line = session.status_text, *end;
-    while ((end = strchr(line, '\n')) != NULL) {
-      *end = 0;
-      handle_status(line);
-      if (session.status < 0) return;
-      line = end + 1;
-    }
-    session.status_used = strlen(line);
-    memmove(session.status_text, line, session.status_used + 1);
-    if (session.status_used > sizeof session.status_text / 2) session.status_used = 0; /* not ours */
-  }
-}
-
-int session_poll(struct pollfd *entries) {
-  if (session.state == DEAD) return 0;
-  entries[0] = (struct pollfd){.fd = session.status, .events = POLLIN};
-  entries[1] = (struct pollfd){.fd = session_busy() ? session.output : -1, .events = POLLIN};
-  entries[2] = (struct pollfd){.fd = session.terminal, .events = POLLIN};
-  entries[3] = (struct pollfd){.fd = buffer_length(&session.unsent) > 0 ? session.driver : -1, .events = POLLOUT};
-  return 4;
-}
-
-void session_events(const struct pollfd *entries, int count) {
-  if (count == 0) return;
-  if (entries[2].revents != 0) {
-    char dropped[512];
-    if (read(session.terminal, dropped, sizeof dropped) <= 0 && errno != EAGAIN) {
-      close(session.terminal); /* the shell is ending */
-      session.terminal = -1;
-    }
-  }
-  if (entries[3].revents != 0) send_driver("", 0);
-  if (entries[1].revents != 0) {
-    drain_output();
-    if (session.state == RUNNING && capture_flooded(&session.capture)) interrupt(STATUS_OUTPUT_LIMIT, now_us());
-  }
-  if (entries[0].revents != 0 && session.status >= 0) read_status();
-}
-
-/* Ends the shell and everything the command started; a fresh shell takes its place. */
-static void give_up(void) {
-  kill(session.pid, SIGKILL);
-  kill(-1, SIGKILL);
-  drain_output();
-  session.state = DEAD;
-  session.pid = 0; /* reaped as a stranger */
-  close_pipes();
-  enum status reason = session.reason;
-  session_start();
-  finish(reason, 0, true);
-}
-
-void session_tick(int64_t now) {
-  if (session.state == RUNNING && now >= session.deadline) interrupt(STATUS_TIMEOUT, now);
-  if (session.state != INTERRUPTING || now < session.interrupt_next) return;
-  if (now >= session.interrupt_until) {
-    give_up();
-    return;
-  }
-  /* Signals and questions in turn, ever further apart: a signal that arrives while the shell reads a line discards it.
-   * The shell comes first: it drops the rest of the command only when it had SIGINT itself before its child died of it.
-   * Every other time with SIGKILL, for children that do not care. */
-  if (session.interrupts % 2 == 0) {
-    kill(session.pid, SIGINT);
-    kill_since(session.started_ticks, session.interrupts % 4 == 0 ? SIGINT : SIGKILL, session.pid);
-  } else {
-    send_driver("\n", 1);
-    ask_status(session.number);
-  }
-  session.interrupt_next = now + ((int64_t)INTERRUPT_FIRST_US << (session.interrupts < 10 ? session.interrupts / 2 : 5));
-  session.interrupts++;
-}
-
-int64_t session_deadline(void) {
-  if (session.state == RUNNING) return session.deadline;
-  if (session.state == INTERRUPTING) return session.interrupt_next;
-  return INT64_MAX;
-}
-
-bool session_reaped(pid_t pid, int status) {
-  if (session.state == DEAD || pid != session.pid) return false;
-  bool busy = session_busy();
-  if (busy) read_status(); /* it may have answered before it ended */
-  bool answered = busy && !session_busy();
-  if (busy && !answered) drain_output();
-  if (!busy || answered) session.lost = true;
-  session.state = DEAD;
-  session.pid = 0;
-  close_pipes();
-  if (busy && !answered) finish(STATUS_SHELL_DIED, exit_code(status), false);
-  return true;
-}
-
-void session_killed(void) {
-  if (session.state == DEAD) return;
-  bool busy = session_busy();
-  if (busy) drain_output();
-  session.state = DEAD;
-  session.pid = 0;
-  close_pipes();
-  if (busy) finish(STATUS_SHELL_DIED, 128 + SIGKILL, false);
+  return false;
 }

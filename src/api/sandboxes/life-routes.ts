@@ -1,0 +1,44 @@
+/** `/v1/sandboxes`: which there are, and what becomes of them. */
+
+import type { Context, Hono } from "hono";
+import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
+import { readBody } from "../json-body.ts";
+import { CreateBody, describeSandbox, ForkBody, toCreateRequest } from "./shapes.ts";
+
+export function addLifeRoutes(app: Hono, service: SandboxService): void {
+  const shown = (c: Context, sandbox: ReturnType<SandboxService["get"]>, status: 200 | 201 | 202 = 200) =>
+    c.json(describeSandbox(service, sandbox), status);
+  app.get("/", (c) => {
+    const { capacity, used, waiting } = service.admission;
+    const sandboxes = service.list().map((sandbox) => describeSandbox(service, sandbox));
+    return c.json({ sandboxes, capacity, used, waiting, pausing: service.provider.pausing });
+  });
+  app.post("/", async (c) => {
+    const body = await readBody(c, CreateBody);
+    // Who does not wait may leave; who waits and leaves does not want it any more.
+    const signal = body.wait ? c.req.raw.signal : undefined;
+    const { sandbox, ready } = service.start({ ...toCreateRequest(body), signal });
+    if (!body.wait) return shown(c, sandbox, 202);
+    await ready;
+    return shown(c, sandbox, 201);
+  });
+  app.get("/:id", (c) => shown(c, service.get(c.req.param("id"))));
+  app.delete("/:id", async (c) => {
+    await service.delete(c.req.param("id"));
+    return c.body(null, 204);
+  });
+  app.post("/:id/pause", async (c) => shown(c, await service.pause(c.req.param("id"))));
+  app.post("/:id/resume", async (c) => shown(c, await service.resume(c.req.param("id"))));
+  app.post("/:id/stop", async (c) => shown(c, await service.stop(c.req.param("id"))));
+  app.post("/:id/restart", async (c) => shown(c, await service.restart(c.req.param("id"))));
+  app.post("/:id/fork", async (c) => {
+    const { id } = await readBody(c, ForkBody);
+    const { sandbox, lostProcesses, freshShells } = await service.fork(c.req.param("id"), { id });
+    return c.json({ sandbox: describeSandbox(service, sandbox), lostProcesses, freshShells }, 201);
+  });
+  app.get("/:id/statistics", async (c) => c.json(await service.get(c.req.param("id")).statistics()));
+  app.get("/:id/log", (c) => {
+    const entries = service.get(c.req.param("id")).log.entries;
+    return c.json({ entries: entries.map(({ at, ...entry }) => ({ at: new Date(at).toISOString(), ...entry })) });
+  });
+}

@@ -1,0 +1,44 @@
+/** Puts the sandboxes' surfaces beside the others: Ale's own, ROCK's, and GEM's. */
+
+import { Hono, type MiddlewareHandler } from "hono";
+import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
+import { GemEnvironments } from "../gem/environments.ts";
+import { gemRoutes } from "../gem/routes.ts";
+import { requireToken } from "../guards.ts";
+import { rockRoutes } from "../rock/routes.ts";
+import { ImageNames } from "../rock/start-request.ts";
+import { addCommandRoutes } from "./command-routes.ts";
+import { addFileRoutes } from "./file-routes.ts";
+import { addLifeRoutes } from "./life-routes.ts";
+
+export interface SandboxSurface {
+  readonly service: SandboxService;
+  readonly token: string;
+  /** Which profile stands for an image that ROCK's clients name; `*` is any. */
+  readonly images?: ReadonlyMap<string, string>;
+  /** Actions until a GEM episode is truncated. Default 50. */
+  readonly gemMaxTurns?: number;
+}
+
+const MAX_TURNS = 50;
+
+/** Commands may take long without a byte; limits of time are theirs. */
+const withoutIdleLimit: MiddlewareHandler = async (c, next) => {
+  const server = c.env as Partial<Bun.Server<undefined>> | undefined;
+  server?.timeout?.(c.req.raw, 0);
+  await next();
+};
+
+/** Everything here needs the token, reading too: what is in a sandbox is its owner's. */
+export function mountSandboxes(app: Hono, { service, token, images, gemMaxTurns }: SandboxSurface): void {
+  const guard = requireToken(token);
+  for (const path of ["/v1/sandboxes", "/v1/sandboxes/*", "/apis/*"]) app.use(path, guard, withoutIdleLimit);
+  const native = new Hono();
+  addLifeRoutes(native, service);
+  addCommandRoutes(native, service);
+  addFileRoutes(native, service);
+  app.route("/v1/sandboxes", native);
+  app.route("/apis/envs/sandbox/v1", rockRoutes({ service, images: new ImageNames(images) }));
+  const environments = new GemEnvironments({ service, maxTurns: gemMaxTurns ?? MAX_TURNS });
+  app.route("/apis/v1/envs/gem", gemRoutes(environments));
+}

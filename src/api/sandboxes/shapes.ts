@@ -1,0 +1,183 @@
+/** What the native surface takes and gives. */
+
+import { z } from "zod";
+import type { BackgroundCommand } from "../../sandbox/service/background-command.ts";
+import { possibleEvents } from "../../sandbox/service/lifecycle.ts";
+import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
+import type { CreateRequest, SandboxService } from "../../sandbox/service/sandbox-service.ts";
+
+const MIB = 2 ** 20;
+const seconds = z.number().min(0).max(31_536_000);
+const variables = z.record(z.string(), z.string());
+const command = z.union([z.string().min(1), z.array(z.string()).min(1)]);
+const user = z.string().min(1).max(64);
+
+export const CreateBody = z.strictObject({
+  id: z.string().optional(),
+  /** Name of a profile in `sandboxes/`. */
+  profile: z.string().default("host"),
+  cpus: z.number().min(0.01).max(1024).default(1),
+  memoryMb: z.number().int().min(16).default(512),
+  diskMb: z.number().int().min(1).default(256),
+  processes: z.number().int().min(4).default(256),
+  workdir: z.string().default("/work"),
+  labels: variables.default({}),
+  /** Stopped after this long without use; after this long in all; deleted after this long stopped. */
+  idleSeconds: seconds.optional(),
+  totalSeconds: seconds.optional(),
+  stoppedSeconds: seconds.optional(),
+  /** The longest it waits for room. */
+  queueSeconds: seconds.optional(),
+  /** Answer when it can be used, not before. */
+  wait: z.boolean().default(true),
+});
+
+const ms = (value: number | undefined) => (value === undefined ? undefined : value * 1000);
+
+export function toCreateRequest(body: z.infer<typeof CreateBody>): CreateRequest {
+  const { id, profile, cpus, memoryMb, diskMb, processes, workdir, labels } = body;
+  const ttl = { idleMs: ms(body.idleSeconds), totalMs: ms(body.totalSeconds), stoppedMs: ms(body.stoppedSeconds) };
+  const given = Object.entries(ttl).filter(([, value]) => value !== undefined);
+  return {
+    id,
+    labels,
+    environment: {
+      ...{ profile, workdir, cpus, pids: processes },
+      ...{ memoryBytes: memoryMb * MIB, diskBytes: diskMb * MIB },
+    },
+    ttl: Object.fromEntries(given),
+    queueMs: ms(body.queueSeconds),
+  };
+}
+
+export const ExecBody = z.strictObject({
+  /** A text is run by `sh -c`; a list is a program and its arguments. */
+  command,
+  cwd: z.string().optional(),
+  env: variables.optional(),
+  user: user.optional(),
+  stdin: z.string().optional(),
+  /** Instead of `stdin`, for bytes that are no text. */
+  stdinBase64: z.base64().optional(),
+  /** Null: no limit. */
+  timeoutSeconds: seconds.nullable().default(60),
+  /** Of each stream; both ends are kept. */
+  maxOutputBytes: z
+    .number()
+    .int()
+    .min(1)
+    .max(16 * MIB)
+    .default(64 << 10),
+  /** Of the output in the answer. */
+  encoding: z.enum(["text", "base64"]).default("text"),
+});
+
+export const CommandBody = ExecBody.omit({ maxOutputBytes: true, encoding: true }).extend({
+  timeoutSeconds: seconds.nullable().default(null),
+  /** What the log file may hold. */
+  maxLogBytes: z
+    .number()
+    .int()
+    .min(0)
+    .max(1024 * MIB)
+    .default(16 * MIB),
+});
+
+export const ShellBody = z.strictObject({
+  name: z.string().min(1).max(64).default("default"),
+  cwd: z.string().optional(),
+  env: variables.optional(),
+  user: user.optional(),
+});
+
+export const RunBody = z.strictObject({
+  command: z.string(),
+  timeoutSeconds: seconds.nullable().default(60),
+  maxOutputBytes: ExecBody.shape.maxOutputBytes,
+  encoding: ExecBody.shape.encoding,
+  /** Look at the syntax first and run nothing when it is wrong. */
+  checkSyntax: z.boolean().default(true),
+  /** On a terminal; further texts are input of the program while it runs. */
+  interactive: z.boolean().default(false),
+  /** Regular expressions; the answer comes when one of them is shown. */
+  expect: z.array(z.string()).max(16).default([]),
+});
+
+export const TerminalBody = z.strictObject({
+  command: command.default(["bash", "-i"]),
+  cwd: z.string().optional(),
+  env: variables.optional(),
+  user: user.optional(),
+  rows: z.number().int().min(1).max(1000).default(24),
+  columns: z.number().int().min(1).max(1000).default(80),
+});
+
+export const ForkBody = z.strictObject({ id: z.string().optional() });
+export const SizeBody = TerminalBody.pick({ rows: true, columns: true });
+export const ChangeBody = z.strictObject({
+  path: z.string().min(1),
+  mode: z
+    .string()
+    .regex(/^[0-7]{3,4}$/, "octal, such as 755")
+    .optional(),
+  owner: z.string().min(1).max(100).optional(),
+  recursive: z.boolean().default(false),
+});
+
+/** Program and arguments. */
+export function programOf(value: string | readonly string[]): string[] {
+  return typeof value === "string" ? ["sh", "-c", value] : [...value];
+}
+
+export function limitMs(value: number | null): number {
+  return value === null ? Number.POSITIVE_INFINITY : Math.max(1, value * 1000);
+}
+
+export function inputOf(body: {
+  stdin?: string | undefined;
+  stdinBase64?: string | undefined;
+}): Uint8Array | undefined {
+  if (body.stdinBase64 !== undefined) return Buffer.from(body.stdinBase64, "base64");
+  return body.stdin === undefined ? undefined : new TextEncoder().encode(body.stdin);
+}
+
+export function outputText(bytes: Uint8Array, encoding: "text" | "base64"): string {
+  return encoding === "text" ? new TextDecoder().decode(bytes) : Buffer.from(bytes).toString("base64");
+}
+
+const iso = (at: number | undefined) => (at === undefined || !Number.isFinite(at) ? null : new Date(at).toISOString());
+
+export function describeSandbox(service: SandboxService, sandbox: ManagedSandbox) {
+  const { id, state, spec, createdAt, startedAt, stoppedAt, life } = sandbox;
+  const { profile, workdir, cpus, memoryBytes, diskBytes, pids } = spec.environment;
+  const expiry = service.expiryOf(sandbox);
+  return {
+    id,
+    state,
+    reason: sandbox.lastReason,
+    actions: possibleEvents(state).filter((event) => event !== "ready" && event !== "fail"),
+    ...{ profile, workdir, cpus, memoryMb: memoryBytes / MIB, diskMb: diskBytes / MIB, processes: pids },
+    labels: spec.labels,
+    isolation: service.provider.isolation,
+    createdAt: iso(createdAt),
+    startedAt: iso(startedAt),
+    stoppedAt: iso(stoppedAt),
+    /** When and how it ends by itself. */
+    expiresAt: iso(expiry?.at),
+    expiresBy: expiry?.how ?? null,
+    history: life.history.map(({ at, ...step }) => ({ ...step, at: iso(at) })),
+  };
+}
+
+export function describeCommand(backgroundCommand: BackgroundCommand) {
+  const { id, state, request, logPath, startedAt, endedAt, result, error } = backgroundCommand;
+  return {
+    ...{ id, state, command: request.argv, logPath },
+    startedAt: iso(startedAt),
+    endedAt: iso(endedAt),
+    exitCode: result?.exitCode ?? null,
+    status: result?.status ?? null,
+    outputBytes: result?.outputBytes ?? null,
+    error: error ?? null,
+  };
+}

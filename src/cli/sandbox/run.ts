@@ -1,0 +1,125 @@
+/** `ale sandbox run`: a command in a sandbox of its own, here or left with the service. */
+
+import type { Command } from "commander";
+import { AleError } from "../../core/errors.ts";
+import type { EnvironmentSpec } from "../../core/types.ts";
+import { sanitizeText } from "../../tui/sanitize.ts";
+import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
+import { listenForInterrupt } from "../interrupt.ts";
+import { attach, isInteractive, terminalSize } from "./attach.ts";
+import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } from "./client.ts";
+
+interface RunFlags extends ServiceFlags {
+  readonly profile: string;
+  readonly cpus: number;
+  readonly memory: number;
+  readonly disk: number;
+  readonly processes: number;
+  readonly timeout: number;
+  readonly stdin?: boolean;
+  readonly detach?: boolean;
+  readonly name?: string;
+  readonly json?: boolean;
+}
+
+const MIB = 2 ** 20;
+const WORKDIR = "/work";
+/** Of each stream, where they are not shown as they come. */
+const MAX_OUTPUT_BYTES = 16 * MIB;
+
+export function defineSandboxRun(command: Command, cli: CommandLine): void {
+  addServiceOption(command)
+    .summary("run a command in a fresh sandbox")
+    .description(
+      "Run a command in a fresh sandbox that ends with it. On a terminal it gets a terminal; otherwise its output is " +
+        "shown when it ends. With --detach a running service (ale serve) keeps the sandbox, and the command goes on there.",
+    )
+    .argument("<command...>", "program and arguments, behind --")
+    .option("--profile <name>", "what the sandbox is made of", "host")
+    .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
+    .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
+    .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
+    .option("--processes <n>", "processes at once", wholeNumber("--processes", 4, 1 << 22), 256)
+    .option("--timeout <seconds>", "end it after this long; 0: never", realNumber("--timeout", 0, 1e7), 0)
+    .option("--stdin", "pass on what is piped in")
+    .option("--detach", "leave it with the service and print the sandbox's name")
+    .option("--name <name>", "name of the sandbox, with --detach")
+    .option("--json", "print JSON: exitCode, status, stdout, stderr, ms")
+    .addHelpText(
+      "after",
+      examples(
+        ["ale sandbox run -- python3 -c 'print(6 * 7)'", "one command"],
+        ["ale sandbox run -- bash", "look around; exit ends it"],
+        ["tar c src | ale sandbox run --stdin -- tar t", "with input"],
+        ["ale sandbox run --detach --name build -- make -j2", "goes on without this terminal"],
+      ),
+    )
+    .action(async (argv: string[], flags: RunFlags) => {
+      if (flags.detach) await runDetached(cli, argv, flags);
+      else await runHere(cli, argv, flags);
+    });
+}
+
+async function runDetached(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
+  const client = new ServiceClient(cli, flags);
+  const { profile, cpus, memory, disk, processes, timeout, name } = flags;
+  const sandbox = await client.json<SandboxView>("POST", "", {
+    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes },
+    ...(name === undefined ? {} : { id: name }),
+  });
+  const timeoutSeconds = timeout === 0 ? null : timeout;
+  const started = await client.json<{ id: string; logPath: string }>("POST", `/${sandbox.id}/commands`, {
+    command: argv,
+    timeoutSeconds,
+  });
+  if (flags.json) cli.printJson({ sandbox: sandbox.id, command: started.id, logPath: started.logPath });
+  else cli.print(sandbox.id);
+}
+
+async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
+  if (flags.name !== undefined)
+    throw new AleError("usage", "--name names a sandbox that stays", { hint: "give --detach, too" });
+  const environment: EnvironmentSpec = {
+    profile: flags.profile,
+    workdir: WORKDIR,
+    cpus: flags.cpus,
+    memoryBytes: flags.memory * MIB,
+    diskBytes: flags.disk * MIB,
+    pids: flags.processes,
+  };
+  const { openSandboxes } = await import("../../experiment/sandboxes.ts");
+  await using provider = await openSandboxes("tasks");
+  await using sandbox = await provider.createBare(environment);
+  if (isInteractive() && !flags.json && !flags.stdin) {
+    const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
+    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: WORKDIR, ...terminalSize() }));
+    return;
+  }
+  const stdin = flags.stdin ? new Uint8Array(await Bun.stdin.arrayBuffer()) : undefined;
+  using interrupt = listenForInterrupt(false, () => {});
+  const result = await sandbox.execSeparate(argv, {
+    cwd: WORKDIR,
+    timeoutMs: flags.timeout === 0 ? Number.POSITIVE_INFINITY : flags.timeout * 1000,
+    maxOutputBytes: MAX_OUTPUT_BYTES,
+    signal: interrupt.signal,
+    stdin,
+  });
+  const { exitCode, status, ms, output, errorOutput } = result;
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  if (flags.json) cli.printJson({ exitCode, status, stdout: text(output), stderr: text(errorOutput), ms });
+  else {
+    writeBytes(cli, "stdout", output);
+    writeBytes(cli, "stderr", errorOutput);
+    if (status === "timeout") cli.note(`ended: it took more than ${flags.timeout} s`);
+    if (status === "output_limit") cli.note("ended: it wrote too much");
+  }
+  cli.exitCode = exitCode ?? 1;
+}
+
+/** As it is into files and pipes, text without control characters onto terminals. */
+function writeBytes(cli: CommandLine, name: "stdout" | "stderr", bytes: Uint8Array): void {
+  const stream = cli[name];
+  if (stream.isTTY) stream.write(sanitizeText(new TextDecoder().decode(bytes)));
+  else if (stream === process[name]) process[name].write(bytes);
+  else stream.write(new TextDecoder().decode(bytes));
+}
