@@ -17,6 +17,7 @@ import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 import { Checkpoints } from "./checkpoints.ts";
+import { ControlMeter } from "./control-meter.ts";
 import { DiskRoom } from "./disk-room.ts";
 import { RunTimeline } from "./run-timeline.ts";
 
@@ -70,6 +71,7 @@ export class RunSession implements AsyncDisposable {
   readonly #started = performance.now();
   readonly #metricsFile: string;
   readonly #recorder: EventRecorder;
+  readonly #meter = new ControlMeter();
   /** Ids of the pending trajectories that the last commit stored. */
   #pending: ReadonlySet<string> = new Set();
   committedStep: number;
@@ -204,8 +206,9 @@ export class RunSession implements AsyncDisposable {
 
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
-    const { metrics, evaluations } = result;
+    const { evaluations } = result;
     const { timeline } = this;
+    const metrics = { ...result.metrics, ...this.#meter.take() };
     const save = () =>
       timeline.time("checkpoint", step, () => this.#room.write(() => this.checkpoints.save(engine, step)));
     const path = result.checkpoint ? await save() : undefined;
@@ -247,6 +250,7 @@ export class RunSession implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#meter[Symbol.dispose]();
     await this.store.close();
   }
 

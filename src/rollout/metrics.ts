@@ -25,7 +25,8 @@ export function batchMetrics({ groups, staleness, counts }: RolloutBatch, versio
     "async/groups_dropped": counts.dropped,
     "async/groups_filtered": counts.filtered,
     "async/episodes_cancelled": counts.cancelled,
-    "async/episodes_retried": counts.retried,
+    // What failed on the machine, and when, is not a function of the seed.
+    "perf/episodes_retried": counts.retried,
     "timing_s/trajectory/p50": quantile(seconds, 0.5),
     "timing_s/trajectory/p99": quantile(seconds, 0.99),
     "timing_s/trajectory/max": Math.max(...seconds),

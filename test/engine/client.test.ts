@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { firstTokens } from "../../src/core/generation.ts";
@@ -24,6 +24,12 @@ const MODEL = configToHuggingFace({
   tiedEmbeddings: true,
   contextLength: 64,
 });
+
+const SETTINGS = {
+  modelConfig: MODEL,
+  weights: { kind: "random", seed: 1 },
+  ...{ threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: true },
+} as const;
 
 const SAMPLING = { temperature: 1, greedy: false, maxTokens: 12, stopIds: [] };
 const PROMPT = Int32Array.of(1, 5, 9, 2);
@@ -55,15 +61,7 @@ describe.each([1, 2])("%d engines", (size) => {
         devices: new Array<string>(size).fill("cpu"),
         folder,
         sequences: 8,
-        engine: {
-          modelConfig: MODEL,
-          weights: { kind: "random", seed: 1 },
-          threads: 1,
-          slots: 4,
-          context: 64,
-          microBatchTokens: 256,
-          deterministic: true,
-        },
+        engine: SETTINGS,
       },
       ({ device }) => restarts.push(device),
     );
@@ -145,9 +143,9 @@ describe.each([1, 2])("%d engines", (size) => {
       folder: mkdtempSync(folderOf("undisturbed-")),
       sequences: 8,
       engine: {
-        modelConfig: MODEL,
+        ...SETTINGS,
         weights: { kind: "checkpoint", folder: folderOf("before"), version: 20 },
-        ...{ threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: false },
+        deterministic: false,
       },
     });
     for (version = 21; version <= 26; version++) await undisturbed.update(job, version);
@@ -167,3 +165,49 @@ describe.each([1, 2])("%d engines", (size) => {
     for (const { tokens } of Object.values(layouts)) expect(tokens).toBeGreaterThan(10);
   });
 });
+
+/** Processes of engines that this one has started. */
+function startedEngines(): number[] {
+  const read = (file: string) => {
+    try {
+      return readFileSync(file, "utf8");
+    } catch {
+      return ""; // it ended meanwhile
+    }
+  };
+  const tasks = readdirSync("/proc/self/task").map((task) => `/proc/self/task/${task}/children`);
+  const children = tasks.flatMap((file) => read(file).split(" ").filter(Boolean).map(Number));
+  return children.filter((pid) => read(`/proc/${pid}/cmdline`).includes("=engine"));
+}
+
+/** Starts two engines and kills, `times` times, one that has not got its model yet. */
+async function startAndKill(folder: string, times: number) {
+  const restarts: string[] = [];
+  const options = { devices: ["cpu", "cpu"], folder, sequences: 8, engine: SETTINGS };
+  const pool = EnginePool.start(options, ({ reason }) => restarts.push(reason));
+  pool.catch(() => {});
+  const killed = new Set<number>();
+  while (killed.size < times) {
+    const next = startedEngines().find((pid) => !killed.has(pid));
+    if (next !== undefined) {
+      process.kill(next, "SIGKILL");
+      killed.add(next);
+    }
+    await Bun.sleep(1);
+  }
+  return { pool, restarts };
+}
+
+test("an engine that is killed while it starts is started again, but not for ever", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
+  const { pool, restarts } = await startAndKill(folder, 2);
+  const engine = await pool;
+  expect(restarts).toEqual(["signal SIGKILL", "signal SIGKILL"]);
+  await using session = await engine.open("a");
+  expect((await session.generate(PROMPT, SAMPLING)).ids).toHaveLength(12);
+  await engine.stop();
+  const { pool: hopeless } = await startAndKill(folder, 3);
+  await expect(hopeless).rejects.toThrow("ended 3 times while it was starting, last with signal SIGKILL");
+  expect(startedEngines()).toEqual([]);
+  rmSync(folder, { recursive: true, force: true });
+}, 60_000);

@@ -27,10 +27,16 @@ export interface EpisodeRow {
 export class Workspace implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), "ale-run-"));
   readonly home = join(this.folder, "home");
+  readonly #command: readonly string[];
+
+  /** @param command what starts ale; this checkout when omitted. */
+  constructor(command: readonly string[] = MAIN) {
+    this.#command = command;
+  }
 
   ale(...args: string[]) {
     const env = { ...process.env, ALE_HOME: this.home, NO_COLOR: "1" };
-    return Bun.spawn([...MAIN, ...args], { cwd: REPOSITORY, env, stdio: ["ignore", "pipe", "pipe"] });
+    return Bun.spawn([...this.#command, ...args], { cwd: REPOSITORY, env, stdio: ["ignore", "pipe", "pipe"] });
   }
 
   path(...names: string[]): string {
