@@ -6,7 +6,7 @@
 
 import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { AleError } from "../core/errors.ts";
+import { AleError, isDiskFull } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
@@ -204,6 +204,11 @@ export class RunSession implements AsyncDisposable {
     return trajectories;
   }
 
+  /** Does what writes to the disk, again while it is refused for want of room. */
+  whenRoom<T>(work: () => Promise<T>): Promise<T> {
+    return this.#room.write(work);
+  }
+
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
     const { evaluations } = result;
@@ -276,7 +281,7 @@ export class RunSession implements AsyncDisposable {
       this.#metricsTorn = false;
     } catch (cause) {
       this.#metricsTorn = true;
-      if ((cause as NodeJS.ErrnoException).code !== "ENOSPC") throw cause;
+      if (!isDiskFull(cause)) throw cause;
       throw new AleError("storage_full", `no space left for ${this.#metricsFile}`, { cause });
     }
   }

@@ -140,7 +140,7 @@ export class Store implements AsyncDisposable {
   /** Ends the work of this process on the run. */
   async endRun(runId: string, status: Exclude<RunStatus, "running">, reason?: string): Promise<void> {
     const end = { type: "endRun", runId, status, ...(reason === undefined ? {} : { reason }) } as const;
-    await this.#requireWriter().write(end, 0);
+    await this.#persist(() => [end, 0, []]);
   }
 
   /** Records tasks with their instructions; episodes alone record what their trajectory says of the task. */

@@ -90,12 +90,17 @@ export class Workspace implements Disposable {
   }
 }
 
-export async function finish(child: ReturnType<Workspace["ale"]>): Promise<Ended> {
-  const [out, err, code] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
+/** Waits for the end of `child`; `hear` is told what it prints while it goes on. */
+export async function finish(child: ReturnType<Workspace["ale"]>, hear?: (text: string) => void): Promise<Ended> {
+  const listen = async () => {
+    let out = "";
+    for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+      out += text;
+      hear?.(text);
+    }
+    return out;
+  };
+  const [out, err, code] = await Promise.all([listen(), new Response(child.stderr).text(), child.exited]);
   return { code, out, err };
 }
 

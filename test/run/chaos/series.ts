@@ -2,7 +2,7 @@
 
 import type { Series } from "./driver.ts";
 
-const SHAPE = { steps: 5, groups: 3, groupSize: 4 };
+const SHAPE = { steps: 6, groups: 3, groupSize: 4 };
 
 export const SERIES: readonly Series[] = [
   {
