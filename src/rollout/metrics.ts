@@ -35,9 +35,11 @@ export function batchMetrics({ groups, staleness, counts }: RolloutBatch, versio
 
 /** `version` for a trajectory without sampled tokens. */
 function oldestVersion({ tokens }: Trajectory, version: number): number {
+  const { mask, versions, kvOldest } = tokens;
   let oldest = version;
-  for (const [t, bit] of tokens.mask.entries()) {
-    if (bit === 1) oldest = Math.min(oldest, tokens.versions[t] as number, tokens.kvOldest[t] as number);
+  // An iterator takes twenty times as long, which counts with a million tokens.
+  for (let t = 0; t < mask.length; t++) {
+    if (mask[t] === 1) oldest = Math.min(oldest, versions[t] as number, kvOldest[t] as number);
   }
   return oldest;
 }

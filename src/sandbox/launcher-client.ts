@@ -11,6 +11,8 @@ import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher }
 
 const START_MS = 10_000;
 const STOP_MS = 3_000;
+/** Times a launcher is started when a signal ends it before it has answered. */
+const START_ATTEMPTS = 3;
 const KEPT_STDERR = 4_000;
 
 /** `missing`: the launcher says that what was asked for does not exist. */
@@ -34,6 +36,9 @@ export interface LauncherOptions {
   readonly cgroups: "auto" | "off";
 }
 
+/** A signal ended the launcher while it was starting; that says nothing about what this machine allows. */
+class KilledAtStart extends AleError {}
+
 export class LauncherClient {
   readonly isolation: string;
   /** Resolves with the reason when the launcher has ended, however that came about. */
@@ -53,6 +58,16 @@ export class LauncherClient {
    * @throws AleError("sandbox") naming what this machine does not allow.
    */
   static async start(options: LauncherOptions): Promise<LauncherClient> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await LauncherClient.#start(options);
+      } catch (error) {
+        if (!(error instanceof KilledAtStart) || attempt === START_ATTEMPTS) throw error;
+      }
+    }
+  }
+
+  static async #start(options: LauncherOptions): Promise<LauncherClient> {
     const path = await launcherPath();
     const record = await recordLauncher(options.stateDir);
     const stage = join(record.folder, "stage");
@@ -77,10 +92,11 @@ export class LauncherClient {
       if (isolation === undefined) throw new AleError("sandbox", "the launcher did not name its isolation level");
       return new LauncherClient(connection, isolation, record);
     } catch (error) {
+      const ThisError = connection.killed ? KilledAtStart : AleError;
       await connection.stop();
       await forgetLauncher(record);
       if (!(error instanceof AleError)) throw error;
-      throw new AleError("sandbox", `sandboxes cannot be made on this machine: ${error.message}`, {
+      throw new ThisError("sandbox", `sandboxes cannot be made on this machine: ${error.message}`, {
         hint: error.hint ?? startHint(error.message),
         cause: error,
       });
@@ -168,6 +184,11 @@ class Connection {
 
   get alive(): boolean {
     return this.#reason === undefined;
+  }
+
+  /** Whether a signal has ended it. */
+  get killed(): boolean {
+    return this.#process.signalCode !== null;
   }
 
   async #readErrors(): Promise<void> {

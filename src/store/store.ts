@@ -259,7 +259,18 @@ export class Store implements AsyncDisposable {
 
   /** One row per step, in order. */
   async readMetrics(runId: string, filter: readRuns.MetricsFilter = {}): Promise<MetricsRow[]> {
-    return this.#read((database) => readRuns.selectMetrics(database, runId, filter));
+    const pages = await Array.fromAsync(this.metrics(runId, filter));
+    return pages.flat();
+  }
+
+  /** As `readMetrics`, some rows at a time; between them the event loop turns. */
+  async *metrics(runId: string, filter: readRuns.MetricsFilter = {}): AsyncGenerator<MetricsRow[]> {
+    const pages = readRuns.selectMetrics(this.#reader.database, runId, filter);
+    for (;;) {
+      const { value } = await this.#read(() => pages.next());
+      if (value === undefined) return;
+      yield value;
+    }
   }
 
   async readEvaluations(runId: string): Promise<EvaluationRecord[]> {

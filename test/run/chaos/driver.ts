@@ -150,14 +150,19 @@ export class ChaosSeries {
   async #killRun(run: string, kills: number): Promise<boolean> {
     this.#committed = -1;
     let attempt = this.#start(run);
-    for (;;) {
+    for (let killed = false; ; ) {
       const victim = this.#total < kills ? this.#drawVictim() : undefined;
       const delay = this.#rng.next() * SPREAD * this.#runMs;
       if (victim === undefined || !(await this.#kill(victim, run, attempt, delay))) {
         const { code, err } = await withDeadline(attempt);
-        if (code !== 0) this.#note(run, [`the run ended with ${code}: ${err.trim()}`]);
-        return code === 0;
+        if (code === 0) return true;
+        this.#note(run, [`the run ended with ${code}: ${err.trim()}`]);
+        if (!killed) return false;
+        killed = false;
+        attempt = this.#resume(run);
+        continue;
       }
+      killed = true;
       if (victim !== "control") continue;
       const killedAt = performance.now();
       await this.#waitUntilGone();
