@@ -149,12 +149,15 @@ export class ChaosSeries {
   /** One run, killed and resumed until it is finished. Returns whether it is. */
   async #killRun(run: string, kills: number): Promise<boolean> {
     this.#committed = -1;
+    const [began, killsBefore] = [performance.now(), this.#total];
     let attempt = this.#start(run);
     for (let killed = false; ; ) {
       const victim = this.#total < kills ? this.#drawVictim() : undefined;
       const delay = this.#rng.next() * SPREAD * this.#runMs;
       if (victim === undefined || !(await this.#kill(victim, run, attempt, delay))) {
         const { code, err } = await withDeadline(attempt);
+        // Other programs come and go: the next moments follow from how long a run takes now.
+        if (this.#total === killsBefore) this.#runMs = performance.now() - began;
         if (code === 0) return true;
         this.#note(run, [`the run ended with ${code}: ${err.trim()}`]);
         if (!killed) return false;
