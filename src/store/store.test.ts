@@ -256,6 +256,19 @@ test("filters select, and streamed episodes are the listed ones", async () => {
   expect(families.reduce((sum, row) => sum + row.episodes, 0)).toBe((await store.getRun(run)).episodes);
 });
 
+test("the event loop turns while many episodes are read", async () => {
+  const run = await store.createRun(newRun("many"));
+  const many = Array.from({ length: 80 }, (_, i) => sample(`many/${i}`, `many/${i >> 3}`, i % 8));
+  await store.writeEpisodes(run, 1, "train", many);
+  let turns = 0;
+  const timer = setInterval(() => turns++, 0);
+  const read: string[] = [];
+  for await (const { id } of store.episodes({ runId: run })) read.push(id);
+  clearInterval(timer);
+  expect(read).toEqual(many.map(({ episodeId }) => episodeId));
+  expect(turns).toBeGreaterThan(0);
+});
+
 test("the hub's lasting events are recorded, transient ones and those the store makes are not", async () => {
   const run = await store.createRun(newRun("events"));
   const hub = new EventHub();

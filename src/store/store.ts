@@ -65,6 +65,8 @@ const MESSAGES_IN_FLIGHT = 2;
 /** About what a commit occupies without the episodes that wait. */
 const COMMIT_BYTES = 64 << 10;
 const EPISODES_PER_READ = 100;
+/** With turns and tokens: some milliseconds of the event loop. */
+const DETAILS_PER_READ = 25;
 const EVENTS_PER_READ = 1000;
 
 /**
@@ -300,16 +302,20 @@ export class Store implements AsyncDisposable {
     return this.#read((database) => readEpisodes.selectEpisode(database, id));
   }
 
-  /** Episodes with turns and tokens in the order they were written; holds `EPISODES_PER_READ` of them at a time. */
+  /**
+   * Episodes with turns and tokens in the order they were written; holds `DETAILS_PER_READ` of them at a time, between which
+   * the event loop turns.
+   */
   async *episodes(filter: EpisodeFilter): AsyncGenerator<EpisodeDetail> {
     for (let after = 0; ; ) {
       const from = after;
       const { details, last } = await this.#read((database) =>
-        readEpisodes.selectDetails(database, filter, from, EPISODES_PER_READ),
+        readEpisodes.selectDetails(database, filter, from, DETAILS_PER_READ),
       );
       yield* details;
       if (last === undefined) return;
       after = last;
+      await new Promise((resolve) => setImmediate(resolve));
     }
   }
 

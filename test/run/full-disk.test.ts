@@ -97,9 +97,12 @@ withMounts(
     await until("step 1", () => place.metrics("run").length > 1);
     fill(place.path("filler"));
     await until("the warning", () => run.said().includes(WAITS));
-    const before = place.metrics("run").length;
-    await Bun.sleep(3000);
-    expect(place.metrics("run").length).toBe(before);
+    // A step whose checkpoint is written may still find room for its commit in pages that are there.
+  await Bun.sleep(2000);
+  const before = place.metrics("run").length;
+  expect(before).toBeLessThanOrEqual(SHAPE.steps);
+  await Bun.sleep(2000);
+  expect(place.metrics("run").length).toBe(before);
     rmSync(place.path("filler"));
     expectExactlyOnce(place, await run.ended);
     unmountAll();
