@@ -98,11 +98,11 @@ withMounts(
     fill(place.path("filler"));
     await until("the warning", () => run.said().includes(WAITS));
     // A step whose checkpoint is written may still find room for its commit in pages that are there.
-  await Bun.sleep(2000);
-  const before = place.metrics("run").length;
-  expect(before).toBeLessThanOrEqual(SHAPE.steps);
-  await Bun.sleep(2000);
-  expect(place.metrics("run").length).toBe(before);
+    await Bun.sleep(2000);
+    const before = place.metrics("run").length;
+    expect(before).toBeLessThanOrEqual(SHAPE.steps);
+    await Bun.sleep(2000);
+    expect(place.metrics("run").length).toBe(before);
     rmSync(place.path("filler"));
     expectExactlyOnce(place, await run.ended);
     unmountAll();
