@@ -52,6 +52,14 @@ export function errorMessage(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** Whether there was no room on a disk, by the code of our own errors or of the system's. */
+export function isDiskFull(error: unknown): boolean {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ("code" in at && ["storage_full", "ENOSPC", "EDQUOT"].includes(at.code as string)) return true;
+  }
+  return false;
+}
+
 /** Runs `work`; whatever it throws that is not yet an `AleError` is attributed to the boundary `code`. */
 export async function boundary<T>(code: ErrorCode, what: string, work: () => Promise<T>): Promise<T> {
   try {

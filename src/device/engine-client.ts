@@ -27,15 +27,21 @@ import { DEFAULT_TRAIN_SHARE } from "./work-share.ts";
 
 /** The engine process ended while it was working for the caller; the work can be started again. */
 export class EngineLost extends AleError {
-  constructor(what: string) {
-    super("engine", `the engine process ended (${what})`, {
+  /** How the process ended. */
+  readonly reason: string;
+
+  constructor(reason: string) {
+    super("engine", `the engine process ended (${reason})`, {
       hint: "the work is started again on a new engine process",
     });
+    this.reason = reason;
   }
 }
 
 /** Restarts without a published version in between before the run gives up. */
 const MAX_RESTARTS = 5;
+/** Times an engine is started when it dies before it has its model for the first time. */
+const START_ATTEMPTS = 3;
 const START_DEADLINE_MS = 120_000;
 const GENERATE_DEADLINE_MS = 300_000;
 /** A token of a large model in a full batch on few cores takes seconds, and long answers have thousands. */
@@ -69,15 +75,26 @@ export class EngineClient {
     this.#name = name;
   }
 
-  /** Starts an engine and waits until its model is loaded. @param name says who waits, where waits are listed. */
+  /**
+   * Starts an engine and waits until its model is loaded. @param name says who waits, where waits are listed.
+   * @throws AleError("engine") when the process ends before that, again and again.
+   */
   static async start(
     options: EngineOptions,
     onRestart: (reason: string, restarts: number) => void = () => {},
     name = "engine 0",
   ): Promise<EngineClient> {
     const client = new EngineClient(options, onRestart, name);
-    await client.ready();
-    return client;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await client.#running();
+        return client;
+      } catch (error) {
+        if (!(error instanceof EngineLost)) throw error;
+        if (attempt === START_ATTEMPTS) throw diedAtStart(error, attempt);
+        onRestart(error.reason, ++client.#totalRestarts);
+      }
+    }
   }
 
   get info(): EngineInfo {
@@ -301,6 +318,12 @@ export class EngineClient {
     const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
     return deadline("generating an answer in the engine", ms, reply, "engine", `sequence ${sequence} of ${this.#name}`);
   }
+}
+
+function diedAtStart({ reason }: EngineLost, times: number): AleError {
+  return new AleError("engine", `the engine process ended ${times} times while it was starting, last with ${reason}`, {
+    hint: "look at the messages above and run `ale doctor`",
+  });
 }
 
 class EngineSession implements PolicySession {

@@ -4,7 +4,7 @@
  * decides anew whether generation or training goes next (docs/adr/0014).
  */
 
-import { AleError, errorMessage } from "../core/errors.ts";
+import { AleError, errorMessage, isDiskFull } from "../core/errors.ts";
 import type { EngineSpan } from "../core/timeline.ts";
 import { zeroContextStats } from "../policy/generation/contexts.ts";
 import type { GenerationEngine } from "../policy/generation/engine.ts";
@@ -279,7 +279,7 @@ export class EngineLoop {
   }
 
   #fail(id: number, error: unknown): void {
-    const code = error instanceof AleError ? error.code : "engine";
+    const code = error instanceof AleError ? error.code : isDiskFull(error) ? "storage_full" : "engine";
     const hint = error instanceof AleError && error.hint !== undefined ? { hint: error.hint } : {};
     this.#send({ type: "error", id, code, message: errorMessage(error), ...hint });
   }

@@ -1,6 +1,6 @@
 /** A full disk pauses a run until somebody has made room. */
 
-import { AleError } from "../core/errors.ts";
+import { errorMessage, isDiskFull } from "../core/errors.ts";
 import { beginWait } from "../core/waits.ts";
 import type { RunOptions } from "./api.ts";
 
@@ -25,17 +25,17 @@ export class DiskRoom {
         this.found();
         return result;
       } catch (error) {
-        if (!(error instanceof AleError) || error.code !== "storage_full") throw error;
+        if (!isDiskFull(error)) throw error;
         await this.wait(error);
       }
     }
   }
 
   /**
-   * Pauses before a refused write is tried again. @throws `error` once the pause has lasted `checkpoint.waitForRoom` minutes,
-   * and what stopped the run.
+   * Pauses before a refused write is tried again. @throws `error` once the pause has lasted `checkpoint.waitForRoom` minutes
+   * or the run is stopped.
    */
-  wait(error: AleError): Promise<void> {
+  wait(error: unknown): Promise<void> {
     this.#waiting ??= this.#pause(error).finally(() => {
       this.#waiting = undefined;
     });
@@ -49,17 +49,17 @@ export class DiskRoom {
     this.#options.hub.emit({ type: "log", level: "info", message: "there is room on the disk again; the run goes on" });
   }
 
-  async #pause(error: AleError): Promise<void> {
+  async #pause(error: unknown): Promise<void> {
     const { hub, experiment, signal } = this.#options;
+    if (signal.aborted) throw error;
     if (this.#until === undefined) {
       this.#until = Date.now() + experiment.checkpoint.waitForRoom * 60_000;
-      hub.emit({ type: "log", level: "warn", message: `${error.message}: the run waits until there is room` });
+      hub.emit({ type: "log", level: "warn", message: `${errorMessage(error)}: the run waits until there is room` });
     }
     if (Date.now() >= this.#until) throw error;
-    signal.throwIfAborted();
     const endWait = beginWait("run", "room on the disk", this.#until - Date.now());
     await Bun.sleep(POLL_MS);
     endWait();
-    signal.throwIfAborted();
+    if (signal.aborted) throw error;
   }
 }

@@ -48,12 +48,15 @@ export async function executeRun(
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
   await using provider = await openSandboxes(suitePaths(experiment)[0] ?? "", suitePaths(experiment).slice(1));
-  await using session = await RunSession.open(options, {
-    algorithm: plan.algorithm,
-    steps: plan.steps,
-    isolation: provider.isolation,
-    extras: source.textFiles,
-  });
+  await using session = await RunSession.open(
+    { ...options, signal },
+    {
+      algorithm: plan.algorithm,
+      steps: plan.steps,
+      isolation: provider.isolation,
+      extras: source.textFiles,
+    },
+  );
   if (settings.length > 0) {
     hub.emit({ type: "log", level: "warn", message: `to fit into memory the run takes ${settings.join(", ")}` });
   }
@@ -70,7 +73,7 @@ export async function executeRun(
     }
     return await conclude(options, session, "finished");
   } catch (error) {
-    if (signal.aborted || options.stop.aborted) return await conclude(options, session, "interrupted");
+    if (signal.aborted || options.stop.aborted) return await concludeInterrupted(options, session);
     // The results may fail for the same reason, such as a full disk; the first failure is the one to report.
     await conclude(options, session, "failed", errorMessage(error)).catch(() =>
       session.end("failed", errorMessage(error)),
@@ -86,13 +89,26 @@ function weightsOf(session: RunSession, source: PolicySource) {
   return { kind: "checkpoint", folder: resumedFrom.folder, version: resumedFrom.version } as const;
 }
 
+/** The run is saved up to its last commit, even where its results cannot be written. */
+async function concludeInterrupted(options: RunOptions, session: RunSession): Promise<RunResult> {
+  try {
+    return await conclude(options, session, "interrupted");
+  } catch (cause) {
+    await session.end("interrupted").catch(() => {}); // refused for the same reason; whoever looks sees that nobody works on it
+    throw new AleError("interrupted", `run ${session.runId} is saved, but not its results: ${errorMessage(cause)}`, {
+      hint: `ale resume ${session.runId}`,
+      cause,
+    });
+  }
+}
+
 async function conclude(
   options: RunOptions,
   session: RunSession,
   status: RunResult["status"],
   reason?: string,
 ): Promise<RunResult> {
-  const summaryPath = await writeResults(options, session, status);
+  const summaryPath = await session.whenRoom(() => writeResults(options, session, status));
   await session.end(status, reason);
   return { runId: session.runId, outDir: options.outDir, status, summaryPath };
 }

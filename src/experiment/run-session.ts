@@ -6,7 +6,7 @@
 
 import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { AleError } from "../core/errors.ts";
+import { AleError, isDiskFull } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
@@ -18,6 +18,7 @@ import type { EpisodePurpose } from "../store/schema.ts";
 import { openStore, type Store } from "../store/store.ts";
 import type { RunOptions } from "./api.ts";
 import { Checkpoints } from "./checkpoints.ts";
+import { ControlMeter } from "./control-meter.ts";
 import { DiskRoom } from "./disk-room.ts";
 import { RunTimeline } from "./run-timeline.ts";
 
@@ -71,6 +72,7 @@ export class RunSession implements AsyncDisposable {
   readonly #started = performance.now();
   readonly #metricsFile: string;
   readonly #recorder: EventRecorder;
+  readonly #meter = new ControlMeter();
   /** Ids of the pending trajectories that the last commit stored. */
   #pending: ReadonlySet<string> = new Set();
   committedStep: number;
@@ -203,10 +205,16 @@ export class RunSession implements AsyncDisposable {
     return trajectories;
   }
 
+  /** Does what writes to the disk, again while it is refused for want of room. */
+  whenRoom<T>(work: () => Promise<T>): Promise<T> {
+    return this.#room.write(work);
+  }
+
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
-    const { metrics, evaluations } = result;
+    const { evaluations } = result;
     const { timeline } = this;
+    const metrics = { ...result.metrics, ...this.#meter.take() };
     const save = () =>
       timeline.time("checkpoint", step, () => this.#room.write(() => this.checkpoints.save(engine, step)));
     const path = result.checkpoint ? await save() : undefined;
@@ -248,6 +256,7 @@ export class RunSession implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#meter[Symbol.dispose]();
     await this.store.close();
   }
 
@@ -273,7 +282,7 @@ export class RunSession implements AsyncDisposable {
       this.#metricsTorn = false;
     } catch (cause) {
       this.#metricsTorn = true;
-      if ((cause as NodeJS.ErrnoException).code !== "ENOSPC") throw cause;
+      if (!isDiskFull(cause)) throw cause;
       throw new AleError("storage_full", `no space left for ${this.#metricsFile}`, { cause });
     }
   }

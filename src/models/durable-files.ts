@@ -2,11 +2,11 @@
 
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import { AleError, errorMessage } from "../core/errors.ts";
+import { AleError, errorMessage, isDiskFull } from "../core/errors.ts";
 
 /**
  * Writes `parts` one after another; the file appears under its name only when it is complete and on disk.
- * @throws AleError("storage_full") when it cannot be written.
+ * @throws AleError("storage_full") when there is no room, AleError("usage") when it cannot be written for another reason.
  */
 export function writeDurably(path: string, parts: Iterable<Uint8Array | string>): void {
   const temporary = `${path}.${process.pid}.tmp`;
@@ -23,7 +23,8 @@ export function writeDurably(path: string, parts: Iterable<Uint8Array | string>)
   } catch (error) {
     rmSync(temporary, { force: true });
     if (error instanceof AleError) throw error;
-    throw new AleError("storage_full", `cannot write ${path}: ${errorMessage(error)}`, {
+    const code = isDiskFull(error) ? "storage_full" : "usage";
+    throw new AleError(code, `cannot write ${path}: ${errorMessage(error)}`, {
       hint: `make room in ${dirname(path)}, or correct its permissions; a run goes on with: ale resume`,
       cause: error,
     });

@@ -26,7 +26,8 @@ export function batchMetrics({ groups, lead }: RolloutBatch, version: number): R
       "async/groups_dropped": lead.counts.dropped,
       "async/groups_filtered": lead.counts.filtered,
       "async/episodes_cancelled": lead.counts.cancelled,
-      "async/episodes_retried": lead.counts.retried,
+      // What failed on the machine, and when, is not a function of the seed.
+      "perf/episodes_retried": lead.counts.retried,
     }),
     "timing_s/trajectory/p50": quantile(seconds, 0.5),
     "timing_s/trajectory/p99": quantile(seconds, 0.99),
@@ -36,9 +37,11 @@ export function batchMetrics({ groups, lead }: RolloutBatch, version: number): R
 
 /** `version` for a trajectory without sampled tokens. */
 function oldestVersion({ tokens }: Trajectory, version: number): number {
+  const { mask, versions, kvOldest } = tokens;
   let oldest = version;
-  for (const [t, bit] of tokens.mask.entries()) {
-    if (bit === 1) oldest = Math.min(oldest, tokens.versions[t] as number, tokens.kvOldest[t] as number);
+  // An iterator takes twenty times as long, which counts with a million tokens.
+  for (let t = 0; t < mask.length; t++) {
+    if (mask[t] === 1) oldest = Math.min(oldest, versions[t] as number, kvOldest[t] as number);
   }
   return oldest;
 }

@@ -12,13 +12,15 @@ export interface Persistence {
   readonly limiter: Gate;
   /** Times an episode is tried again after the machine failed under it. */
   readonly retries: number;
-  /** Hears of every outcome but a first failure that is followed by another try. */
+  /** Hears of every outcome but the first `FORGIVEN` failures where another try follows. */
   readonly health?: MachineHealth;
   readonly onRetry?: () => void;
 }
 
 /** Times an episode is started again after the engine died under it. */
 const MAX_ATTEMPTS = 4;
+/** A launcher that is killed, and the next one too, fail all episodes in flight and say nothing about the machine. */
+const FORGIVEN = 2;
 /** Pause before an episode is tried again; doubled each time. */
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 60_000;
@@ -32,7 +34,7 @@ export async function runPersistently(
   for (let attempt = 0; ; attempt++) {
     const trajectory = await limiter.run(() => withRestarts(plan, context));
     const isLast = attempt >= retries || !MACHINE_FAULTS.has(trajectory.stopReason);
-    if (isLast || attempt > 0) health?.record(trajectory);
+    if (isLast || attempt >= FORGIVEN) health?.record(trajectory);
     if (isLast) return trajectory;
     onRetry?.();
     const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** attempt);

@@ -173,10 +173,12 @@ export class Rollout implements BatchSource {
       const episode = await this.#next(environment);
       if (episode === undefined) return;
       const slot = { group, episode };
-      const member = this.#takeMember(slot);
-      const running = new AbortController();
+      const running = this.#running.get(environment) ?? new AbortController();
       this.#running.set(environment, running);
+      let member: number | undefined;
       try {
+        running.signal.throwIfAborted();
+        member = this.#takeMember(slot);
         const trajectory = await this.#runEpisode(slot, member, running.signal);
         this.#running.delete(environment);
         this.#put(environment, slot, trajectory);
@@ -185,7 +187,7 @@ export class Rollout implements BatchSource {
         if (this.#stopped) return;
         if (!running.signal.aborted) throw error;
         this.#counts.cancelled++;
-        this.#slots.get(nameOf(slot))?.members.delete(member);
+        if (member !== undefined) this.#slots.get(nameOf(slot))?.members.delete(member);
         this.#apply(this.#queues.release(environment));
       }
     }
@@ -237,6 +239,8 @@ export class Rollout implements BatchSource {
     for (const { environment, episode } of served) {
       const resume = this.#blocked.get(environment);
       this.#blocked.delete(environment);
+      // From now on the episode can be cancelled, though it begins only when the promise is looked at.
+      this.#running.set(environment, new AbortController());
       resume?.(episode);
     }
     if (batch !== undefined) this.#awaited?.resolve(batch);

@@ -11,6 +11,8 @@ import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher }
 
 const START_MS = 10_000;
 const STOP_MS = 3_000;
+/** Times a launcher is started when a signal ends it before it has answered. */
+const START_ATTEMPTS = 3;
 const KEPT_STDERR = 4_000;
 /** The longest a timer can run. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -46,6 +48,9 @@ interface Reached {
   readonly pausing: "freeze" | "stop";
 }
 
+/** A signal ended the launcher while it was starting; that says nothing about what this machine allows. */
+class KilledAtStart extends AleError {}
+
 export class LauncherClient {
   readonly isolation: string;
   /** How a sandbox is paused: by its control group, or with a signal to each process. */
@@ -68,6 +73,16 @@ export class LauncherClient {
    * @throws AleError("sandbox") naming what this machine does not allow.
    */
   static async start(options: LauncherOptions): Promise<LauncherClient> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await LauncherClient.#start(options);
+      } catch (error) {
+        if (!(error instanceof KilledAtStart) || attempt === START_ATTEMPTS) throw error;
+      }
+    }
+  }
+
+  static async #start(options: LauncherOptions): Promise<LauncherClient> {
     const path = await launcherPath();
     const record = await recordLauncher(options.stateDir);
     const stage = join(record.folder, "stage");
@@ -93,10 +108,11 @@ export class LauncherClient {
       const pausing = all("pause")[0] === "freeze" ? "freeze" : "stop";
       return new LauncherClient(connection, { isolation, pausing }, record);
     } catch (error) {
+      const ThisError = connection.killed ? KilledAtStart : AleError;
       await connection.stop();
       await forgetLauncher(record);
       if (!(error instanceof AleError)) throw error;
-      throw new AleError("sandbox", `sandboxes cannot be made on this machine: ${error.message}`, {
+      throw new ThisError("sandbox", `sandboxes cannot be made on this machine: ${error.message}`, {
         hint: error.hint ?? startHint(error.message),
         cause: error,
       });
@@ -193,6 +209,11 @@ class Connection {
 
   get alive(): boolean {
     return this.#reason === undefined;
+  }
+
+  /** Whether a signal has ended it. */
+  get killed(): boolean {
+    return this.#process.signalCode !== null;
   }
 
   async #readErrors(): Promise<void> {

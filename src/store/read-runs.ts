@@ -1,6 +1,6 @@
 /** Queries about runs, steps, metrics and evaluations. */
 
-import { and, asc, desc, eq, gt, gte, inArray, isNull, lt, lte, type SQL } from "drizzle-orm";
+import { and, asc, desc, eq, gt, gte, inArray, isNull, lt, lte, type SQL, sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import { isAlive } from "./owner.ts";
@@ -119,31 +119,45 @@ export interface MetricsFilter {
   readonly names?: readonly string[];
 }
 
-export async function selectMetrics(
+/** Values per query: the driver works on the event loop, some milliseconds for so many. */
+const METRICS_PER_PAGE = 1000;
+
+/** Metrics of whole steps, in order, some at a time; between pages the event loop turns. */
+export async function* selectMetrics(
   database: LibSQLDatabase,
   runId: string,
-  filter: MetricsFilter,
-): Promise<MetricsRow[]> {
-  const { sinceStep, untilStep, names } = filter;
-  const rows = await database
-    .select({ step: metrics.step, name: metrics.name, value: metrics.value })
-    .from(metrics)
-    .where(
-      and(
-        eq(metrics.runId, runId),
-        sinceStep === undefined ? undefined : gt(metrics.step, sinceStep),
-        untilStep === undefined ? undefined : lte(metrics.step, untilStep),
-        names === undefined ? undefined : inArray(metrics.name, [...names]),
-      ),
-    )
-    .orderBy(asc(metrics.step), asc(metrics.name));
-  const byStep = new Map<number, Record<string, number | null>>();
-  for (const { step, name, value } of rows) {
-    const values = byStep.get(step) ?? {};
-    values[name] = value;
-    byStep.set(step, values);
+  { sinceStep, untilStep, names }: MetricsFilter,
+): AsyncGenerator<MetricsRow[]> {
+  const wanted = and(
+    eq(metrics.runId, runId),
+    sinceStep === undefined ? undefined : gt(metrics.step, sinceStep),
+    untilStep === undefined ? undefined : lte(metrics.step, untilStep),
+    names === undefined ? undefined : inArray(metrics.name, [...names]),
+  );
+  let unfinished: { step: number; metrics: Record<string, number | null> } | undefined;
+  for (let after: SQL | undefined, full = true; full; ) {
+    const values = await database
+      .select({ step: metrics.step, name: metrics.name, value: metrics.value })
+      .from(metrics)
+      .where(and(wanted, after))
+      .orderBy(asc(metrics.step), asc(metrics.name))
+      .limit(METRICS_PER_PAGE);
+    const page: MetricsRow[] = [];
+    for (const { step, name, value } of values) {
+      if (unfinished?.step !== step) {
+        if (unfinished !== undefined) page.push(unfinished);
+        unfinished = { step, metrics: {} };
+      }
+      unfinished.metrics[name] = value;
+    }
+    const last = values.at(-1);
+    full = last !== undefined && values.length === METRICS_PER_PAGE;
+    if (!full && unfinished !== undefined) page.push(unfinished);
+    if (page.length > 0) yield page;
+    if (!full) return;
+    after = sql`(${metrics.step}, ${metrics.name}) > (${last?.step}, ${last?.name})`;
+    await new Promise((resolve) => setImmediate(resolve));
   }
-  return [...byStep].map(([step, values]) => ({ step, metrics: values }));
 }
 
 export async function selectEvaluations(database: LibSQLDatabase, runId: string): Promise<EvaluationRecord[]> {

@@ -173,6 +173,21 @@ test("a step is committed once, whole, and in order", async () => {
   ]);
 });
 
+test("metrics of many steps are read page by page, in whole steps", async () => {
+  const run = await store.createRun(newRun("pages"));
+  const metricsOf = (step: number) =>
+    Object.fromEntries(Array.from({ length: 90 }, (_, i) => [`m${i}`, step + i / 100]));
+  const steps = Array.from({ length: 30 }, (_, i) => i + 1);
+  for (const step of steps) await store.commitStep(run, step, commit(metricsOf(step)));
+  const pages = await Array.fromAsync(store.metrics(run));
+  expect(pages.length).toBeGreaterThan(2);
+  expect(pages.flat()).toEqual(steps.map((step) => ({ step, metrics: metricsOf(step) })));
+  expect(await store.readMetrics(run, { sinceStep: 28, names: ["m1"] })).toEqual([
+    { step: 29, metrics: { m1: 29.01 } },
+    { step: 30, metrics: { m1: 30.01 } },
+  ]);
+});
+
 test("pruned checkpoints are not offered", async () => {
   const run = await store.createRun(newRun("prune"));
   for (let step = 1; step <= 4; step++) {
@@ -239,6 +254,19 @@ test("filters select, and streamed episodes are the listed ones", async () => {
   expect(streamed).toEqual(listed);
   const families = await store.readFamilies(run);
   expect(families.reduce((sum, row) => sum + row.episodes, 0)).toBe((await store.getRun(run)).episodes);
+});
+
+test("the event loop turns while many episodes are read", async () => {
+  const run = await store.createRun(newRun("many"));
+  const many = Array.from({ length: 80 }, (_, i) => sample(`many/${i}`, `many/${i >> 3}`, i % 8));
+  await store.writeEpisodes(run, 1, "train", many);
+  let turns = 0;
+  const timer = setInterval(() => turns++, 0);
+  const read: string[] = [];
+  for await (const { id } of store.episodes({ runId: run })) read.push(id);
+  clearInterval(timer);
+  expect(read).toEqual(many.map(({ episodeId }) => episodeId));
+  expect(turns).toBeGreaterThan(0);
 });
 
 test("the hub's lasting events are recorded, transient ones and those the store makes are not", async () => {

@@ -65,6 +65,8 @@ const MESSAGES_IN_FLIGHT = 2;
 /** About what a commit occupies without the episodes that wait. */
 const COMMIT_BYTES = 64 << 10;
 const EPISODES_PER_READ = 100;
+/** With turns and tokens: some milliseconds of the event loop. */
+const DETAILS_PER_READ = 25;
 const EVENTS_PER_READ = 1000;
 
 /**
@@ -140,7 +142,7 @@ export class Store implements AsyncDisposable {
   /** Ends the work of this process on the run. */
   async endRun(runId: string, status: Exclude<RunStatus, "running">, reason?: string): Promise<void> {
     const end = { type: "endRun", runId, status, ...(reason === undefined ? {} : { reason }) } as const;
-    await this.#requireWriter().write(end, 0);
+    await this.#persist(() => [end, 0, []]);
   }
 
   /** Records tasks with their instructions; episodes alone record what their trajectory says of the task. */
@@ -259,7 +261,18 @@ export class Store implements AsyncDisposable {
 
   /** One row per step, in order. */
   async readMetrics(runId: string, filter: readRuns.MetricsFilter = {}): Promise<MetricsRow[]> {
-    return this.#read((database) => readRuns.selectMetrics(database, runId, filter));
+    const pages = await Array.fromAsync(this.metrics(runId, filter));
+    return pages.flat();
+  }
+
+  /** As `readMetrics`, some rows at a time; between them the event loop turns. */
+  async *metrics(runId: string, filter: readRuns.MetricsFilter = {}): AsyncGenerator<MetricsRow[]> {
+    const pages = readRuns.selectMetrics(this.#reader.database, runId, filter);
+    for (;;) {
+      const { value } = await this.#read(() => pages.next());
+      if (value === undefined) return;
+      yield value;
+    }
   }
 
   async readEvaluations(runId: string): Promise<EvaluationRecord[]> {
@@ -289,16 +302,20 @@ export class Store implements AsyncDisposable {
     return this.#read((database) => readEpisodes.selectEpisode(database, id));
   }
 
-  /** Episodes with turns and tokens in the order they were written; holds `EPISODES_PER_READ` of them at a time. */
+  /**
+   * Episodes with turns and tokens in the order they were written; holds `DETAILS_PER_READ` of them at a time, between which
+   * the event loop turns.
+   */
   async *episodes(filter: EpisodeFilter): AsyncGenerator<EpisodeDetail> {
     for (let after = 0; ; ) {
       const from = after;
       const { details, last } = await this.#read((database) =>
-        readEpisodes.selectDetails(database, filter, from, EPISODES_PER_READ),
+        readEpisodes.selectDetails(database, filter, from, DETAILS_PER_READ),
       );
       yield* details;
       if (last === undefined) return;
       after = last;
+      await new Promise((resolve) => setImmediate(resolve));
     }
   }
 

@@ -25,6 +25,12 @@ const MODEL = configToHuggingFace({
   contextLength: 64,
 });
 
+const SETTINGS = {
+  modelConfig: MODEL,
+  weights: { kind: "random", seed: 1 },
+  ...{ threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: true },
+} as const;
+
 const SAMPLING = { temperature: 1, greedy: false, maxTokens: 12, stopIds: [] };
 const PROMPT = Int32Array.of(1, 5, 9, 2);
 
@@ -55,15 +61,7 @@ describe.each([1, 2])("%d engines", (size) => {
         devices: new Array<string>(size).fill("cpu"),
         folder,
         sequences: 8,
-        engine: {
-          modelConfig: MODEL,
-          weights: { kind: "random", seed: 1 },
-          threads: 1,
-          slots: 4,
-          context: 64,
-          microBatchTokens: 256,
-          deterministic: true,
-        },
+        engine: SETTINGS,
       },
       ({ device }) => restarts.push(device),
     );
@@ -145,9 +143,9 @@ describe.each([1, 2])("%d engines", (size) => {
       folder: mkdtempSync(folderOf("undisturbed-")),
       sequences: 8,
       engine: {
-        modelConfig: MODEL,
+        ...SETTINGS,
         weights: { kind: "checkpoint", folder: folderOf("before"), version: 20 },
-        ...{ threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: false },
+        deterministic: false,
       },
     });
     for (version = 21; version <= 26; version++) await undisturbed.update(job, version);
@@ -168,38 +166,48 @@ describe.each([1, 2])("%d engines", (size) => {
   });
 });
 
-/** Process ids of the engines that this process has started and that still run. */
-function engineChildren(): number[] {
-  return readdirSync("/proc").flatMap((name) => {
+/** Processes of engines that this one has started. */
+function startedEngines(): number[] {
+  const read = (file: string) => {
     try {
-      const stat = readFileSync(`/proc/${name}/stat`, "latin1");
-      const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-      const isEngine = readFileSync(`/proc/${name}/cmdline`, "latin1").includes("--ale-role=engine");
-      return state !== "Z" && Number(parent) === process.pid && isEngine ? [Number(name)] : [];
+      return readFileSync(file, "utf8");
     } catch {
-      return []; // No process, or one that ended meanwhile.
+      return ""; // it ended meanwhile
     }
-  });
+  };
+  const tasks = readdirSync("/proc/self/task").map((task) => `/proc/self/task/${task}/children`);
+  const children = tasks.flatMap((file) => read(file).split(" ").filter(Boolean).map(Number));
+  return children.filter((pid) => read(`/proc/${pid}/cmdline`).includes("=engine"));
 }
 
-test("an engine that dies while it starts is started again", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
-  const weights = { kind: "random", seed: 1 } as const;
-  const limits = { threads: 1, slots: 4, context: 64, microBatchTokens: 256, deterministic: true };
-  const starting = EnginePool.start({
-    ...{ devices: ["cpu"], folder, sequences: 8 },
-    engine: { modelConfig: MODEL, weights, ...limits },
-  });
-  while (engineChildren().length === 0) await Bun.sleep(1);
-  const [first] = engineChildren() as [number];
-  process.kill(first, "SIGKILL");
-  const engine = await starting;
-  try {
-    expect(await engine.pids()).not.toContain(first);
-    await using session = await engine.open("a");
-    expect((await session.generate(PROMPT, SAMPLING)).ids).toHaveLength(12);
-  } finally {
-    await engine.stop();
-    rmSync(folder, { recursive: true, force: true });
+/** Starts two engines and kills, `times` times, one that has not got its model yet. */
+async function startAndKill(folder: string, times: number) {
+  const restarts: string[] = [];
+  const options = { devices: ["cpu", "cpu"], folder, sequences: 8, engine: SETTINGS };
+  const pool = EnginePool.start(options, ({ reason }) => restarts.push(reason));
+  pool.catch(() => {});
+  const killed = new Set<number>();
+  while (killed.size < times) {
+    const next = startedEngines().find((pid) => !killed.has(pid));
+    if (next !== undefined) {
+      process.kill(next, "SIGKILL");
+      killed.add(next);
+    }
+    await Bun.sleep(1);
   }
-}, 30_000);
+  return { pool, restarts };
+}
+
+test("an engine that is killed while it starts is started again, but not for ever", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-engine-"));
+  const { pool, restarts } = await startAndKill(folder, 2);
+  const engine = await pool;
+  expect(restarts).toEqual(["signal SIGKILL", "signal SIGKILL"]);
+  await using session = await engine.open("a");
+  expect((await session.generate(PROMPT, SAMPLING)).ids).toHaveLength(12);
+  await engine.stop();
+  const { pool: hopeless } = await startAndKill(folder, 3);
+  await expect(hopeless).rejects.toThrow("ended 3 times while it was starting, last with signal SIGKILL");
+  expect(startedEngines()).toEqual([]);
+  rmSync(folder, { recursive: true, force: true });
+}, 60_000);

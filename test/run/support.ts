@@ -27,10 +27,16 @@ export interface EpisodeRow {
 export class Workspace implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), "ale-run-"));
   readonly home = join(this.folder, "home");
+  readonly #command: readonly string[];
+
+  /** @param command what starts ale; this checkout when omitted. */
+  constructor(command: readonly string[] = MAIN) {
+    this.#command = command;
+  }
 
   ale(...args: string[]) {
     const env = { ...process.env, ALE_HOME: this.home, NO_COLOR: "1" };
-    return Bun.spawn([...MAIN, ...args], { cwd: REPOSITORY, env, stdio: ["ignore", "pipe", "pipe"] });
+    return Bun.spawn([...this.#command, ...args], { cwd: REPOSITORY, env, stdio: ["ignore", "pipe", "pipe"] });
   }
 
   path(...names: string[]): string {
@@ -84,12 +90,17 @@ export class Workspace implements Disposable {
   }
 }
 
-export async function finish(child: ReturnType<Workspace["ale"]>): Promise<Ended> {
-  const [out, err, code] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
+/** Waits for the end of `child`; `hear` is told what it prints while it goes on. */
+export async function finish(child: ReturnType<Workspace["ale"]>, hear?: (text: string) => void): Promise<Ended> {
+  const listen = async () => {
+    let out = "";
+    for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+      out += text;
+      hear?.(text);
+    }
+    return out;
+  };
+  const [out, err, code] = await Promise.all([listen(), new Response(child.stderr).text(), child.exited]);
   return { code, out, err };
 }
 

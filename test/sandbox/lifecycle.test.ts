@@ -219,6 +219,32 @@ describe("sudden ends", () => {
     await until("the removal of its groups", 5000, () => !groups.some((group) => existsSync(group)));
   });
 
+  test("the launcher is killed before it has answered: it is started again, but not for ever", async () => {
+    const children = () =>
+      readdirSync("/proc/self/task").flatMap((task) =>
+        readFileSync(`/proc/self/task/${task}/children`, "utf8").split(" ").filter(Boolean).map(Number),
+      );
+    const openAndKill = async (times: number) => {
+      const known = new Set(children());
+      const opening = open();
+      opening.catch(() => {});
+      for (let killed = 0; killed < times; ) {
+        const launcher = children().find((pid) => !known.has(pid));
+        if (launcher !== undefined) {
+          process.kill(launcher, "SIGKILL");
+          known.add(launcher);
+          killed++;
+        }
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      return { opening };
+    };
+    const provider = await (await openAndKill(2)).opening;
+    expect(await output(await provider.create(ENVIRONMENT), "echo on")).toBe("on\n");
+    const { opening } = await openAndKill(3);
+    await expect(opening).rejects.toThrow("the sandbox launcher was ended by SIGKILL");
+  });
+
   test("the control process is killed: within a second nothing runs, and the next start removes the rest", async () => {
     const stateDir = mkdtempSync(join(tmpdir(), "ale-killed-"));
     const mark = nextMark++;
