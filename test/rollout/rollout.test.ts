@@ -158,8 +158,8 @@ test("episodes outlive a launcher, and the next one", async () => {
     if (times === 2) commands = expert();
     process.kill(provider.launcherPid, "SIGKILL");
   }
-  const { groups, counts } = await collected;
-  expect(counts.retried).toBe(40);
+  const { groups, lead } = await collected;
+  expect(lead.counts.retried).toBe(40);
   expect(groups.flatMap(({ trajectories }) => trajectories.map(({ reward }) => reward))).toEqual(Array(20).fill(1));
   await rollout.stop();
 }, 60_000);
