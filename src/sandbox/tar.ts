@@ -1,6 +1,7 @@
 /**
  * Folders as tar files (POSIX ustar with pax records for long names) from and to the archives that sandboxes exchange. Only
- * files, folders and symbolic links; where an entry may go is checked by the sandbox that takes it.
+ * files, folders and symbolic links; where an entry may go is checked by the sandbox that takes it. Names are bytes on both
+ * sides and stay so; libraries for tar make text of them.
  */
 
 import { AleError } from "../core/errors.ts";
