@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { getPriority, tmpdir } from "node:os";
 import { join } from "node:path";
 import { firstTokens } from "../../src/core/generation.ts";
 import { EngineLost } from "../../src/device/engine-client.ts";
@@ -70,6 +70,10 @@ describe.each([1, 2])("%d engines", (size) => {
   afterAll(async () => {
     await engine.stop();
     rmSync(folder, { recursive: true, force: true });
+  });
+
+  test("engines go behind control where the processor is busy", async () => {
+    for (const pid of await engine.pids()) expect(getPriority(pid)).toBe(Math.min(19, getPriority() + 5));
   });
 
   test("the same noise key gives the same answer, alone and among others, whatever engine gives it", async () => {

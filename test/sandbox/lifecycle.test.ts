@@ -2,7 +2,7 @@
 
 import { afterEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { getPriority, tmpdir } from "node:os";
 import { join } from "node:path";
 import { reapOrphans } from "../../src/sandbox/registry.ts";
 import { ENVIRONMENT, LIMITS, openProvider, outcome, output, type TestProvider, until } from "./support.ts";
@@ -197,6 +197,21 @@ describe("errors name the thing", () => {
     const { createSandboxProvider } = await import("../../src/sandbox/supervisor.ts");
     const promise = createSandboxProvider({ maskPaths: [], stateDir: "/proc/nonesuch" });
     await expect(promise).rejects.toThrow("/proc/nonesuch cannot be written");
+  });
+});
+
+describe("control goes first", () => {
+  test("all sandboxes together weigh as much as one process five steps nicer than control", async () => {
+    const provider = await open();
+    const weight = (path: string, name: string) =>
+      existsSync(join(path, name)) ? [Number(readFileSync(join(path, name), "utf8"))] : [];
+    const nice = Math.min(19, getPriority() + 5);
+    const weights = cgroupsOf(provider).flatMap((path) => weight(path, "cpu.weight.nice"));
+    for (const niceness of weights) expect(niceness).toBe(nice);
+    const shares = cgroupsOf(provider).flatMap((path) => weight(path, "cpu.shares"));
+    // of whole numbers, each rounded down
+    for (const share of shares) expect(Math.abs(share / (1024 * 0.8 ** nice) - 1)).toBeLessThan(0.2);
+    expect(weights.length + shares.length).toBe(provider.isolation.includes("cgroup") ? 1 : 0);
   });
 });
 
