@@ -151,7 +151,7 @@ describe("whatever the law, the placement and the ratio", () => {
           expect(simulate(setup, 6, 0)).toEqual(result);
         },
       ),
-      { numRuns: 15 },
+      { numRuns: 10 },
     );
   });
 

@@ -81,6 +81,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
       });
       if (flags.json) cli.printJson(result);
       else printEvaluation(cli, result);
+      if (result.error !== undefined) cli.exitCode = 1;
     });
 }
 

@@ -84,8 +84,8 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
   );
   const outcomes = rows.map((row): Outcome => {
     const family = row.task.split("/")[1] ?? row.task;
-    const stopReason = agent === "oracle" && row.error !== undefined ? "grader_error" : "done";
-    return { family, solved: row[agent] >= 1, stopReason, error: row.error };
+    const error = agent === "oracle" ? row.error : row.noopError;
+    return { family, solved: row[agent] >= 1, stopReason: error === undefined ? "done" : "grader_error", error };
   });
   return { outcomes, isolation: provider.isolation };
 }

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { anyText } from "../../test/support/arbitrary-text.ts";
 import { parseRewardJson, parseRewardText, quoteFound } from "./reward.ts";
 
 describe("reward.txt", () => {
@@ -61,7 +62,7 @@ describe("reward.json", () => {
 test("what is quoted is short, on one line, and free of escapes", () => {
   expect(quoteFound("\x1b[31mred\nblue\u202e")).toBe('"[31mred blue"');
   fc.assert(
-    fc.property(fc.string({ unit: "binary" }), (text) => {
+    fc.property(anyText, (text) => {
       const quoted = quoteFound(text);
       expect(quoted).toMatch(/^"[\x20-\x7e]*"$/);
       expect(quoted.length).toBeLessThan(180);

@@ -36,6 +36,8 @@ export interface CheckRow {
   readonly ms: number;
   /** Why the oracle or the grader failed, when it is known. */
   readonly error?: string;
+  /** Why the grader failed on the instance with nothing done. */
+  readonly noopError?: string;
 }
 
 /** Whether an instance is as it should be. */
@@ -109,6 +111,7 @@ async function checkTask(
     noop: noop.reward,
     ms: performance.now() - started,
     ...(error === undefined ? {} : { error }),
+    ...(noop.error === undefined ? {} : { noopError: noop.error }),
   };
 }
 

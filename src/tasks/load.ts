@@ -35,7 +35,12 @@ export function loadTaskFolder(source: TaskSource, folder: string, suite: string
   const inside = (name: string) => (folder === "" ? name : `${folder}/${name}`);
   const text = (name: string): string | undefined => {
     const file = source.read(inside(name));
-    return file === undefined ? undefined : new TextDecoder().decode(file.content);
+    if (file === undefined) return undefined;
+    try {
+      return new TextDecoder("utf-8", { fatal: true }).decode(file.content);
+    } catch {
+      throw new AleError("task", `${path}/${name} is not text in UTF-8`, { hint: "save it as UTF-8" });
+    }
   };
   const toml = text("task.toml");
   if (toml === undefined) {

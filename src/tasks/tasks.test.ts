@@ -109,6 +109,16 @@ describe("task folders", () => {
     expect(refuse(files)).toMatch(message);
   });
 
+  test("an instruction that is no text is refused", () => {
+    const image = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0xff, 0]);
+    const files = new Map(Object.entries(PLAIN).map(([path, text]) => [path, new TextEncoder().encode(text)]));
+    const found = memorySource(
+      new Map([...files.set("instruction.md", image)].map(([p, c]) => [`suite/one/${p}`, c])),
+      "suite/one",
+    );
+    expect(refusal(() => suiteOf(found))).toContain("suite/one/instruction.md is not text in UTF-8 | save it as UTF-8");
+  });
+
   test("links in a task folder are refused", () => {
     const folder = join(scratch, "linked");
     for (const [path, text] of Object.entries(PLAIN)) put(folder, path, text);

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { anyText } from "../../test/support/arbitrary-text.ts";
 import { sanitizeLine, sanitizeText } from "./sanitize.ts";
 
 // Written apart from the implementation: code points that may act on a terminal or hide text.
@@ -42,7 +43,7 @@ test.each([
 });
 
 const piece = fc.oneof(
-  fc.string({ unit: "binary" }),
+  anyText,
   fc.constantFrom(
     "\x1b",
     "\x1b[",

@@ -1,19 +1,19 @@
 /** Where results go: what cannot be written is a failure, and a reader that has enough is none. */
 
 import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { selfCommand } from "../../src/device/self.ts";
 
 const MAIN = selfCommand("engine").slice(0, -1);
 
-function shell(script: string): { code: number; err: string } {
-  const { exitCode, stderr } = Bun.spawnSync(["bash", "-c", script, "bash", ...MAIN], {
+function shell(script: string): { code: number; out: string; err: string } {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(["bash", "-c", script, "bash", ...MAIN], {
     cwd: join(import.meta.dir, "../.."),
     stdio: ["ignore", "pipe", "pipe"],
   });
-  return { code: exitCode, err: stderr.toString() };
+  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
 test("a full disk", () => {
@@ -23,7 +23,7 @@ test("a full disk", () => {
 });
 
 test("a reader that leaves early", () => {
-  expect(shell('set -o pipefail; "$@" config show | head -1')).toEqual({ code: 0, err: "" });
+  expect(shell('set -o pipefail; "$@" config show | head -1')).toMatchObject({ code: 0, err: "" });
 });
 
 test("a run outlives the reader of its output", () => {
@@ -40,3 +40,23 @@ test("a run outlives the reader of its output", () => {
     rmSync(folder, { recursive: true, force: true });
   }
 }, 60_000);
+
+test("an evaluation whose tests give no number prints what it has, and fails", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-output-"));
+  try {
+    const files = {
+      "task.toml": '[environment]\nprofile = "host"\n',
+      "instruction.md": "Do nothing.\n",
+      "tests/test.sh": "echo many > /logs/verifier/reward.txt\n",
+    };
+    for (const [path, text] of Object.entries(files)) {
+      mkdirSync(dirname(join(folder, "one", path)), { recursive: true });
+      writeFileSync(join(folder, "one", path), text);
+    }
+    const { code, out } = shell(`"$@" eval ${folder} --policy noop --samples 1 --json`);
+    expect(code).toBe(1);
+    expect(JSON.parse(out)).toMatchObject({ n: 1, rate: 0, error: expect.stringContaining('"many"') });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
