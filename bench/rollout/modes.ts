@@ -14,7 +14,7 @@ export const MINIBATCHES = 1;
 export const CONCURRENCY = 512;
 /**
  * Rows of a decode batch, and the least standard deviation of a group's rewards: with so few rows, and with groups replaced
- * that teach little, generation is about twice the work that training is: 2.3 times in a synchronous run under law C
+ * that teach little, generation is about twice the work that training is: 1.3 to 3.2 times under law A
  * (`docs/throughput.md`).
  */
 export const SLOTS = 2;
