@@ -6,7 +6,6 @@ import { linear } from "../../src/autodiff/matmul.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { BFLOAT16_CASES, roundedToBfloat16 } from "../../src/models/bfloat16-cases.ts";
 import { bfloat16Bytes, keptInBfloat16 } from "../../src/models/bfloat16-matrices.ts";
-import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
 import { DecoderReference } from "../../src/models/decoder-reference.ts";
 import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { FrozenParameters } from "../../src/models/frozen-parameters.ts";
@@ -24,24 +23,9 @@ import { float32Value, Value } from "../../src/runtime/value.ts";
 import { DeviceLearner } from "../../src/trainer/device-learner.ts";
 import { Learner } from "../../src/trainer/learner.ts";
 import { finish } from "../../src/trainer/micro-operations.ts";
-import { webgpu } from "./support.ts";
+import { tinyDecoder, webgpu } from "./support.ts";
 
-const CONFIG: DecoderConfig = {
-  ...ARCHITECTURES.qwen2,
-  experts: null,
-  vocabularySize: 40,
-  hiddenSize: 16,
-  layers: 2,
-  heads: 2,
-  kvHeads: 1,
-  headDim: 16,
-  intermediateSize: 24,
-  normEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: null,
-  tiedEmbeddings: true,
-  contextLength: 64,
-};
+const CONFIG = tinyDecoder("qwen2");
 const LAYOUT = parameterLayout(CONFIG);
 const SETTINGS = { lr: 0.02, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 } as const;
 const SHORT = LAYOUT.entries.filter((entry) => keptInBfloat16("bfloat16", entry));

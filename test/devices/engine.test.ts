@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { EngineClient } from "../../src/device/engine-client.ts";
 import { EnginePool } from "../../src/device/engine-pool.ts";
 import type { EngineOptions } from "../../src/device/protocol.ts";
-import { ARCHITECTURES, configToHuggingFace } from "../../src/models/config.ts";
+import { configToHuggingFace } from "../../src/models/config.ts";
 import type { SupervisedJob } from "../../src/trainer/update.ts";
-import { webgpu } from "./support.ts";
+import { tinyDecoder, webgpu } from "./support.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "ale-device-"));
 const engines: { stop(): Promise<void> }[] = [];
@@ -19,22 +19,7 @@ afterAll(async () => {
 });
 
 const OPTIONS: Omit<EngineOptions, "storeFile" | "sequences"> = {
-  modelConfig: configToHuggingFace({
-    ...ARCHITECTURES.llama,
-    experts: null,
-    vocabularySize: 40,
-    hiddenSize: 16,
-    layers: 1,
-    heads: 2,
-    kvHeads: 1,
-    headDim: 16,
-    intermediateSize: 24,
-    normEps: 1e-5,
-    ropeTheta: 10_000,
-    ropeScaling: null,
-    tiedEmbeddings: true,
-    contextLength: 64,
-  }),
+  modelConfig: configToHuggingFace(tinyDecoder("llama", { layers: 1 })),
   weights: { kind: "random", seed: 3 },
   threads: 1,
   slots: 2,

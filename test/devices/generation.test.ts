@@ -2,35 +2,16 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/core/rng.ts";
-import { ARCHITECTURES, type DecoderConfig, type ModelType } from "../../src/models/config.ts";
+import type { DecoderConfig } from "../../src/models/config.ts";
 import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { ParameterStore } from "../../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
 import { GenerationEngine } from "../../src/policy/generation/engine.ts";
 import type { Provider } from "../../src/runtime/provider.ts";
-import { webgpu } from "./support.ts";
+import { tinyDecoder, webgpu } from "./support.ts";
 
 const OPTIONS = { threads: 1, slots: 3, rows: 4, context: 48 };
 const SAMPLING = { temperature: 1, greedy: true, maxTokens: 6, stopIds: [] };
-
-function config(type: ModelType): DecoderConfig {
-  return {
-    ...ARCHITECTURES[type],
-    experts: null,
-    vocabularySize: 40,
-    hiddenSize: 16,
-    layers: 2,
-    heads: 2,
-    kvHeads: 1,
-    headDim: 16,
-    intermediateSize: 24,
-    normEps: 1e-5,
-    ropeTheta: 10_000,
-    ropeScaling: null,
-    tiedEmbeddings: true,
-    contextLength: 64,
-  };
-}
 
 function storeFor(model: DecoderConfig): ParameterStore {
   const layout = parameterLayout(model);
@@ -68,7 +49,7 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
   test.each(["qwen2", "qwen3"] as const)(
     "two turns of a %s model: same tokens, same log-probabilities",
     (type) => {
-      const model = config(type);
+      const model = tinyDecoder(type);
       const store = storeFor(model);
       const parameters = new DeviceParameters(provider, store);
       const here = new GenerationEngine(model, store, OPTIONS);
@@ -93,7 +74,7 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
   );
 
   test("a model with routed experts is refused", () => {
-    const model = config("llama");
+    const model = tinyDecoder("llama");
     const store = storeFor(model);
     const parameters = new DeviceParameters(provider, store);
     const experts = {

@@ -2,7 +2,6 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/core/rng.ts";
-import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
 import { DeviceParameters } from "../../src/models/device-parameters.ts";
 import { type AdaptedBase, FrozenParameters } from "../../src/models/frozen-parameters.ts";
 import { rootMeanSquare } from "../../src/models/gradient-check.ts";
@@ -12,24 +11,9 @@ import { initializeParameters, parameterLayout } from "../../src/models/paramete
 import type { Provider } from "../../src/runtime/provider.ts";
 import { DeviceLearner } from "../../src/trainer/device-learner.ts";
 import { Learner } from "../../src/trainer/learner.ts";
-import { webgpu } from "./support.ts";
+import { tinyDecoder, webgpu } from "./support.ts";
 
-const CONFIG: DecoderConfig = {
-  ...ARCHITECTURES.qwen2,
-  experts: null,
-  vocabularySize: 24,
-  hiddenSize: 16,
-  layers: 2,
-  heads: 2,
-  kvHeads: 1,
-  headDim: 16,
-  intermediateSize: 24,
-  normEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: null,
-  tiedEmbeddings: false,
-  contextLength: 32,
-};
+const CONFIG = tinyDecoder("qwen2", { vocabularySize: 24, tiedEmbeddings: false, contextLength: 32 });
 const LAYOUT = parameterLayout(CONFIG);
 const SETTINGS = { lr: 3e-3, betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0.1, clip: 0.5 };
 /** Sequences of two rectangles: three rows of 16 tokens in two micro-batches. */

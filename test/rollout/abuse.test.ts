@@ -1,42 +1,23 @@
 /** Commands that misbehave cost one episode, with a stop reason that says what happened, and leave nothing behind. */
 
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { expect, test } from "bun:test";
 import { compactFormat } from "../../src/agent/compact-format.ts";
 import { EventHub } from "../../src/core/events.ts";
-import type { SandboxProvider } from "../../src/core/ports.ts";
-import type { StopReason, Task } from "../../src/core/types.ts";
+import type { StopReason } from "../../src/core/types.ts";
 import { ScriptedPolicy } from "../../src/policy/scripted.ts";
 import { runEpisode } from "../../src/rollout/episode.ts";
 import { Limiter } from "../../src/rollout/limiter.ts";
-import { createSandboxProvider } from "../../src/sandbox/supervisor.ts";
-import { loadSuite } from "../../src/tasks/suite.ts";
-import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
-import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
+import { Scene, tokenizer } from "./support.ts";
 
-const stateDir = mkdtempSync(join(tmpdir(), "ale-abuse-"));
-const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
-let provider: SandboxProvider;
-let task: Task;
-
-beforeAll(async () => {
-  provider = await createSandboxProvider({ maskPaths: [], stateDir });
-  task = loadSuite("tasks/shell").render("tree", "train", 1);
-});
-
-afterAll(async () => {
-  await provider.close();
-  rmSync(stateDir, { recursive: true, force: true });
-});
+const scene = new Scene("tree");
+const { task } = scene;
 
 function play(commands: readonly string[], limits: { commandSeconds?: number; episodeMs?: number } = {}) {
   return runEpisode(
     { episodeId: "e", groupId: "g", member: 0, task, noiseKey: "k" },
     {
       policy: new ScriptedPolicy(tokenizer, commands),
-      provider,
+      provider: scene.provider,
       format: compactFormat(tokenizer),
       limits: {
         maxTurns: 6,
@@ -80,8 +61,7 @@ test("an episode that outlives its wall-clock limit ends with timeout", async ()
 }, 30_000);
 
 test("after all that an honest solution is still worth 1", async () => {
-  const expert = task.demonstrations.find(({ kind }) => kind === "expert");
-  const trajectory = await play(expert?.commands ?? []);
+  const trajectory = await play(scene.solution);
   expect(trajectory.stopReason).toBe("done");
   expect(trajectory.error).toBeUndefined();
   expect(trajectory.reward).toBe(1);

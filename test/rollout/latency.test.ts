@@ -1,37 +1,17 @@
 /** Simulated latency in real sandboxes: a process of the sandbox's that sleeps, part of the tool's time and of nothing else. */
 
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { expect, test } from "bun:test";
 import { compactFormat } from "../../src/agent/compact-format.ts";
 import { LatencySchema } from "../../src/config/latency.ts";
 import { EventHub } from "../../src/core/events.ts";
-import type { SandboxProvider } from "../../src/core/ports.ts";
-import type { Task } from "../../src/core/types.ts";
 import { ScriptedPolicy } from "../../src/policy/scripted.ts";
 import { collectGroups } from "../../src/rollout/collect.ts";
 import { latencyOf } from "../../src/rollout/latency.ts";
 import { Limiter } from "../../src/rollout/limiter.ts";
-import { createSandboxProvider } from "../../src/sandbox/supervisor.ts";
-import { loadSuite } from "../../src/tasks/suite.ts";
-import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
-import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
+import { Scene, tokenizer } from "./support.ts";
 
-const stateDir = mkdtempSync(join(tmpdir(), "ale-latency-"));
-const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
-let provider: SandboxProvider;
-let task: Task;
-
-beforeAll(async () => {
-  provider = await createSandboxProvider({ maskPaths: [], stateDir });
-  task = loadSuite("tasks/shell").render("tree", "train", 1);
-});
-
-afterAll(async () => {
-  await provider.close();
-  rmSync(stateDir, { recursive: true, force: true });
-});
+const scene = new Scene("tree");
+const { task } = scene;
 
 interface Settings {
   readonly latency?: Readonly<Record<string, unknown>>;
@@ -57,7 +37,7 @@ async function play(commands: readonly string[], settings: Settings) {
     members,
     {
       policy: new ScriptedPolicy(tokenizer, commands),
-      provider,
+      provider: scene.provider,
       format: compactFormat(tokenizer),
       limits,
       sampling: { temperature: 1, greedy: false },

@@ -1,47 +1,27 @@
 /** Episodes that begin in an expert's states: real sandboxes, a policy that only knows how to finish. */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { describe, expect, test } from "bun:test";
 import { compactFormat } from "../../src/agent/compact-format.ts";
 import { type ResamplingConfig, ResamplingSchema } from "../../src/config/resampling.ts";
 import { EventHub } from "../../src/core/events.ts";
-import type { Task } from "../../src/core/types.ts";
 import { ScriptedPolicy } from "../../src/policy/scripted.ts";
 import { collectGroups } from "../../src/rollout/collect.ts";
 import type { EpisodeContext } from "../../src/rollout/episode.ts";
 import { Limiter } from "../../src/rollout/limiter.ts";
 import { Resampler } from "../../src/rollout/resampling.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
-import { loadSuite } from "../../src/tasks/suite.ts";
-import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
-import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
+import { Scene, tokenizer } from "./support.ts";
 
-const stateDir = mkdtempSync(join(tmpdir(), "ale-resampling-"));
-const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
 const options = { limiter: new Limiter(8), retries: 0 };
-let provider: NativeSandboxProvider;
-let task: Task;
+const scene = new Scene("cfg");
+const { task } = scene;
 /** The oracle's commands. */
-let commands: readonly string[];
-
-beforeAll(async () => {
-  provider = await createSandboxProvider({ maskPaths: [], stateDir });
-  task = loadSuite("tasks/shell").render("cfg", "train", 1);
-  commands = task.demonstrations.find(({ kind }) => kind === "expert")?.commands ?? [];
-});
-
-afterAll(async () => {
-  await provider.close();
-  rmSync(stateDir, { recursive: true, force: true });
-});
+const commands = scene.solution;
 
 /** An agent that runs `script` and says that it is done. */
 function contextOf(script: readonly string[]): EpisodeContext {
   return {
     policy: new ScriptedPolicy(tokenizer, script),
-    provider,
+    provider: scene.provider,
     format: compactFormat(tokenizer),
     limits: { maxTurns: 8, maxCommandTokens: 400, maxEpisodeTokens: 4000, maxObservationChars: 64 },
     sampling: { temperature: 1, greedy: false },

@@ -1,43 +1,24 @@
 /** Rollout beside training, with scripted agents in real sandboxes. */
 
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { expect, test } from "bun:test";
 import { compactFormat } from "../../src/agent/compact-format.ts";
 import { AleError } from "../../src/core/errors.ts";
 import { EventHub } from "../../src/core/events.ts";
 import type { Policy, SandboxProvider } from "../../src/core/ports.ts";
-import type { Task, Trajectory } from "../../src/core/types.ts";
+import type { Trajectory } from "../../src/core/types.ts";
 import { ScriptedPolicy } from "../../src/policy/scripted.ts";
 import { groupFilter } from "../../src/rollout/filter.ts";
 import { Limiter } from "../../src/rollout/limiter.ts";
 import { batchMetrics } from "../../src/rollout/metrics.ts";
 import { Rollout, type RolloutParts, type RolloutSettings } from "../../src/rollout/rollout.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
-import { loadSuite } from "../../src/tasks/suite.ts";
-import { trainBpe } from "../../src/tokens/bpe-trainer.ts";
-import { BpeTokenizer } from "../../src/tokens/tokenizer.ts";
+import { Scene, tokenizer } from "./support.ts";
 
-const stateDir = mkdtempSync(join(tmpdir(), "ale-rollout-"));
-const tokenizer = new BpeTokenizer(trainBpe(["echo"], 262), "test");
 const BASE: RolloutSettings = {
   ...{ groups: 2, groupSize: 2, redundancy: 0, ratio: 0, policy: "greedy", retries: 0 },
 };
-let provider: NativeSandboxProvider;
-let task: Task;
+const scene = new Scene("tree");
+const { task } = scene;
 
-beforeAll(async () => {
-  provider = await createSandboxProvider({ maskPaths: [], stateDir });
-  task = loadSuite("tasks/shell").render("tree", "train", 1);
-});
-
-afterAll(async () => {
-  await provider.close();
-  rmSync(stateDir, { recursive: true, force: true });
-});
-
-const expert = () => task.demonstrations.find(({ kind }) => kind === "expert")?.commands ?? [];
 const HANGS = ["sleep 1000"];
 
 /** Plays the commands that `play` has for queue, number of the group in it, and member. */
@@ -51,7 +32,11 @@ function scripted(play: (queue: number, number: number, member: number) => reado
   };
 }
 
-function parts(policy: Policy, more: Partial<RolloutParts> = {}, sandboxes: SandboxProvider = provider): RolloutParts {
+function parts(
+  policy: Policy,
+  more: Partial<RolloutParts> = {},
+  sandboxes: SandboxProvider = scene.provider,
+): RolloutParts {
   const limiter = new Limiter(32);
   return {
     context: {
@@ -85,7 +70,7 @@ const membersOf = (batch: { groups: readonly { trajectories: readonly Trajectory
 test("with redundancy the first of a group count, and a straggler is stopped", async () => {
   const rollout = new Rollout(
     { ...BASE, redundancy: 1 },
-    parts(scripted((_, __, member) => (member === 1 ? HANGS : expert()))),
+    parts(scripted((_, __, member) => (member === 1 ? HANGS : scene.solution))),
   );
   const batch = await rollout.collect(1);
   expect(membersOf(batch)).toEqual([
@@ -100,7 +85,7 @@ test("with redundancy the first of a group count, and a straggler is stopped", a
 }, 30_000);
 
 test("training does not wait for a group that hangs: it is dropped when it is too old", async () => {
-  const hangs = scripted((queue, number) => (queue === 0 && number === 0 ? HANGS : expert()));
+  const hangs = scripted((queue, number) => (queue === 0 && number === 0 ? HANGS : scene.solution));
   const rollout = new Rollout({ ...BASE, ratio: 1 }, parts(hangs));
   const batches = [];
   for (let step = 1; step <= 3; step++) batches.push(await rollout.collect(step));
@@ -116,7 +101,7 @@ test("training does not wait for a group that hangs: it is dropped when it is to
 test("groups that teach nothing are replaced, but not for ever", async () => {
   const filter = { equal: true, minStd: 0, attempts: 2 };
   // the third group of queue 1 is the first with a spread; queue 0 never has one
-  const play = scripted((queue, number, member) => (queue === 1 && number === 2 && member === 0 ? expert() : []));
+  const play = scripted((queue, number, member) => (queue === 1 && number === 2 && member === 0 ? scene.solution : []));
   const rollout = new Rollout(BASE, parts(play, { reject: groupFilter(filter) }));
   const { groups, lead } = await rollout.collect(1);
   expect(groups.map(({ groupId }) => groupId)).toEqual(["run/2/0", "run/2/1"]);
@@ -126,14 +111,21 @@ test("groups that teach nothing are replaced, but not for ever", async () => {
 
 test("an episode is tried again when its sandbox failed, and the run ends where that does not help", async () => {
   let failures = 3;
-  const shaky = new Proxy(provider, {
+  const shaky = new Proxy(scene.provider, {
     get: (target, name) => {
       if (name !== "create" || failures-- <= 0)
         return Reflect.get(target, name).bind?.(target) ?? Reflect.get(target, name);
       return () => Promise.reject(new AleError("sandbox", "no room for a sandbox"));
     },
   });
-  const rollout = new Rollout({ ...BASE, retries: 2 }, parts(scripted(expert), {}, shaky));
+  const rollout = new Rollout(
+    { ...BASE, retries: 2 },
+    parts(
+      scripted(() => scene.solution),
+      {},
+      shaky,
+    ),
+  );
   const { groups, lead } = await rollout.collect(1);
   expect(lead.counts.retried).toBe(3);
   expect(groups.flatMap(({ trajectories }) => trajectories.map(({ reward }) => reward))).toEqual([1, 1, 1, 1]);
@@ -155,8 +147,8 @@ test("episodes outlive a launcher, and the next one", async () => {
   collected.catch(() => {});
   for (const times of [1, 2]) {
     while (began < 20 * times) await Bun.sleep(10);
-    if (times === 2) commands = expert();
-    process.kill(provider.launcherPid, "SIGKILL");
+    if (times === 2) commands = scene.solution;
+    process.kill(scene.provider.launcherPid, "SIGKILL");
   }
   const { groups, lead } = await collected;
   expect(lead.counts.retried).toBe(40);
@@ -167,7 +159,13 @@ test("episodes outlive a launcher, and the next one", async () => {
 test("what was collected ahead is not collected again by a run that goes on", async () => {
   let ended = 0;
   const count = { onEpisode: () => ended++ };
-  const first = new Rollout({ ...BASE, ratio: 1 }, parts(scripted(expert), count));
+  const first = new Rollout(
+    { ...BASE, ratio: 1 },
+    parts(
+      scripted(() => scene.solution),
+      count,
+    ),
+  );
   await first.collect(1);
   while (ended < 8) await Bun.sleep(10);
   const { state, done } = first.state();
@@ -175,7 +173,14 @@ test("what was collected ahead is not collected again by a run that goes on", as
   expect(done).toHaveLength(4);
   const [lost, ...kept] = done;
   const resumed = { state: JSON.parse(JSON.stringify(state)), done: kept };
-  const second = new Rollout({ ...BASE, ratio: 1 }, parts(scripted(expert), count), resumed);
+  const second = new Rollout(
+    { ...BASE, ratio: 1 },
+    parts(
+      scripted(() => scene.solution),
+      count,
+    ),
+    resumed,
+  );
   const batch = await second.collect(2);
   expect(new Set(batch.groups.map(({ groupId }) => groupId)).size).toBe(2);
   const again = new Set(batch.groups.flatMap(({ trajectories }) => trajectories.filter((one) => !kept.includes(one))));
