@@ -14,6 +14,7 @@ import { AsyncSchema, FilterSchema } from "./async.ts";
 import { experimentProblems } from "./combinations.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
+import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
 import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
@@ -310,6 +311,7 @@ export const ExperimentSchema = z
     algorithm: AlgorithmSchema,
     kl: KlSchema,
     resampling: ResamplingSchema.optional(),
+    remote: RemoteSchema.optional(),
     optimizer: OptimizerSchema.prefault({}),
     trainer: TrainerSchema.prefault({}),
     evaluation: EvaluationSchema.prefault({}),
