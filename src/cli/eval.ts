@@ -62,8 +62,8 @@ export function defineEval(command: Command, cli: CommandLine): void {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
         const { loadExperiment } = await import("../config/load.ts");
         const config = flags.config ?? configOfRun(flags.adapter ?? flags.policy);
-        const { ELSEWHERE_SETTINGS, isElsewhere } = await import("../experiment/language-model.ts");
-        const overrides = config === undefined && isElsewhere(flags.policy) ? ELSEWHERE_SETTINGS : [];
+        const { isElsewhere, longEpisodeSettings } = await import("../experiment/language-model.ts");
+        const overrides = config === undefined && isElsewhere(flags.policy) ? longEpisodeSettings(flags.policy) : [];
         const { experiment } = loadExperiment({ files: config === undefined ? [] : [config], overrides });
         const { policy, adapter, quantization, samples, split, temperature, seed, families } = flags;
         const options = {

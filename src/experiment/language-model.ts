@@ -12,6 +12,8 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
 import type { Policy } from "../core/ports.ts";
 import type { Quantization } from "../core/quantization.ts";
+import { configFromHuggingFace } from "../models/config.ts";
+import { openPolicyFolder } from "../models/policy-folder.ts";
 import {
   type ChatAnswer,
   type ChatModel,
@@ -49,17 +51,21 @@ export interface ModelWishes {
   readonly quantization?: Quantization | undefined;
 }
 
-/**
- * Limits of an episode, as `key=value`, for a model that is not ours, where no experiment says them. It was made for long
- * conversations, and what it reads is counted in bytes.
- */
-export const ELSEWHERE_SETTINGS: readonly string[] = [
-  "rollout.maxTurns=40",
-  "rollout.maxCommandTokens=4096",
-  "rollout.maxEpisodeTokens=400000",
-  "rollout.maxObservationChars=8000",
-  "rollout.episodeSeconds=1800",
-];
+/** Limits of an episode with a model that was made for long conversations; tokens of one elsewhere are counted in bytes. */
+const LONG_EPISODE = { maxTurns: 40, maxCommandTokens: 4096, maxObservationChars: 8000, episodeSeconds: 1800 } as const;
+const ELSEWHERE_BYTES = 400_000;
+const FOLDER_TOKENS = 32_768;
+
+/** Settings of long episodes, as `key=value`, for commands that are given a policy and no experiment. */
+export function longEpisodeSettings(policy: string): string[] {
+  const maxEpisodeTokens = isElsewhere(policy) ? ELSEWHERE_BYTES : Math.min(FOLDER_TOKENS, contextOf(policy));
+  return Object.entries({ ...LONG_EPISODE, maxEpisodeTokens }).map(([key, value]) => `rollout.${key}=${value}`);
+}
+
+function contextOf(policy: string): number {
+  const folder = openPolicyFolder(findAdapter(policy).model);
+  return configFromHuggingFace(folder.readJson("config.json"), `${folder.location}/config.json`).contextLength;
+}
 
 /** Whether a policy is answered for by something else than an engine of ours. */
 export function isElsewhere(policy: string): boolean {
