@@ -1,10 +1,39 @@
 /** A small project, agents that play their roles as written down, and a server that answers for them. */
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { DONE_WORD, writeCommandBlock } from "../../src/agent/chat-answer.ts";
+import { runCli } from "../../src/cli/program.ts";
 import { ScriptedChatModel, type ScriptRule } from "../../src/policy/scripted-chat.ts";
+import { setProfileTexts } from "../../src/sandbox/profile-texts.ts";
 import type { ChatMessage } from "../../src/tokens/chat-template.ts";
+
+/** Runs a command line; its exit code, and what it printed. */
+export async function ale(...argv: readonly string[]): Promise<{ code: number; out: string; err: string }> {
+  setProfileTexts(new Map([["host", readFileSync("sandboxes/host.toml", "utf8")]]));
+  let out = "";
+  let err = "";
+  const stdout = {
+    write: (text: string) => {
+      out += text;
+    },
+  };
+  const stderr = {
+    write: (text: string) => {
+      err += text;
+    },
+  };
+  const code = await runCli(argv, { stdout, stderr, env: process.env });
+  return { code, out, err };
+}
+
+/** The values of a file with one JSON value per line. */
+export function lines(path: string) {
+  return readFileSync(path, "utf8")
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line));
+}
 
 export function writeFiles(folder: string, files: Readonly<Record<string, string>>): void {
   for (const [path, content] of Object.entries(files)) {
@@ -47,7 +76,8 @@ function build(instruction: string, solution: string, test: string): string[] {
 const COUNT =
   "Write the number of lines of app.log that begin with ERROR to the file answer.txt, as digits and nothing else.";
 const INFO = "Write what follows INFO in app.log, one line each, in their order, to the file info.txt.";
-const passIf = (condition: string) => `if ${condition}; then echo 1; else echo 0; fi > /logs/verifier/reward.txt`;
+export const passIf = (condition: string) =>
+  `if ${condition}; then echo 1; else echo 0; fi > /logs/verifier/reward.txt`;
 
 const REVIEW = [
   "cd /work/task; mkdir -p /work/out/alternatives /work/out/mistakes",
@@ -59,6 +89,13 @@ const REVIEW = [
 
 /** The script of all four roles. */
 export const SCRIPT: readonly ScriptRule[] = [
+  // Before those that what is judged may contain.
+  {
+    when: "Judge a task",
+    answers: ['It holds. {"score": 9, "reason": "clear"}'],
+  },
+  { when: ["Judge an agent's attempt", "$ cat app.log"], answers: ['{"score": 8, "reason": "to the point"}'] },
+  { when: "Judge an agent's attempt", answers: ['{"score": 2, "reason": "aimless"}'] },
   {
     when: "Role: explore",
     commands: ["ls /work/repo", `cat > /work/out/ideas.json <<'EOF'\n${JSON.stringify(IDEAS)}\nEOF`],
@@ -103,12 +140,6 @@ export const SCRIPT: readonly ScriptRule[] = [
   { when: "Role: review", commands: REVIEW },
   { when: "begin with ERROR", commands: ["cat app.log", "grep -c '^ERROR' app.log > answer.txt"] },
   { when: "what follows INFO", commands: ["grep INFO app.log > info.txt"] },
-  {
-    when: "Judge a task",
-    answers: ['It holds. {"score": 9, "reason": "clear"}'],
-  },
-  { when: ["Judge an agent's attempt", "$ cat app.log"], answers: ['{"score": 8, "reason": "to the point"}'] },
-  { when: "Judge an agent's attempt", answers: ['{"score": 2, "reason": "aimless"}'] },
   { when: "Say OK", answers: ["OK"] },
 ];
 

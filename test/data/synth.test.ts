@@ -4,9 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { runCli } from "../../src/cli/program.ts";
-import { setProfileTexts } from "../../src/sandbox/profile-texts.ts";
-import { SCRIPT, ScriptServer, writeProject } from "./support.ts";
+import { ale, lines, SCRIPT, ScriptServer, writeProject } from "./support.ts";
 
 const root = mkdtempSync(join(tmpdir(), "ale-data-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -15,23 +13,6 @@ writeProject(project);
 const script = join(root, "script.json");
 writeFileSync(script, JSON.stringify(SCRIPT));
 process.env.OPENAI_API_KEY = "test-key";
-setProfileTexts(new Map([["host", readFileSync("sandboxes/host.toml", "utf8")]]));
-
-/** Runs a command line; its exit code, and what it printed. */
-async function ale(...argv: readonly string[]): Promise<{ code: number; out: string; err: string }> {
-  let out = "";
-  let err = "";
-  const stdout = { write: (text: string) => void (out += text) };
-  const stderr = { write: (text: string) => void (err += text) };
-  const code = await runCli(argv, { stdout, stderr, env: process.env });
-  return { code, out, err };
-}
-
-const lines = (path: string) =>
-  readFileSync(path, "utf8")
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => JSON.parse(line));
 
 test("a project becomes tasks, with a reason for whatever does not", async () => {
   using server = new ScriptServer();
