@@ -16,6 +16,7 @@ import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { RewardSchema } from "./reward.ts";
 import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
 
@@ -312,6 +313,7 @@ export const ExperimentSchema = z
     kl: KlSchema,
     resampling: ResamplingSchema.optional(),
     remote: RemoteSchema.optional(),
+    reward: RewardSchema.optional(),
     optimizer: OptimizerSchema.prefault({}),
     trainer: TrainerSchema.prefault({}),
     evaluation: EvaluationSchema.prefault({}),

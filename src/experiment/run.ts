@@ -18,6 +18,7 @@ import { startingPolicy } from "./policy-source.ts";
 import { RecordedRollout } from "./recorded-rollout.ts";
 import { episodeContext, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { RunReward } from "./run-reward.ts";
 import { openRollout } from "./run-rollout.ts";
 import { loadTasks } from "./suites.ts";
 import { TrainingTasks } from "./training-tasks.ts";
@@ -69,6 +70,7 @@ class ReinforcementRun {
         ? await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step)
         : await RecordedRollout.open(this.#parts, this.#replay);
     this.#rollout = rollout;
+    await using reward = await RunReward.open(this.#parts, this.#replay !== undefined);
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
@@ -76,7 +78,8 @@ class ReinforcementRun {
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
-      collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
+      collect: (step: number) =>
+        timeline.time("collect", step, async () => reward.shape(await this.#collect(rollout, step))),
       update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
