@@ -14,6 +14,7 @@ interface ServeFlags {
   readonly json?: boolean;
   readonly sandboxes: boolean;
   readonly maxSandboxes: number;
+  readonly warmSandboxes: number;
   readonly sandboxImage?: ReadonlyMap<string, string>;
 }
 
@@ -32,6 +33,12 @@ export function defineServe(command: Command, cli: CommandLine): void {
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--no-sandboxes", "no sandboxes for others")
     .option("--max-sandboxes <n>", "sandboxes at once", wholeNumber("--max-sandboxes", 1, 100_000), 2000)
+    .option(
+      "--warm-sandboxes <n>",
+      "kept ready of each kind that was asked for lately",
+      wholeNumber("--warm-sandboxes", 0, 1000),
+      4,
+    )
     .option("--sandbox-image <image=profile>", "profile for an image that ROCK's clients name; * is any", addImage)
     .option("--json", "print JSON: url, store, tokenFile, sandboxes")
     .description(
@@ -61,7 +68,7 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using store = await openStore(path, { mode: "read" });
       const token = loadToken(tokenFile);
       const app = createApp({ store, token });
-      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags.maxSandboxes) : undefined;
+      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service } = sandboxes;
@@ -87,7 +94,7 @@ interface OpenService extends AsyncDisposable {
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
-async function openSandboxService(cli: CommandLine, count: number): Promise<OpenService | undefined> {
+async function openSandboxService(cli: CommandLine, flags: ServeFlags): Promise<OpenService | undefined> {
   const [{ openSandboxes }, { SandboxService }, { defaultCapacity }] = await Promise.all([
     import("../experiment/sandboxes.ts"),
     import("../sandbox/service/sandbox-service.ts"),
@@ -95,7 +102,11 @@ async function openSandboxService(cli: CommandLine, count: number): Promise<Open
   ]);
   try {
     const provider = await openSandboxes("tasks");
-    const service = new SandboxService({ provider, capacity: defaultCapacity(count) });
+    const service = new SandboxService({
+      provider,
+      capacity: defaultCapacity(flags.maxSandboxes),
+      warm: flags.warmSandboxes,
+    });
     const close = async () => {
       await service.close();
       await provider.close();

@@ -70,6 +70,22 @@ export interface SandboxSnapshot extends AsyncDisposable {
   readonly lostProcesses: number;
 }
 
+/** Sandboxes of one environment that are made before they are wanted. */
+export interface WarmPoolStatistics {
+  readonly environment: EnvironmentSpec;
+  /** Whether they have their first shell running already. */
+  readonly shell: boolean;
+  /** Sandboxes the pool is to hold, holds, and is making. */
+  readonly target: number;
+  readonly ready: number;
+  readonly making: number;
+  /** Sandboxes that were handed out at once, and that were wanted while none was ready. */
+  readonly claims: number;
+  readonly misses: number;
+  /** Attempts to fill it that failed. */
+  readonly failures: number;
+}
+
 export interface SandboxProvider extends AsyncDisposable {
   /** The isolation level this machine reaches with this provider. */
   readonly isolation: string;
@@ -79,6 +95,8 @@ export interface SandboxProvider extends AsyncDisposable {
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<Sandbox>;
   /** Keeps `count` sandboxes of this environment ready. */
   warm(environment: EnvironmentSpec, count: number): void;
+  /** Where the provider keeps some: the pools there are. */
+  readonly warmPools?: readonly WarmPoolStatistics[];
   close(): Promise<void>;
 }
 

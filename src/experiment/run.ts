@@ -21,6 +21,7 @@ import { executeRun, type RunParts } from "./run-parts.ts";
 import { openRollout } from "./run-rollout.ts";
 import { loadTasks } from "./suites.ts";
 import { TrainingTasks } from "./training-tasks.ts";
+import { WarmMeter } from "./warm-meter.ts";
 
 /** Runs or resumes a reinforcement-learning experiment. */
 export const runExperiment: RunExperiment = async (options) => {
@@ -41,6 +42,7 @@ class ReinforcementRun {
   readonly #context: EpisodeContext;
   readonly #resampler: Resampler | undefined;
   readonly #tasks: TrainingTasks;
+  readonly #warm: WarmMeter;
   /** Run whose recorded batches are trained on; a resumed run goes on with the same. */
   readonly #replay: string | undefined;
   #rollout: BatchSource | undefined;
@@ -58,6 +60,7 @@ class ReinforcementRun {
     const { resampling, seed } = parts.options.experiment;
     const state = parts.session.resumedState.resampling as ResamplingState | undefined;
     this.#tasks = TrainingTasks.open(parts);
+    this.#warm = new WarmMeter(parts.provider);
     this.#replay = parts.options.replay ?? (parts.session.resumedState.replay as string | undefined);
     this.#resampler = resampling && new Resampler(resampling, String(seed), state);
   }
@@ -142,7 +145,7 @@ class ReinforcementRun {
     const engines = await engine.stats();
     const ahead = this.#rollout?.state();
     await session.commit(step, engine, {
-      metrics: { ...metrics, ...engineMetrics(engines) },
+      metrics: { ...metrics, ...engineMetrics(engines), ...this.#warm.read() },
       engines,
       evaluations,
       keep: best === null ? [] : [best],

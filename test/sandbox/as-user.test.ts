@@ -14,6 +14,7 @@ const SUITES = [
   "isolation",
   "limits",
   "lifecycle",
+  "warm",
   "grading",
   "snapshots",
   "shells",

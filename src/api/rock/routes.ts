@@ -10,7 +10,7 @@ import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import * as commands from "./commands.ts";
 import { answer, Code, type Envelope, nonBlank, parse, parseBody, RockError, success } from "./envelope.ts";
-import { type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
+import { defaultEnvironment, type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
 import { isShownByDefault, NO_FAILURE, rockState, startResult, statusResult } from "./status.ts";
 
 const MAX_LIST = 2000;
@@ -108,7 +108,7 @@ function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   app.post("/warmup/tasks", (c) =>
     answer(c, "start warmup failed", async () => {
       const { image } = await parseBody(c, Warmup);
-      images.profileOf(image); // sandboxes are made in milliseconds; there is nothing to pull
+      service.warm.note(defaultEnvironment(image, images)); // there is nothing to pull
       return success(null, "warmup task started");
     }),
   );

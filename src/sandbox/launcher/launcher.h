@@ -256,6 +256,8 @@ int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox
 void confine(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
 bool seccomp_install(void);
+/* Writes the filter to stdout, as bubblewrap takes it: for comparisons. */
+int filter_main(void);
 
 /* init.c */
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)

@@ -9,9 +9,10 @@ import type { SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
-import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
+import { Admission, joinGrants, NO_RESOURCES, type Resources } from "./admission.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { ManagedSandbox, type ShellRecord, type TimeToLive } from "./managed-sandbox.ts";
+import { WarmEnvironments } from "./warm-environments.ts";
 
 export interface SandboxServiceOptions {
   readonly provider: NativeSandboxProvider;
@@ -19,6 +20,8 @@ export interface SandboxServiceOptions {
   /** Of sandboxes that do not say. */
   readonly ttl?: TimeToLive;
   readonly clock?: Clock;
+  /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
+  readonly warm?: number;
 }
 
 export interface CreateRequest {
@@ -57,11 +60,13 @@ export class SandboxService implements AsyncDisposable {
   readonly #clock: Clock;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
+  readonly warm: WarmEnvironments;
   #cancelTimer: (() => void) | undefined;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, warm }: SandboxServiceOptions) {
     this.provider = provider;
+    this.warm = new WarmEnvironments(provider, warm ?? 0);
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
@@ -103,7 +108,10 @@ export class SandboxService implements AsyncDisposable {
     const sandbox = this.#register(request, { ...this.#ttl, ...defined(request.ttl) });
     const { environment } = request;
     const ready = this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal));
-    ready.catch(() => {}); // told by the state, too
+    ready.then(
+      () => this.#closed || this.warm.note(environment),
+      () => {}, // told by the state, too
+    );
     return { sandbox, ready };
   }
 
@@ -205,7 +213,7 @@ export class SandboxService implements AsyncDisposable {
       const need = { ...needOf(environment), ...(grant === undefined ? {} : { diskBytes: 0 }) };
       try {
         const rest = await this.admission.request({ who: id, need, deadlineMs, signal: options.signal });
-        sandbox.grant = joined(grant, rest);
+        sandbox.grant = joinGrants(grant, rest);
       } catch (error) {
         sandbox.move("stop", errorMessage(error));
         throw error;
@@ -347,6 +355,7 @@ export class SandboxService implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#cancelTimer?.();
+    this.warm.clear();
     await Promise.all(this.list().map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
   }
 
@@ -365,21 +374,6 @@ export class UnknownSandbox extends AleError {
 
 function needOf({ memoryBytes, cpus, diskBytes }: EnvironmentSpec): Resources {
   return { memoryBytes, cpus, diskBytes, count: 1 };
-}
-
-function joined(
-  held: ManagedSandbox["grant"],
-  rest: NonNullable<ManagedSandbox["grant"]>,
-): NonNullable<ManagedSandbox["grant"]> {
-  if (held === undefined) return rest;
-  const need = { ...rest.need, diskBytes: held.need.diskBytes };
-  return {
-    need,
-    release: (kept = NO_RESOURCES) => {
-      held.release({ ...NO_RESOURCES, diskBytes: kept.diskBytes });
-      rest.release({ ...kept, diskBytes: 0 });
-    },
-  };
 }
 
 function fresh(shells: readonly ShellRecord[]): string[] {
