@@ -63,14 +63,19 @@ function isQuestion(args: readonly string[]): boolean {
 }
 
 function sshForwarding(args: readonly string[]): string | undefined {
-  for (let i = 0; i < args.length; i++) {
+  let operands = 0;
+  for (let i = 0; i < args.length && operands < 2; i++) {
     const arg = args[i] as string;
-    if (/^(?:Remote|Local|Dynamic)Forward|^Tunnel\b/i.test(arg.replace(/^-o/, ""))) return `ssh forwards: ${arg}`;
-    if (!/^-[A-Za-z0-9]/.test(arg)) continue;
+    if (!arg.startsWith("-")) {
+      operands++; // the host; what follows it runs there
+      continue;
+    }
     for (const [at, letter] of [...arg.slice(1)].entries()) {
       if ("RDLw".includes(letter)) return `ssh -${letter} forwards`;
       if (!SSH_WITH_VALUE.includes(letter)) continue;
-      if (at + 2 === arg.length && letter !== "o") i++; // its value is the next word; those of -o are looked at
+      const value = at + 2 < arg.length ? arg.slice(at + 2) : (args[++i] ?? "");
+      if (letter === "o" && /^(?:(?:Remote|Local|Dynamic)Forward|Tunnel)\b/i.test(value))
+        return `ssh forwards: ${value}`;
       break;
     }
   }
