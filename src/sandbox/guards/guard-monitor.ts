@@ -23,10 +23,17 @@ export class GuardMonitor implements Disposable {
   readonly #sandbox: Observable | undefined;
   readonly #watch: GuardWatch;
   readonly #settings: GuardSettings;
+  readonly #everySeconds: () => number;
   #timer: Timer | undefined;
 
-  /** Begins to look every `settings.pollSeconds`, until it is disposed of. */
-  constructor(sandbox: Sandbox, watch: GuardWatch, settings: GuardSettings) {
+  /** Begins to look every so often, until it is disposed of. */
+  constructor(
+    sandbox: Sandbox,
+    watch: GuardWatch,
+    settings: GuardSettings,
+    everySeconds: () => number = () => settings.pollSeconds,
+  ) {
+    this.#everySeconds = everySeconds;
     this.#sandbox = observable(sandbox);
     this.#watch = watch;
     this.#settings = settings;
@@ -35,7 +42,7 @@ export class GuardMonitor implements Disposable {
 
   #schedule(): void {
     if (this.#sandbox === undefined) return;
-    this.#timer = setTimeout(() => void this.#poll(), this.#settings.pollSeconds * 1000);
+    this.#timer = setTimeout(() => void this.#poll(), this.#everySeconds() * 1000);
     this.#timer.unref();
   }
 

@@ -4,9 +4,9 @@ import { FilterSchema } from "../config/async.ts";
 import { ExperimentSchema } from "../config/experiment.ts";
 import type { Alert } from "../core/alerts.ts";
 import type { Group, Trajectory } from "../core/types.ts";
+import { alertMetrics, isDropped, trainable, trainableGroups } from "../rollout/alerts.ts";
+import { groupFilter } from "../rollout/filter.ts";
 import { buildBatch } from "../trainer/batch.ts";
-import { alertMetrics, isDropped, trainable, trainableGroups } from "./alerts.ts";
-import { groupFilter } from "./filter.ts";
 
 const ALERT: Alert = { kind: "tunnel", at: 0, turn: 0, evidence: "ssh -R", action: "stop" };
 const DROP = { trajectories: "drop", reward: -1 } as const;
@@ -46,7 +46,7 @@ test("what is dropped counts neither by itself nor in its group; what is punishe
   const groups = [group(1, 0, "1!")];
   expect(advantages(groups, DROP)).toEqual([0.5, -0.5]);
   expect(advantages(groups, PUNISH)).toEqual([1, -1]); // the failure is the mean now
-  expect(advantages(groups, KEEP).map((value) => Math.round(value * 3))).toEqual([1, -2, 1]);
+  expect(advantages(groups, KEEP).map((value) => Math.round((value ?? 0) * 3))).toEqual([1, -2, 1]);
 });
 
 test.each(["reinforce", "grpo", "rloo", "reinforce_plus_plus", "gigpo", "ipa"])(
@@ -61,9 +61,9 @@ test.each(["reinforce", "grpo", "rloo", "reinforce_plus_plus", "gigpo", "ipa"])(
 
 test("a filter judges what training sees, and a queue does not wait for ever", () => {
   const judge = groupFilter(FilterSchema.parse({ attempts: 2, equal: false }));
-  const reject = (one: Group) => judge(trainable(one.trajectories, DROP), { group: 0, episode: 0, createStep: 0 });
+  const reject = (one: Group) => judge(trainable(one.trajectories, DROP), { group: 0, episode: 0 });
   const equal = groupFilter(FilterSchema.parse({}));
-  const slot = { group: 0, episode: 0, createStep: 0 };
+  const slot = { group: 0, episode: 0 };
   expect(equal(trainable(group(1, "0!", 1).trajectories, DROP), slot)).toBe(true);
   expect(equal(trainable(group(1, "0!", 0).trajectories, DROP), slot)).toBe(false);
   expect(reject(group("1!", "1!"))).toBe(true);
