@@ -61,7 +61,7 @@ test("alerts of runs are told to all, what was done in somebody's sandbox to who
   await store.appendAlerts([{ kind: "scan", at: 1, turn: null, evidence, action: "stop", sandbox: "sb-1" }]);
   const anybody = (await get("/v1/alerts")).body.alerts;
   expect(anybody[0]).toMatchObject({ kind: "scan", sandbox: "sb-1", evidence: null });
-  expect(anybody[1]).toMatchObject({ runId, kind: "protected_write", evidence: expect.stringContaining("reward.txt") });
+  expect(anybody[1]).toMatchObject({ runId, kind: "tunnel", evidence: expect.stringContaining("ssh -R") });
   const owner = await get("/v1/alerts?kind=scan", { headers: { Authorization: `Bearer ${TOKEN}` } });
   expect(owner.body).toMatchObject({ alerts: [{ evidence }], nextCursor: null });
   const wrong = await get("/v1/alerts?kind=scan", { headers: { Authorization: "Bearer x" } });
