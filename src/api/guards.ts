@@ -1,6 +1,6 @@
 /** What every request must pass, and what every answer carries. */
 
-import type { MiddlewareHandler } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import { HttpError } from "./http-error.ts";
 import { tokensMatch } from "./token.ts";
 
@@ -59,10 +59,19 @@ function authorized(header: string): string | undefined {
 }
 
 /** `Authorization`, `X-API-Key` or `X-Key`, so that foreign SDKs fit. */
+function givenToken({ req }: Context): string | undefined {
+  return authorized(req.header("authorization") ?? "") ?? req.header("x-api-key") ?? req.header("x-key");
+}
+
+export function hasToken(c: Context, token: string): boolean {
+  const given = givenToken(c);
+  return given !== undefined && tokensMatch(given.trim(), token);
+}
+
 export function requireToken(token: string): MiddlewareHandler {
   return async (c, next) => {
-    const given = authorized(c.req.header("authorization") ?? "") ?? c.req.header("x-api-key") ?? c.req.header("x-key");
-    if (given === undefined || !tokensMatch(given.trim(), token)) {
+    if (!hasToken(c, token)) {
+      const given = givenToken(c);
       c.header("WWW-Authenticate", "Bearer");
       throw new HttpError(
         401,

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
+import type { AlertRecorder } from "../store/record-alerts.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -68,7 +69,9 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using store = await openStore(path, { mode: "read" });
       const token = loadToken(tokenFile);
       const app = createApp({ store, token });
-      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags) : undefined;
+      const { AlertRecorder } = await import("../store/record-alerts.ts");
+      await using alerts = new AlertRecorder(path);
+      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags, alerts) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service } = sandboxes;
@@ -94,7 +97,11 @@ interface OpenService extends AsyncDisposable {
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
-async function openSandboxService(cli: CommandLine, flags: ServeFlags): Promise<OpenService | undefined> {
+async function openSandboxService(
+  cli: CommandLine,
+  flags: ServeFlags,
+  alerts: AlertRecorder,
+): Promise<OpenService | undefined> {
   const [{ openSandboxes }, { SandboxService }, { defaultCapacity }] = await Promise.all([
     import("../experiment/sandboxes.ts"),
     import("../sandbox/service/sandbox-service.ts"),
@@ -103,9 +110,11 @@ async function openSandboxService(cli: CommandLine, flags: ServeFlags): Promise<
   try {
     const provider = await openSandboxes("tasks");
     const service = new SandboxService({
-      provider,
-      capacity: defaultCapacity(flags.maxSandboxes),
-      warm: flags.warmSandboxes,
+      ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
+      onAlert: (alert, { id }) => {
+        alerts.add({ ...alert, sandbox: id });
+        cli.note(`guard: ${alert.kind} in sandbox ${id}${alert.action === "stop" ? ", stopped" : ""}`);
+      },
     });
     const close = async () => {
       await service.close();

@@ -12,6 +12,7 @@ import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
 import { experimentProblems } from "./combinations.ts";
+import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { ResamplingSchema } from "./resampling.ts";
@@ -315,6 +316,7 @@ export const ExperimentSchema = z
     evaluation: EvaluationSchema.prefault({}),
     engine: EngineSchema.prefault({}),
     sandbox: SandboxSchema.prefault({}),
+    guards: GuardedSchema.prefault({}),
     checkpoint: CheckpointSchema.prefault({}),
     service: ServiceSchema.prefault({}),
     timeline: TimelineSchema.prefault({}),

@@ -6,6 +6,8 @@
  * task and seed; a *weight version* counts published optimizer steps.
  */
 
+import type { Alert } from "./alerts.ts";
+
 /** Which pool of a task family an instance draws from. The pools are disjoint. */
 export type Split = "train" | "dev" | "heldout";
 export const SPLITS: readonly Split[] = ["train", "dev", "heldout"];
@@ -72,6 +74,7 @@ export type StopReason =
   | "pids" // the sandbox hit its process limit
   | "disk" // the sandbox's disk was full
   | "shell_died" // the session's shell is gone
+  | "guard" // a guard stopped the sandbox
   | "sandbox_error" // the sandbox failed for a reason of ours
   | "engine_error" // generation failed
   | "grader_error" // the verifier failed or gave no usable reward
@@ -132,6 +135,8 @@ export interface Trajectory {
   readonly reward: number;
   readonly stopReason: StopReason;
   readonly error?: string;
+  /** What the guards raised; left out where that is nothing. */
+  readonly alerts?: readonly Alert[];
   readonly isolation: string;
   readonly grading: GradingMode;
   readonly startedAt: number;

@@ -4,6 +4,7 @@ import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
+import { alertMetrics, trainableGroups } from "../rollout/alerts.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { batchMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
@@ -101,13 +102,28 @@ class ReinforcementRun {
     const next = Array.from({ length: groups }, (_, group) => this.#tasks.of({ group, episode: step - 1 }));
     warmUp(provider, environmentsOf(next), experiment.sandbox.warm);
     const batch = await rollout.collect(step);
-    const resampled = await this.#resample(step, batch);
-    this.#tasks.note(batch);
+    const trained = { ...batch, groups: trainableGroups(batch.groups, experiment.guards) };
+    const resampled = await this.#resample(step, trained);
+    this.#tasks.note(trained);
     await session.store.writeTasks(batch.tasks);
-    const trajectories = [...batch.groups, ...resampled.forks].flatMap((group) => group.trajectories);
-    await session.writeEpisodes(step, "train", trajectories);
-    const metrics = { ...batchMetrics(batch, engine.version), ...resampled.metrics, ...this.#tasks.metrics() };
-    return { groups: batch.groups, ...resampled, metrics };
+    const all = [...batch.groups, ...resampled.forks];
+    await session.writeEpisodes(
+      step,
+      "train",
+      all.flatMap((group) => group.trajectories),
+    );
+    const metrics = {
+      ...batchMetrics(batch, engine.version),
+      ...resampled.metrics,
+      ...this.#tasks.metrics(),
+      ...alertMetrics(all, experiment.guards),
+    };
+    return {
+      ...resampled,
+      groups: trained.groups,
+      forks: trainableGroups(resampled.forks, experiment.guards),
+      metrics,
+    };
   }
 
   /** Tries the hard tasks of the step again from states along experts' trajectories. */

@@ -11,6 +11,7 @@ import type {
   SandboxSnapshot,
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
+import { decodeObservation, type Observation } from "./guards/observation.ts";
 import type { LauncherClient, Reply } from "./launcher-client.ts";
 import {
   decodeResult,
@@ -24,7 +25,14 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
+import {
+  decodeRead,
+  decodeStatistics,
+  encodeLaunch,
+  encodeRead,
+  encodeStat,
+  type SandboxStatistics,
+} from "./requests.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -194,6 +202,24 @@ export class NativeSandbox implements Sandbox {
   async statistics(): Promise<SandboxStatistics> {
     const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
+  }
+
+  /** Processes and TCP sockets, for the guards. */
+  async observe(): Promise<Observation> {
+    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    return decodeObservation(payload, performance.now());
+  }
+
+  /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
+  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    const settings = encodeSettings(paths.map((path) => ["path", path]));
+    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
+    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
+    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
+    const found = await Promise.all(
+      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
+    );
+    return paths.filter((_, i) => found[i]?.missing === false);
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {

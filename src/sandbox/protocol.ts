@@ -37,6 +37,8 @@ export const Op = {
   write: 34,
   stat: 35,
   change: 36,
+  observe: 60,
+  written: 61,
   reply: 64,
   gone: 65,
 } as const;

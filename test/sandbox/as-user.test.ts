@@ -24,6 +24,7 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "guards",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

@@ -158,6 +158,8 @@ export function describeSandbox(service: SandboxService, sandbox: ManagedSandbox
     actions: possibleEvents(state).filter((event) => event !== "ready" && event !== "fail"),
     ...{ profile, workdir, cpus, memoryMb: memoryBytes / MIB, diskMb: diskBytes / MIB, processes: pids },
     labels: spec.labels,
+    /** How many the guards raised. */
+    alerts: sandbox.guard.alerts.length,
     isolation: service.provider.isolation,
     createdAt: iso(createdAt),
     startedAt: iso(startedAt),

@@ -172,6 +172,7 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_STATS: sandbox_statistics(header); return;
     case OP_PAUSE: sandbox_pause(header); return;
     case OP_RESUME: sandbox_resume(header); return;
+    case OP_WRITTEN: sandbox_written(header, payload); return;
     case OP_DROP: drop_layer(header, payload); return;
     default: sandbox_forward(header, payload); return;
   }

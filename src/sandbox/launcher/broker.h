@@ -66,6 +66,9 @@ void sandboxes_retry(void);
 bool sandboxes_pending(void); /* some wait for their control group to be removable */
 void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
 
+/* written.c */
+void sandbox_written(const struct frame_header *header, const uint8_t *payload);
+
 /* pause.c */
 void sandbox_statistics(const struct frame_header *header);
 void sandbox_pause(const struct frame_header *header);

@@ -246,6 +246,7 @@ static void serve(const struct frame_header *header, const uint8_t *payload) {
     case OP_PAUSE: pause_sandbox(request, payload, length); return;
     case OP_RESUME: resume_sandbox(request); return;
     case OP_STATS: report_statistics(request, payload, length); return;
+    case OP_OBSERVE: report_observation(request); return;
     case OP_WRITE: file_write(request, payload, length); return;
     case OP_STAT: file_stat(request, payload, length); return;
     case OP_CHANGE: file_change(request, payload, length); return;

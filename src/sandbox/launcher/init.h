@@ -109,6 +109,9 @@ struct usage read_usage(bool shares);
 /* Microseconds of processor time of all processes there are and were. */
 uint64_t read_cpu_time(void);
 
+/* observe.c */
+void report_observation(uint32_t request);
+
 /* session.c: the persistent shells. Shell 0 exists without being opened; the others have names outside. */
 void session_init(const char *workdir);
 void session_start(void);

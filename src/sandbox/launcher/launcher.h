@@ -87,6 +87,8 @@ enum op {
   OP_WRITE = 34,
   OP_STAT = 35,
   OP_CHANGE = 36, /* mode and owner */
+  OP_OBSERVE = 60, /* what the guards look at (observe.c) */
+  OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };
