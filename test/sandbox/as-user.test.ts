@@ -23,6 +23,8 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "network",
+  "ports",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

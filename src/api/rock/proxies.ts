@@ -6,7 +6,7 @@
 import type { Context, Hono } from "hono";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import { HttpError } from "../http-error.ts";
-import { proxyRequest, proxyTcp } from "../sandboxes/inbound.ts";
+import { isWebSocket, pathBehind, proxyRequest, proxyTcp } from "../sandboxes/inbound.ts";
 import { type Envelope, failedEnvelope } from "./envelope.ts";
 
 const DEFAULT_PORT = 8080;
@@ -14,14 +14,17 @@ const FIRST_PORT = 1024;
 const LAST_PORT = 65_535;
 const HEADER = "x-rock-target-port";
 const QUERY = "rock_target_port";
+/** "", apis, envs, sandbox, v1, sandboxes, ID, proxy. */
+const BEFORE_PATH = 8;
 
 /** The one port that is named, and the path behind it. */
 function target(c: Context): { readonly port: number; readonly path: string } {
-  const [, , , , , , , , ...parts] = new URL(c.req.url).pathname.split("/"); // "", apis, envs, sandbox, v1, sandboxes, ID, proxy
+  const parts = new URL(c.req.url).pathname.split("/").slice(BEFORE_PATH);
   const inPath = parts[0] === "port" ? parts[1] : undefined;
   const given = [inPath, c.req.header(HEADER), c.req.query(QUERY)].filter((text) => text !== undefined);
   if (given.length > 1) throw new HttpError(400, "bad_request", "name the target port once: path, header or query");
-  return { port: checkPort(given[0] ?? String(DEFAULT_PORT)), path: `/${parts.slice(inPath ? 2 : 0).join("/")}` };
+  const path = pathBehind(c, BEFORE_PATH + (inPath === undefined ? 0 : 2), QUERY);
+  return { port: checkPort(given[0] ?? String(DEFAULT_PORT)), path: isWebSocket(c) ? withoutWs(path) : path };
 }
 
 function checkPort(text: string): number {
@@ -31,15 +34,14 @@ function checkPort(text: string): number {
 }
 
 /** WebSockets come below `ws`, which is not part of the path they lead to. */
-const withoutWs = (path: string) => path.replace(/^\/ws(?=\/|$)/, "") || "/";
+const withoutWs = (path: string) => path.replace(/^\/ws(?:\/|(?=\?|$))/, "/");
 
 export function addProxies(app: Hono, find: (id: string) => ManagedSandbox): void {
   const proxy = async (c: Context): Promise<Response> => {
     try {
       const sandbox = find(c.req.param("id") ?? "");
       const { port, path } = target(c);
-      const isSocket = c.req.header("upgrade")?.toLowerCase() === "websocket";
-      return await proxyRequest(c, sandbox, port, isSocket ? withoutWs(path) : path);
+      return await proxyRequest(c, sandbox, port, path);
     } catch (error) {
       return refused(c, error, "http proxy failed");
     }

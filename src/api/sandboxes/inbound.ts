@@ -17,6 +17,7 @@ const OPEN_MS = 10_000;
 const HIGH_WATER = 1 << 20;
 /** What waits for the sandbox before the client is cut off, which cannot be held up. */
 const MAX_WAITING = 16 << 20;
+const MAX_WHOLE = 8 << 20;
 
 /** The service's credentials and what browsers add for other services of this machine do not go into a sandbox. */
 const KEPT_BACK = new Set([
@@ -37,6 +38,21 @@ function headersFor(c: Context): Headers {
   return new Headers(kept);
 }
 
+/** Whole where it is small and its length known, so that simple servers get it as they know it; otherwise as it comes. */
+async function bodyOf(c: Context, connection: OpenConnection): Promise<ReadableStream | ArrayBuffer | null> {
+  const length = c.req.header("content-length");
+  if (length === undefined || Number(length) > MAX_WHOLE) {
+    return counted(
+      c.req.raw.body,
+      (bytes) => (connection.bytesIn += bytes),
+      () => {},
+    );
+  }
+  const body = await c.req.arrayBuffer();
+  connection.bytesIn += body.byteLength;
+  return body.byteLength > 0 ? body : null;
+}
+
 function counted(body: ReadableStream<Uint8Array> | null, count: (bytes: number) => void, end: () => void) {
   if (body === null) {
     end();
@@ -53,20 +69,28 @@ function counted(body: ReadableStream<Uint8Array> | null, count: (bytes: number)
   return body.pipeThrough(transform);
 }
 
+export function isWebSocket(c: Context): boolean {
+  return c.req.header("upgrade")?.toLowerCase() === "websocket";
+}
+
+/** The path and query behind so many parts of the request's path, as they were written, without the parameter `dropped`. */
+export function pathBehind(c: Context, parts: number, dropped?: string): string {
+  const { pathname, search } = new URL(c.req.url);
+  const parameters = search.slice(1).split("&");
+  const kept = parameters.filter((text) => text !== "" && (dropped === undefined || text.split("=")[0] !== dropped));
+  return `/${pathname.split("/").slice(parts).join("/")}${kept.length > 0 ? `?${kept.join("&")}` : ""}`;
+}
+
 /** Passes a request on to `port`, and the answer back. @throws HttpError 502 when nothing sensible answers there. */
 export function proxyRequest(c: Context, sandbox: ManagedSandbox, port: number, path: string): Promise<Response> {
-  if (c.req.header("upgrade")?.toLowerCase() === "websocket") return proxyWebSocket(c, sandbox, port, path);
+  if (isWebSocket(c)) return proxyWebSocket(c, sandbox, port, path);
   return sandbox.use(async ({ network }) => {
     const unix = await network.forward(port);
     const connection = network.begin(port);
-    const sent = counted(
-      c.req.raw.body,
-      (bytes) => (connection.bytesIn += bytes),
-      () => {},
-    );
+    const sent = await bodyOf(c, connection);
     const signal = AbortSignal.any([c.req.raw.signal, AbortSignal.timeout(TOTAL_MS)]);
     const request = { method: c.req.method, headers: headersFor(c), redirect: "manual", signal, unix } as const;
-    const url = `http://127.0.0.1:${port}${path}${new URL(c.req.url).search}`;
+    const url = `http://127.0.0.1:${port}${path}`;
     let answer: Response;
     try {
       answer = await fetch(url, {
@@ -113,7 +137,7 @@ function proxyWebSocket(c: Context, sandbox: ManagedSandbox, port: number, path:
     const unix = await network.forward(port);
     const connection = network.begin(port);
     const protocols = (c.req.header("sec-websocket-protocol") ?? "").split(",").flatMap((text) => text.trim() || []);
-    const url = `ws+unix://${unix}:${path}${new URL(c.req.url).search}`;
+    const url = `ws+unix://${unix}:${path}`;
     const headers = { ...Object.fromEntries(headersFor(c)), Host: `127.0.0.1:${port}` };
     const inner = new WebSocket(url, { protocols, headers } as unknown as string[]);
     inner.binaryType = "arraybuffer";

@@ -5,7 +5,7 @@ import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { HttpError } from "../http-error.ts";
 import { readBody } from "../json-body.ts";
-import { proxyRequest, proxyTcp } from "./inbound.ts";
+import { pathBehind, proxyRequest, proxyTcp } from "./inbound.ts";
 import { describeSandbox, NetworkBody, toNetwork } from "./shapes.ts";
 
 export function addNetworkRoutes(app: Hono, service: SandboxService): void {
@@ -23,7 +23,7 @@ export function addNetworkRoutes(app: Hono, service: SandboxService): void {
     });
   });
   app.get("/:id/tcp/:port", (c) => proxyTcp(c, named(c), portOf(c)));
-  app.all("/:id/ports/:port", (c) => proxyRequest(c, named(c), portOf(c), "/"));
+  app.all("/:id/ports/:port", (c) => proxyRequest(c, named(c), portOf(c), pathBehind(c, 6)));
   app.all("/:id/ports/:port/*", (c) => proxyRequest(c, named(c), portOf(c), pathBehind(c, 6)));
 }
 
@@ -31,9 +31,4 @@ function portOf(c: Context): number {
   const port = Number(c.req.param("port"));
   if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port;
   throw new HttpError(400, "bad_request", `port: ${c.req.param("port")} is no port`);
-}
-
-/** The path behind so many of its parts, as it was written. */
-export function pathBehind(c: Context, parts: number): string {
-  return `/${new URL(c.req.url).pathname.split("/").slice(parts).join("/")}`;
 }

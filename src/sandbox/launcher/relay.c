@@ -247,7 +247,9 @@ static void start_listening(struct gate *gate, int fd) {
   struct sockaddr_in address = port_address(gate->port);
   char text[128];
   uint32_t request = gate->request;
+  int on = 1; /* past connections of the port that the kernel still remembers do not matter */
   gate->request = 0;
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, BACKLOG) == 0) {
     gate->listener = fd;
     watch_listener(gate, true);

@@ -23,9 +23,9 @@ export const DEFAULT_LIMITS: NetworkLimits = {
 
 const USUAL_PORTS = [80, 443];
 const MAX_RULES = 1000;
-/** RFC 1123 labels; names in other scripts come as `xn--…`. The last label is no number, or it would be an address. */
+/** RFC 1123 labels; names in other scripts come as `xn--…`. The last label is no number, which would be an address. */
 const NAME =
-  /^(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?=[a-z0-9-]*[a-z-])[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+  /^(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?!\d+$|0x[0-9a-f]*$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
 type Rule = { readonly port: number | undefined } & (
   | { readonly kind: "host" | "below"; readonly name: string }
