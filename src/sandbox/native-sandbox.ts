@@ -12,7 +12,8 @@ import type {
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import { decodeObservation, type Observation } from "./guards/observation.ts";
-import type { LauncherClient, Reply } from "./launcher-client.ts";
+import { type LauncherClient, type Reply, SOCKETS } from "./launcher-client.ts";
+import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -91,6 +92,7 @@ export class NativeSandbox implements Sandbox {
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
   readonly launcher: LauncherClient;
+  readonly network: NativeNetwork;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
@@ -103,7 +105,12 @@ export class NativeSandbox implements Sandbox {
   constructor(
     launcher: LauncherClient,
     number: number,
-    options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
+    options: {
+      readonly environment: EnvironmentSpec;
+      readonly layers: readonly Layer[];
+      readonly owner: SandboxOwner;
+      readonly network?: NetworkOptions | undefined;
+    },
   ) {
     this.launcher = launcher;
     this.#number = number;
@@ -112,6 +119,7 @@ export class NativeSandbox implements Sandbox {
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
+    this.network = this.#makeNetwork(options.network);
     for (const layer of this.#layers) layer.retain();
     this.#watch();
   }
@@ -121,11 +129,28 @@ export class NativeSandbox implements Sandbox {
     return this.#layers;
   }
 
+  #makeNetwork(options: NetworkOptions | undefined): NativeNetwork {
+    const sandbox = this;
+    return new NativeNetwork(
+      {
+        id: this.id,
+        socketFolder: this.launcher.socketFolder,
+        launcherFolder: SOCKETS,
+        get alive() {
+          return sandbox.alive;
+        },
+        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+      },
+      options,
+    );
+  }
+
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
       if (number !== this.#number || this.#gone !== undefined) return;
       this.#gone = reason;
+      this.network.close().catch(() => {});
       for (const listener of this.#goneListeners) listener(reason);
     });
   }
@@ -347,6 +372,7 @@ export class NativeSandbox implements Sandbox {
   async #destroy(): Promise<void> {
     this.launcher.forget(this.#number);
     try {
+      await this.network.close();
       const what = `destroying sandbox ${this.id}`;
       await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
     } catch (error) {

@@ -25,6 +25,8 @@ const SUITES = [
   "rock",
   "cli",
   "guards",
+  "network",
+  "ports",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
