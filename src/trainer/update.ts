@@ -52,7 +52,7 @@ export interface PolicyLearner {
     slot: Slot,
     temperature: number,
     terms?: BackwardTerms,
-  ): Eventually<{ readonly loss: number; readonly entropy: number }>;
+  ): Eventually<{ readonly loss: number; readonly entropy: number; readonly divergence: number }>;
   /** Clips, applies AdamW from one slot to another and clears the gradients. */
   step(settings: OptimizerSettings, from: Slot, to: Slot): Eventually<{ readonly gradNorm: number }>;
   /** Forgets gradients of an update that was given up. */
