@@ -45,6 +45,8 @@ export interface EngineOptions {
   readonly valueHead?: boolean;
   /** Folder of the frozen model that a divergence is measured from; with adapters their base needs no mention. */
   readonly reference?: string;
+  /** Whether that divergence is over the whole vocabulary. Default false. */
+  readonly divergence?: boolean;
   /** What weight decay leaves alone. */
   readonly noDecay?: readonly NoDecay[];
   /** Form of the frozen model's matrices; needs `lora` or `frozen`. */

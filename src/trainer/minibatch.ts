@@ -21,6 +21,7 @@ export interface MinibatchLoss {
   readonly terms: BackwardTerms;
   /** The policy's part; KL and value loss are beside it. */
   readonly loss: number;
+  /** From sampled tokens; 0 where the engine sums over the vocabulary. */
   readonly klLoss: number;
   readonly valueLoss: number;
   readonly clipped: number;
@@ -55,29 +56,36 @@ export function minibatchLoss(
     sums.clipped += output.clipped;
     sums.approxKl += output.approxKl;
     const reference_T = credit.reference?.[i];
-    if (job.kl?.in !== "loss" || reference_T === undefined) return output.weights_T;
+    if (job.kl?.in !== "loss" || job.kl.estimator === "full" || reference_T === undefined) return output.weights_T;
     const { aggregation, normLength } = job.algorithm;
     const scale = { ...denominators, aggregation, normLength };
-    const kl = klLoss({ ...input, reference_T }, { ...scale, kind: job.kl.estimator });
+    const { coefficient, estimator } = job.kl;
+    const kl = klLoss({ ...input, reference_T }, { ...scale, kind: estimator });
     sums.klLoss += kl.loss;
-    const { coefficient } = job.kl;
     return output.weights_T.map((weight, t) => weight + coefficient * (kl.weights_T[t] as number));
   });
   const values = valueTerm(job, members, credit, current, denominators.tokens);
   sums.valueLoss = values?.loss ?? 0;
-  const entropyWeights = entropyTerm(job, members, denominators);
-  const terms = { ...(values && { values }), ...(entropyWeights && { entropyWeights }) };
+  const { kl, algorithm } = job;
+  const perToken = (weight: number) => (weight === 0 ? undefined : spread(job, members, denominators, weight));
+  const entropyWeights = perToken(algorithm.entropy);
+  const isFull = kl?.in === "loss" && kl.estimator === "full";
+  const divergenceWeights = isFull ? perToken(-kl.coefficient) : undefined;
+  const terms = {
+    ...(values && { values }),
+    ...(entropyWeights && { entropyWeights }),
+    ...(divergenceWeights && { divergenceWeights }),
+  };
   return { weights, terms, ...sums, tokens: denominators.tokens };
 }
 
-/** Weights of the entropy before each token the policy wrote, aggregated as the losses are. */
-function entropyTerm({ algorithm, masks }: PolicyJob, members: readonly number[], denominators: Denominators) {
-  const { entropy, aggregation, normLength } = algorithm;
-  if (entropy === 0) return undefined;
+/** `weight` of what precedes each token the policy wrote, aggregated as the losses are. */
+function spread({ algorithm, masks }: PolicyJob, members: readonly number[], scale: Denominators, weight: number) {
+  const { aggregation, normLength } = algorithm;
   return members.map((i) => {
     const mask_T = masks[i] as Uint8Array;
-    const divisor = rowDivisor({ ...denominators, aggregation, normLength }, countOnes(mask_T));
-    return Float32Array.from(mask_T, (bit) => (bit * entropy) / divisor);
+    const divisor = rowDivisor({ ...scale, aggregation, normLength }, countOnes(mask_T));
+    return Float32Array.from(mask_T, (bit) => (bit * weight) / divisor);
   });
 }
 

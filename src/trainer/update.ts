@@ -79,7 +79,7 @@ export interface PolicyJob {
   /** Weight of each episode in the loss; 1 when omitted. */
   readonly episodeWeights?: readonly number[];
   /** Divergence from the frozen reference, in the loss or taken off the rewards. */
-  readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind; readonly coefficient: number };
+  readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind | "full"; readonly coefficient: number };
   readonly algorithm: Composition;
   readonly temperature: number;
   readonly minibatches: number;
@@ -187,12 +187,14 @@ async function policyUpdate(
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
       const batch = minibatchLoss(job, members, credit, current);
-      const { entropy } = await learner.backward(sequences, batch.weights, slot, job.temperature, batch.terms);
+      const { entropy, divergence } = await learner.backward(
+        ...([sequences, batch.weights, slot, job.temperature, batch.terms] as const),
+      );
       sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
       sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
       sum.loss += batch.loss;
-      sum.klLoss += batch.klLoss;
+      sum.klLoss += batch.klLoss + fullKlLoss(job, divergence);
       sum.valueLoss += batch.valueLoss;
       sum.entropy += entropy;
       sum.clipped += batch.clipped;
@@ -220,6 +222,11 @@ async function policyUpdate(
       ...(credit.critic && { "critic/vf_loss": perUpdate(sum.valueLoss) }),
     },
   };
+}
+
+/** The divergence over the vocabulary that a minibatch's loss holds, before its coefficient. */
+function fullKlLoss({ kl }: PolicyJob, weighted: number): number {
+  return kl?.in === "loss" && kl.estimator === "full" && kl.coefficient > 0 ? -weighted / kl.coefficient : 0;
 }
 
 /** Adds the gradients of a minibatch's share of what is to be imitated; returns its loss. */
