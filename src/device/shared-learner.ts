@@ -96,6 +96,9 @@ export class SharedLearner implements PolicyLearner {
         candidates === undefined
           ? []
           : await this.#gatherRows("candidates", shares, sequences, mine.candidateLogprobs, candidates.count),
+      // Only teachers are asked for these, and a teacher is one engine.
+      topIds: [],
+      topLogprobs: [],
       divergences: divergence ? await this.#gatherRows("divergence", shares, sequences, mine.divergences, 1) : [],
     };
   }

@@ -59,7 +59,7 @@ function learning(
   { algorithm, kl, optimizer, sft }: Experiment,
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
 ): Pick<EngineOptions, "valueHead" | "reference" | "divergence" | "noDecay"> {
-  const isCompared = kl !== undefined || sft.stages.some(({ objective = "sft" }) => objective !== "sft");
+  const isCompared = kl !== undefined || sft.stages.some(({ objective }) => objective === "dpo" || objective === "ipo");
   return {
     ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
     ...(isCompared && lora === undefined && folder !== undefined && { reference: folder }),

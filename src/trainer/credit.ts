@@ -10,6 +10,7 @@ import { placeReward } from "../algorithms/reward-placement.ts";
 import { mean } from "../algorithms/statistics.ts";
 import { hasCritic } from "../config/composition.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import { taughtAdvantages, teacherMetrics } from "./distillation.ts";
 import type { ForwardResult } from "./loss-terms.ts";
 import type { PolicyJob, PolicyLearner } from "./update.ts";
 
@@ -37,7 +38,7 @@ export async function assignCredit(learner: PolicyLearner, job: PolicyJob, publi
   const { algorithm, sequences, temperature, kl } = job;
   const isLearned = hasCritic(algorithm);
   const isRecomputed = algorithm.proximal === "recompute";
-  const needsOld = isLearned || isRecomputed || kl?.in === "reward";
+  const needsOld = isLearned || isRecomputed || kl?.in === "reward" || job.teacher?.in === "reward";
   const isFull = kl?.estimator === "full";
   const asked = { values: isLearned, divergence: isFull && kl.in === "reward" };
   const old = needsOld ? await learner.forward(sequences, published, temperature, asked) : undefined;
@@ -50,13 +51,18 @@ export async function assignCredit(learner: PolicyLearner, job: PolicyJob, publi
     ...(corrections && { corrections }),
   };
   const penalty = old && kl?.in === "reward" ? penalties(job, old, reference) : undefined;
-  const metrics = { ...penaltyMetrics(job, penalty), ...correctionMetrics(job, corrections) };
+  const metrics = {
+    ...penaltyMetrics(job, penalty),
+    ...correctionMetrics(job, corrections),
+    ...teacherMetrics(job, old?.logprobs ?? job.behaviour),
+  };
   if (isLearned && old !== undefined) {
     const { advantages, critic } = estimate(job, old.values, penalty);
-    return { ...known, advantages, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
+    const taught = taughtAdvantages(job, advantages, old.logprobs);
+    return { ...known, advantages: taught, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
   }
   const advantages = penalty === undefined ? job.advantages : penalisedAdvantages(job, penalty);
-  return { ...known, advantages, metrics };
+  return { ...known, advantages: taughtAdvantages(job, advantages, old?.logprobs), metrics };
 }
 
 /** What the correction makes of each sequence; `undefined` without one. */

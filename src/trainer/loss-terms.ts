@@ -8,6 +8,8 @@ import {
   ENTROPY_WEIGHTS,
   LOGPROBS,
   type LossTerms,
+  TOP_IDS,
+  TOP_LOGPROBS,
   VALUE_WEIGHTS,
   VALUES,
   WEIGHTS,
@@ -22,6 +24,8 @@ export interface ForwardTerms {
   readonly candidates?: { readonly count: number; readonly ids: readonly Int32Array[] };
   /** The divergence of the distribution from the frozen reference's, over the vocabulary. */
   readonly divergence?: boolean;
+  /** The `count` most likely tokens among those with ids below `among`. */
+  readonly top?: LossTerms["top"];
 }
 
 /** Arrays per sequence; the first token has zeros. */
@@ -34,6 +38,9 @@ export interface ForwardResult {
   readonly candidateLogprobs: Float32Array[];
   /** KL(π ‖ reference) in nats where token t is to be predicted; empty when not asked for. */
   readonly divergences: Float32Array[];
+  /** The most likely tokens, best first, [T · count], ids as whole floats; empty when not asked for. */
+  readonly topIds: Float32Array[];
+  readonly topLogprobs: Float32Array[];
 }
 
 /** Terms of a loss besides the log-probabilities, per sequence; what is about the first token is ignored. */
@@ -65,17 +72,18 @@ export interface BackwardResult {
   readonly divergence: number;
 }
 
-export function forwardTerms({ values, candidates, divergence }: ForwardTerms): LossTerms {
+export function forwardTerms({ values, candidates, divergence, top }: ForwardTerms): LossTerms {
   return {
     ...(values ? { values: "head" } : {}),
     ...(candidates && { candidates: candidates.count }),
     ...(divergence && { divergence }),
+    ...(top && { top }),
   };
 }
 
 /** Zeroed arrays for what was asked for, by the graph's name of the output. */
 export function forwardOutputs(
-  { values, candidates, divergence }: ForwardTerms,
+  { values, candidates, divergence, top }: ForwardTerms,
   sequences: readonly Int32Array[],
 ): Record<string, Float32Array[]> {
   const rows = (width: number) => sequences.map((sequence) => new Float32Array(sequence.length * width));
@@ -84,12 +92,14 @@ export function forwardOutputs(
     ...(values ? { [VALUES]: rows(1) } : {}),
     ...(candidates && { [CANDIDATE_LOGPROBS]: rows(candidates.count) }),
     ...(divergence && { [DIVERGENCE]: rows(1) }),
+    ...(top && { [TOP_IDS]: rows(top.count), [TOP_LOGPROBS]: rows(top.count) }),
   };
 }
 
 export function forwardResult(outputs: Readonly<Record<string, Float32Array[]>>): ForwardResult {
   const { [LOGPROBS]: logprobs = [], [VALUES]: values = [], [CANDIDATE_LOGPROBS]: candidateLogprobs = [] } = outputs;
-  return { logprobs, values, candidateLogprobs, divergences: outputs[DIVERGENCE] ?? [] };
+  const { [DIVERGENCE]: divergences = [], [TOP_IDS]: topIds = [], [TOP_LOGPROBS]: topLogprobs = [] } = outputs;
+  return { logprobs, values, candidateLogprobs, divergences, topIds, topLogprobs };
 }
 
 export function lossTerms({ entropyWeights, values, candidates, divergenceWeights }: BackwardTerms): LossTerms {

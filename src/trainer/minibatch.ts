@@ -6,6 +6,7 @@ import { klLoss } from "../algorithms/kl.ts";
 import { countOnes } from "../algorithms/levels.ts";
 import { valueLoss } from "../algorithms/value-loss.ts";
 import type { Credit } from "./credit.ts";
+import { teacherTerm } from "./distillation.ts";
 import type { BackwardTerms } from "./loss-terms.ts";
 import type { PolicyJob } from "./update.ts";
 
@@ -14,6 +15,8 @@ export interface Current {
   readonly logprobs: readonly Float32Array[];
   /** Of the value head, where there is a critic. */
   readonly values: readonly Float32Array[];
+  /** Of the teacher's likeliest tokens, where it has a part in the loss. */
+  readonly candidateLogprobs: readonly Float32Array[];
 }
 
 export interface MinibatchLoss {
@@ -24,6 +27,8 @@ export interface MinibatchLoss {
   /** From sampled tokens; 0 where the engine sums over the vocabulary. */
   readonly klLoss: number;
   readonly valueLoss: number;
+  /** Divergence from the teacher with its weight, where it is a term. */
+  readonly teacherLoss: number;
   readonly clipped: number;
   readonly approxKl: number;
   readonly tokens: number;
@@ -71,12 +76,16 @@ export function minibatchLoss(
   const entropyWeights = perToken(algorithm.entropy);
   const isFull = kl?.in === "loss" && kl.estimator === "full";
   const divergenceWeights = isFull ? perToken(-kl.coefficient) : undefined;
+  const { aggregation, normLength } = algorithm;
+  const scale = { ...denominators, aggregation, normLength };
+  const taught = teacherTerm(job, members, current.candidateLogprobs, scale);
   const terms = {
     ...(values && { values }),
+    ...(taught && { candidates: taught.candidates }),
     ...(entropyWeights && { entropyWeights }),
     ...(divergenceWeights && { divergenceWeights }),
   };
-  return { weights, terms, ...sums, tokens: denominators.tokens };
+  return { weights, terms, ...sums, teacherLoss: taught?.loss ?? 0, tokens: denominators.tokens };
 }
 
 /** `weight` of what precedes each token the policy wrote, aggregated as the losses are. */
