@@ -147,9 +147,8 @@ export class SharedLearner implements PolicyLearner {
       candidates: candidates && { ...candidates, ids: pick(candidates.ids), weights: pick(candidates.weights) },
       divergenceWeights: divergenceWeights && pick(divergenceWeights),
     });
-    const all = await this.#gatherNumbers("gradients", [
-      ...[own.loss, own.entropy * own.tokens, own.tokens, own.divergence],
-    ]);
+    const mine = [own.loss, own.entropy * own.tokens, own.tokens, own.divergence];
+    const all = await this.#gatherNumbers("gradients", mine);
     const [loss = 0, entropy = 0, tokens = 0, divergence = 0] = [0, 1, 2, 3].map((k) =>
       all.reduce((sum, values) => sum + (values[k] as number), 0),
     );

@@ -1,10 +1,12 @@
 /** Opens the teacher of an experiment: a model on this machine, in an engine of its own, or one behind an address. */
 
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { isAddress, type TeacherServer } from "../config/distillation.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { EventHub } from "../core/events.ts";
+import type { Tokenizer } from "../core/ports.ts";
 import type { ScoreOptions, Teacher, TeacherScores } from "../core/teacher.ts";
 import { EngineClient } from "../device/engine-client.ts";
 import type { EngineOptions } from "../device/protocol.ts";
@@ -16,6 +18,9 @@ import { type PolicySource, policyFromFolder } from "./policy-source.ts";
 
 /** Sequences of one request: few, so that an interrupt need not wait for long. */
 const SEQUENCES_PER_REQUEST = 64;
+
+/** Tokens per forward pass of a teacher that is served. */
+const SERVED_TOKENS = 2048;
 
 /** Where a teacher is. */
 export interface TeacherPlace {
@@ -67,17 +72,53 @@ export function teacherOptions(
     });
   }
   return {
-    modelConfig: source.modelConfig,
-    weights: source.weights,
-    frozen: { folder: source.folder as string },
-    ...(source.lora === undefined ? {} : { lora: source.lora }),
-    work: "score",
+    ...scoringEngine(source),
     storeFile: join(outDir, "state", "teacher.bin"),
     threads: planEngines(experiment)[0]?.threads ?? 1,
-    ...{ slots: 1, sequences: 1, context: rollout.maxEpisodeTokens },
+    context: rollout.maxEpisodeTokens,
     microBatchTokens: trainer.microBatchTokens,
     ...{ executor: trainer.executor, packing: trainer.packing, deterministic },
   };
+}
+
+/** What every engine that scores has in common. */
+function scoringEngine({ modelConfig, weights, folder, lora }: PolicySource) {
+  const work: EngineOptions["work"] = "score";
+  return {
+    modelConfig,
+    weights,
+    frozen: { folder: folder as string },
+    ...(lora && { lora }),
+    work,
+    slots: 1,
+    sequences: 1,
+  };
+}
+
+/** A model that judges what others ask about (`ale serve --teacher`). */
+export interface ServedTeacher extends AsyncDisposable {
+  readonly teacher: Teacher;
+  readonly tokenizer: Tokenizer;
+  readonly vocabularySize: number;
+  readonly contextLength: number;
+}
+
+/** @throws AleError("model" | "tokenizer") as `policyFromFolder`. */
+export async function serveTeacher(folder: string, onRestart: (reason: string) => void): Promise<ServedTeacher> {
+  const source = policyFromFolder(folder);
+  const { vocabularySize, contextLength } = configFromHuggingFace(source.modelConfig, `${folder}/config.json`);
+  const options = {
+    ...scoringEngine(source),
+    storeFile: "",
+    threads: availableParallelism(),
+    context: contextLength,
+    microBatchTokens: SERVED_TOKENS,
+    deterministic: false,
+  };
+  const engine = await EngineClient.start(options, onRestart, "teacher");
+  const teacher = new LocalTeacher(folder, engine);
+  const { tokenizer } = source;
+  return { teacher, tokenizer, vocabularySize, contextLength, [Symbol.asyncDispose]: () => teacher.stop() };
 }
 
 /** A token id means the same to both, or there is nothing to compare. */

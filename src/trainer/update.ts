@@ -208,9 +208,8 @@ async function policyUpdate(
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
       const batch = minibatchLoss(job, members, credit, current);
-      const { entropy, divergence } = await learner.backward(
-        ...([sequences, batch.weights, slot, job.temperature, batch.terms] as const),
-      );
+      const { weights, terms } = batch;
+      const { entropy, divergence } = await learner.backward(sequences, weights, slot, job.temperature, terms);
       sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
       sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
