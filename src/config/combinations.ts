@@ -2,6 +2,7 @@
 
 import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
+import { type DistillationConfig, isAddress } from "./distillation.ts";
 
 export interface ExperimentProblem {
   readonly path: readonly string[];
@@ -13,12 +14,14 @@ export interface ExperimentProblem {
 interface Settings {
   readonly deterministic: boolean;
   readonly async: { readonly ratio: number };
-  readonly rollout: { readonly redundancy: number };
+  readonly rollout: { readonly redundancy: number; readonly temperature: number };
   readonly algorithm: AlgorithmConfig;
   readonly kl?: { readonly in: "loss" | "reward" } | undefined;
+  readonly distillation?: DistillationConfig | undefined;
 }
 
-export function experimentProblems({ deterministic, async, rollout, algorithm, kl }: Settings): ExperimentProblem[] {
+export function experimentProblems(settings: Settings): ExperimentProblem[] {
+  const { deterministic, async, rollout, algorithm, kl, distillation } = settings;
   const problems: ExperimentProblem[] = [];
   const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
   if (deterministic && async.ratio > 0)
@@ -28,5 +31,7 @@ export function experimentProblems({ deterministic, async, rollout, algorithm, k
   const { advantage, normMean, normStd } = composeAlgorithm(algorithm);
   if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
     refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
+    refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   return problems;
 }

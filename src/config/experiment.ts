@@ -12,6 +12,7 @@ import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
 import { experimentProblems } from "./combinations.ts";
+import { DistillationSchema } from "./distillation.ts";
 import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
@@ -310,6 +311,7 @@ export const ExperimentSchema = z
     async: AsyncSchema.prefault({}),
     algorithm: AlgorithmSchema,
     kl: KlSchema,
+    distillation: DistillationSchema,
     resampling: ResamplingSchema.optional(),
     optimizer: OptimizerSchema.prefault({}),
     trainer: TrainerSchema.prefault({}),

@@ -15,6 +15,7 @@ import type { PolicyJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
+import { OnPolicyTeacher } from "./on-policy-teacher.ts";
 import { startingPolicy } from "./policy-source.ts";
 import { RecordedRollout } from "./recorded-rollout.ts";
 import { episodeContext, warmUp } from "./resources.ts";
@@ -77,10 +78,12 @@ class ReinforcementRun {
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
     const { timeline } = session;
+    const teacher = await this.#openTeacher();
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
       collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
+      teach: teacher && ((job: PolicyJob, step: number) => timeline.time("teach", step, () => teacher.teach(job))),
       update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
@@ -89,8 +92,14 @@ class ReinforcementRun {
     try {
       await train(options.experiment, session.committedStep + 1, loop, AbortSignal.any([options.signal, options.stop]));
     } finally {
-      await rollout.stop();
+      await Promise.all([rollout.stop(), teacher?.stop()]);
     }
+  }
+
+  #openTeacher(): Promise<OnPolicyTeacher> | undefined {
+    const { options, source } = this.#parts;
+    const { distillation } = options.experiment;
+    return distillation && OnPolicyTeacher.open(distillation, source, options);
   }
 
   async #collect(rollout: BatchSource, step: number): Promise<Collected> {
