@@ -5,12 +5,12 @@ import type { EvaluationSummary } from "../core/events.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
-import { batchMetrics } from "../rollout/metrics.ts";
+import { batchMetrics, environmentMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import type { BatchSource, RolloutBatch } from "../rollout/rollout.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
-import type { PolicyJob } from "../trainer/update.ts";
+import type { UpdateJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
@@ -77,7 +77,7 @@ class ReinforcementRun {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
       collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
-      update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
+      update: (job: UpdateJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
         this.#commit(step, metrics, training),
@@ -103,13 +103,18 @@ class ReinforcementRun {
     await session.store.writeTasks(batch.tasks);
     const trajectories = [...batch.groups, ...resampled.forks].flatMap((group) => group.trajectories);
     await session.writeEpisodes(step, "train", trajectories);
-    const metrics = { ...batchMetrics(batch, engine.version), ...resampled.metrics, ...this.#tasks.metrics() };
+    const metrics = {
+      ...batchMetrics(batch, engine.version),
+      ...environmentMetrics(trajectories, resampled.replayed),
+      ...resampled.metrics,
+      ...this.#tasks.metrics(),
+    };
     return { groups: batch.groups, ...resampled, metrics };
   }
 
   /** Tries the hard tasks of the step again from states along experts' trajectories. */
   async #resample(step: number, { tasks, groups }: RolloutBatch) {
-    if (this.#resampler === undefined) return { forks: [], imitations: [], metrics: {} };
+    if (this.#resampler === undefined) return { forks: [], imitations: [], replayed: 0, metrics: {} };
     const { options, session } = this.#parts;
     const key = { episodes: `${session.runId}/train/${step}`, noise: `${options.experiment.seed}/train/${step}` };
     const how = collectOptions(this.#parts, () => step);
