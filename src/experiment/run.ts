@@ -6,12 +6,12 @@ import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
 import { alertMetrics, trainableGroups } from "../rollout/alerts.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
-import { batchMetrics } from "../rollout/metrics.ts";
+import { batchMetrics, environmentMetrics } from "../rollout/metrics.ts";
 import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import type { BatchSource, RolloutBatch } from "../rollout/rollout.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
-import type { PolicyJob } from "../trainer/update.ts";
+import type { UpdateJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
@@ -84,7 +84,7 @@ class ReinforcementRun {
       lastState: session.resumedState.training as TrainingState | undefined,
       collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
       teach: teacher && ((job: PolicyJob, step: number) => timeline.time("teach", step, () => teacher.teach(job))),
-      update: (job: PolicyJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
+      update: (job: UpdateJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
         this.#commit(step, metrics, training),
@@ -116,13 +116,11 @@ class ReinforcementRun {
     this.#tasks.note(trained);
     await session.store.writeTasks(batch.tasks);
     const all = [...batch.groups, ...resampled.forks];
-    await session.writeEpisodes(
-      step,
-      "train",
-      all.flatMap((group) => group.trajectories),
-    );
+    const trajectories = all.flatMap((group) => group.trajectories);
+    await session.writeEpisodes(step, "train", trajectories);
     const metrics = {
       ...batchMetrics(batch, engine.version),
+      ...environmentMetrics(trajectories, resampled.replayed),
       ...resampled.metrics,
       ...this.#tasks.metrics(),
       ...alertMetrics(all, experiment.guards),
@@ -137,7 +135,7 @@ class ReinforcementRun {
 
   /** Tries the hard tasks of the step again from states along experts' trajectories. */
   async #resample(step: number, { tasks, groups }: RolloutBatch) {
-    if (this.#resampler === undefined) return { forks: [], imitations: [], metrics: {} };
+    if (this.#resampler === undefined) return { forks: [], imitations: [], replayed: 0, metrics: {} };
     const { options, session } = this.#parts;
     const key = { episodes: `${session.runId}/train/${step}`, noise: `${options.experiment.seed}/train/${step}` };
     const how = collectOptions(this.#parts, () => step);
