@@ -16,7 +16,9 @@ import { DistillationSchema } from "./distillation.ts";
 import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
+import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { RewardSchema } from "./reward.ts";
 import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
 
@@ -313,6 +315,8 @@ export const ExperimentSchema = z
     kl: KlSchema,
     distillation: DistillationSchema,
     resampling: ResamplingSchema.optional(),
+    remote: RemoteSchema.optional(),
+    reward: RewardSchema.optional(),
     optimizer: OptimizerSchema.prefault({}),
     trainer: TrainerSchema.prefault({}),
     evaluation: EvaluationSchema.prefault({}),

@@ -163,6 +163,12 @@ export interface Turn {
   readonly observedMs: number;
 }
 
+/** Tests of a verifier that passed, of all that ran. */
+export interface TestCounts {
+  readonly passed: number;
+  readonly total: number;
+}
+
 /** The record of one episode. A failed episode is data (`stopReason`, `error`), never an exception. */
 export interface Trajectory {
   readonly episodeId: string;
@@ -178,6 +184,10 @@ export interface Trajectory {
   readonly tokens: TokenRecord;
   readonly turns: readonly Turn[];
   readonly reward: number;
+  /** What the verifier wrote besides, by its keys. */
+  readonly scores?: Readonly<Record<string, number>>;
+  /** Left out where the verifier told none, or nobody asked. */
+  readonly tests?: TestCounts;
   readonly stopReason: StopReason;
   readonly error?: string;
   /** What the guards raised; left out where that is nothing. */

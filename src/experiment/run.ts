@@ -11,7 +11,7 @@ import { Resampler, type ResamplingState } from "../rollout/resampling.ts";
 import type { BatchSource, RolloutBatch } from "../rollout/rollout.ts";
 import type { Collected } from "../trainer/batch.ts";
 import { evaluationDue, type TrainingState, train } from "../trainer/loop.ts";
-import type { UpdateJob } from "../trainer/update.ts";
+import type { PolicyJob, UpdateJob } from "../trainer/update.ts";
 import type { RunExperiment } from "./api.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { collectOptions, Evaluator, evaluationMetrics } from "./evaluator.ts";
@@ -20,6 +20,7 @@ import { startingPolicy } from "./policy-source.ts";
 import { RecordedRollout } from "./recorded-rollout.ts";
 import { episodeContext, warmUp } from "./resources.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
+import { RunReward } from "./run-reward.ts";
 import { openRollout } from "./run-rollout.ts";
 import { loadTasks } from "./suites.ts";
 import { TrainingTasks } from "./training-tasks.ts";
@@ -74,6 +75,7 @@ class ReinforcementRun {
         ? await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step)
         : await RecordedRollout.open(this.#parts, this.#replay);
     this.#rollout = rollout;
+    await using reward = await RunReward.open(this.#parts, this.#replay !== undefined);
     if (session.committedStep < 0) await this.#commit(0, await this.#evaluate(0));
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
@@ -82,7 +84,8 @@ class ReinforcementRun {
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
-      collect: (step: number) => timeline.time("collect", step, () => this.#collect(rollout, step)),
+      collect: (step: number) =>
+        timeline.time("collect", step, async () => reward.shape(await this.#collect(rollout, step))),
       teach: teacher && ((job: PolicyJob, step: number) => timeline.time("teach", step, () => teacher.teach(job))),
       update: (job: UpdateJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
       evaluate: (step: number) => this.#evaluate(step),
