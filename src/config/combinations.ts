@@ -2,6 +2,7 @@
 
 import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
+import { type DistillationConfig, isAddress } from "./distillation.ts";
 import type { RewardConfig } from "./reward.ts";
 
 export interface ExperimentProblem {
@@ -14,14 +15,15 @@ export interface ExperimentProblem {
 interface Settings {
   readonly deterministic: boolean;
   readonly async: { readonly ratio: number };
-  readonly rollout: { readonly redundancy: number };
+  readonly rollout: { readonly redundancy: number; readonly temperature: number };
   readonly algorithm: AlgorithmConfig;
   readonly kl?: { readonly in: "loss" | "reward" } | undefined;
+  readonly distillation?: DistillationConfig | undefined;
   readonly reward?: RewardConfig | undefined;
 }
 
 export function experimentProblems(settings: Settings): ExperimentProblem[] {
-  const { deterministic, async, rollout, algorithm, kl, reward } = settings;
+  const { deterministic, async, rollout, algorithm, kl, distillation, reward } = settings;
   const problems: ExperimentProblem[] = [];
   const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
   if (deterministic && async.ratio > 0)
@@ -42,5 +44,7 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     );
   if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
     refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
+    refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   return problems;
 }

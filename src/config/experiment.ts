@@ -12,6 +12,8 @@ import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
 import { experimentProblems } from "./combinations.ts";
+import { DistillationSchema } from "./distillation.ts";
+import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
 import { RemoteSchema } from "./remote.ts";
@@ -311,6 +313,7 @@ export const ExperimentSchema = z
     async: AsyncSchema.prefault({}),
     algorithm: AlgorithmSchema,
     kl: KlSchema,
+    distillation: DistillationSchema,
     resampling: ResamplingSchema.optional(),
     remote: RemoteSchema.optional(),
     reward: RewardSchema.optional(),
@@ -319,6 +322,7 @@ export const ExperimentSchema = z
     evaluation: EvaluationSchema.prefault({}),
     engine: EngineSchema.prefault({}),
     sandbox: SandboxSchema.prefault({}),
+    guards: GuardedSchema.prefault({}),
     checkpoint: CheckpointSchema.prefault({}),
     service: ServiceSchema.prefault({}),
     timeline: TimelineSchema.prefault({}),

@@ -58,11 +58,12 @@ export async function startEngines(
 function learning(
   { algorithm, kl, optimizer, sft }: Experiment,
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
-): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
-  const isCompared = kl !== undefined || sft.stages.some(({ objective = "sft" }) => objective !== "sft");
+): Pick<EngineOptions, "valueHead" | "reference" | "divergence" | "noDecay"> {
+  const isCompared = kl !== undefined || sft.stages.some(({ objective }) => objective === "dpo" || objective === "ipo");
   return {
     ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
     ...(isCompared && lora === undefined && folder !== undefined && { reference: folder }),
+    ...(kl?.estimator === "full" && { divergence: true }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
   };
 }

@@ -5,6 +5,7 @@
 
 import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
+import type { Alert } from "../core/alerts.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
@@ -24,6 +25,9 @@ import type {
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
+import { GuardMonitor } from "../sandbox/guards/guard-monitor.ts";
+import { GuardWatch } from "../sandbox/guards/guard-watch.ts";
+import { guardsOf } from "../sandbox/profiles.ts";
 import { type EnvironmentLatency, turnLatency } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
@@ -84,6 +88,7 @@ interface Outcome {
   tests?: TestCounts;
   isolation: string;
   error?: string;
+  alerts?: readonly Alert[];
 }
 
 /** Runs one episode to its end. Rejects only with `EngineLost` or when `context.signal` is aborted. */
@@ -130,6 +135,9 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
   );
+  const settings = guardsOf(task.environment.profile);
+  const guard = new GuardWatch({ settings, environment: task.environment });
+  using monitor = new GuardMonitor(sandbox, guard, settings);
   try {
     outcome.isolation = sandbox.isolation;
     outcome.stopReason = "engine_error";
@@ -145,12 +153,16 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       signal: context.signal,
       ...(context.latency && { latency: turnLatency(context.latency, plan) }),
       ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
+      guard,
       onPhase: (phase) => clock.enter(phase),
     });
     Object.assign(outcome, result);
     await session.close();
-    if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
+    await monitor.lookAtFiles();
+    if (guard.stopped !== undefined) outcome.stopReason = "guard";
+    else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
   } finally {
+    if (guard.alerts.length > 0) outcome.alerts = [...guard.alerts];
     await sandbox.destroy();
   }
 }
