@@ -4,6 +4,7 @@ import type { Hono } from "hono";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
+import type { AlertRecorder } from "../store/record-alerts.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -15,6 +16,7 @@ interface ServeFlags {
   readonly json?: boolean;
   readonly sandboxes: boolean;
   readonly maxSandboxes: number;
+  readonly warmSandboxes: number;
   readonly sandboxImage?: ReadonlyMap<string, string>;
   readonly teacher?: string;
 }
@@ -34,6 +36,12 @@ export function defineServe(command: Command, cli: CommandLine): void {
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--no-sandboxes", "no sandboxes for others")
     .option("--max-sandboxes <n>", "sandboxes at once", wholeNumber("--max-sandboxes", 1, 100_000), 2000)
+    .option(
+      "--warm-sandboxes <n>",
+      "kept ready of each kind that was asked for lately",
+      wholeNumber("--warm-sandboxes", 0, 1000),
+      4,
+    )
     .option("--sandbox-image <image=profile>", "profile for an image that ROCK's clients name; * is any", addImage)
     .option("--teacher <dir>", "tell clients how likely this model finds their prompts (POST /v1/completions)")
     .option("--json", "print JSON: url, store, tokenFile, sandboxes, teacher")
@@ -65,7 +73,9 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using store = await openStore(path, { mode: "read" });
       const token = loadToken(tokenFile);
       const app = createApp({ store, token });
-      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags.maxSandboxes) : undefined;
+      const { AlertRecorder } = await import("../store/record-alerts.ts");
+      await using alerts = new AlertRecorder(path);
+      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags, alerts) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service } = sandboxes;
@@ -111,7 +121,11 @@ interface OpenService extends AsyncDisposable {
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
-async function openSandboxService(cli: CommandLine, count: number): Promise<OpenService | undefined> {
+async function openSandboxService(
+  cli: CommandLine,
+  flags: ServeFlags,
+  alerts: AlertRecorder,
+): Promise<OpenService | undefined> {
   const [{ openSandboxes }, { SandboxService }, { defaultCapacity }] = await Promise.all([
     import("../experiment/sandboxes.ts"),
     import("../sandbox/service/sandbox-service.ts"),
@@ -119,7 +133,13 @@ async function openSandboxService(cli: CommandLine, count: number): Promise<Open
   ]);
   try {
     const provider = await openSandboxes("tasks");
-    const service = new SandboxService({ provider, capacity: defaultCapacity(count) });
+    const service = new SandboxService({
+      ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
+      onAlert: (alert, { id }) => {
+        alerts.add({ ...alert, sandbox: id });
+        cli.note(`guard: ${alert.kind} in sandbox ${id}${alert.action === "stop" ? ", stopped" : ""}`);
+      },
+    });
     const close = async () => {
       await service.close();
       await provider.close();

@@ -112,7 +112,7 @@ export function episodeContext(
   { options, source, provider, engine }: EpisodeParts,
   sampling: EpisodeContext["sampling"],
 ): EpisodeContext {
-  const { rollout, sandbox } = options.experiment;
+  const { rollout, sandbox, reward } = options.experiment;
   return {
     policy: engine,
     provider,
@@ -122,6 +122,7 @@ export function episodeContext(
     limits: agentLimits(options.experiment),
     sampling,
     grading: sandbox.grading,
+    withTests: reward?.outcome === "pass-rate" || reward?.function !== undefined,
     episodeMs: rollout.episodeSeconds * 1000,
     sandboxes: new Limiter(sandbox.concurrency),
     ...(rollout.latency && { latency: { law: rollout.latency, members: rollout.groupSize } }),

@@ -10,11 +10,13 @@ import { type Group, MACHINE_FAULTS, type TokenRecord } from "../core/types.ts";
 import type { ParityLimits } from "./mismatch.ts";
 import { learningRate } from "./schedule.ts";
 import { scoreEpisodes } from "./scores.ts";
-import type { OptimizerSettings, PolicyJob } from "./update.ts";
+import type { OptimizerSettings, PolicyJob, SupervisedJob } from "./update.ts";
 
 export interface Batch {
   /** `undefined` when no trajectory carries a signal, e.g. because all groups are solved. */
   readonly job: PolicyJob | undefined;
+  /** What is imitated where no trajectory carries a signal. */
+  readonly imitation?: SupervisedJob;
   /** Moments of all rewards so far, for the next step; only with running normalisation. */
   readonly rewardMoments?: RunningMoments;
 }
@@ -101,8 +103,15 @@ export function buildBatch(
     ({ trajectory, hasSignal }) => (hasSignal || isTaught) && trajectory.tokens.mask.includes(1),
   );
   const result = scores.rewardMoments === undefined ? {} : { rewardMoments: scores.rewardMoments };
-  if (used.length === 0) return { job: undefined, ...result };
   const imitation = imitationWeights(experiment, collected.imitations);
+  const optimizer = optimizerAt(experiment, step);
+  if (used.length === 0) {
+    return {
+      job: undefined,
+      ...(imitation && { imitation: { kind: "supervised", ...imitation, optimizer } }),
+      ...result,
+    };
+  }
   const tokens = used.map(({ trajectory }) => trajectory.tokens);
   const job: PolicyJob = {
     kind: "policy",
@@ -125,7 +134,7 @@ export function buildBatch(
     kvOldest: tokens.map(({ kvOldest }) => kvOldest),
     parityLimits: parityLimits(experiment),
     orderKey: `${experiment.seed}/minibatches/${step}`,
-    optimizer: optimizerAt(experiment, step),
+    optimizer,
     ...(imitation === undefined ? {} : { imitation }),
   };
   return { job, ...result };

@@ -229,7 +229,7 @@ export class Learner {
       began = yield* this.#optimizing(calls, began);
       this.#store.setStep(target, this.#store.step(source) + 1);
     }
-    this.clearGradients();
+    this.gradients.fill(0); // Those of the other lanes were cleared when they were added up.
     this.#record?.("optimizer", began);
     return { gradNorm };
   }

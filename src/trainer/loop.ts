@@ -5,7 +5,7 @@ import type { RunningMoments } from "../algorithms/normalization.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
 import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
-import type { PolicyJob, UpdateResult } from "./update.ts";
+import type { PolicyJob, SupervisedJob, UpdateResult } from "./update.ts";
 
 /** What the loop drives; `experiment/run.ts` provides it. */
 export interface TrainingParts {
@@ -14,7 +14,7 @@ export interface TrainingParts {
   /** The job with what a teacher says about its sequences; absent without a teacher. */
   readonly teach?: ((job: PolicyJob, step: number) => Promise<PolicyJob>) | undefined;
   /** Trains on the job and publishes the result as weight version `step`. */
-  update(job: PolicyJob, step: number): Promise<UpdateResult>;
+  update(job: PolicyJob | SupervisedJob, step: number): Promise<UpdateResult>;
   /** Evaluates the published weights. */
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
@@ -53,11 +53,12 @@ export async function train(
     const started = performance.now();
     const episodes = await parts.collect(step);
     const collected = performance.now();
-    const { job, rewardMoments } = buildBatch(experiment, episodes, step, coefficient, moments);
+    const { job, imitation, rewardMoments } = buildBatch(experiment, episodes, step, coefficient, moments);
     moments = rewardMoments;
     const taught = job && parts.teach ? await parts.teach(job, step) : job;
     const scored = performance.now();
-    const update = taught === undefined ? undefined : await parts.update(taught, step);
+    const wanted = taught ?? imitation;
+    const update = wanted === undefined ? undefined : await parts.update(wanted, step);
     const updated = performance.now();
     coefficient = nextCoefficient(experiment, coefficient, job, update);
     const times = {
