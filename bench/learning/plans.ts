@@ -25,7 +25,7 @@ const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
-export const FORK_BUDGET = 20_000;
+export const FORK_BUDGET = 8_000;
 
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
@@ -52,7 +52,7 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     arms: [
       arm("sequential", "experiments/hard-rollback.toml"),
       arm("parallel", HARD),
-      arm("grpo", FORK_GRPO, "tasks.suite=tasks/hard", "trainer.steps=60"),
+      arm("grpo", FORK_GRPO, "tasks.suite=tasks/hard", "evaluation.every=10", "trainer.steps=30"),
     ],
   },
   "ablation-gamma": {
