@@ -25,6 +25,9 @@ const SUITES = [
   "cli",
   "guards",
   "abuse-quotas",
+  "abuse-init",
+  "abuse-layers",
+  "abuse-grading",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
