@@ -59,12 +59,12 @@ export async function outcome(sandbox: Sandbox, command: string): Promise<[numbe
   return [result.exitCode, text(result.output)];
 }
 
-/** A small static program of the test's own, compiled once. */
-export async function compileProbe(name = "probe.c"): Promise<Uint8Array> {
-  const source = join(import.meta.dir, name);
+/** A small static program of the tests' own, from `name`.c here. */
+export async function compileProbe(name = "probe"): Promise<Uint8Array> {
+  const source = join(import.meta.dir, `${name}.c`);
   const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
   const target = join(folder, "probe");
-  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });
+  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source, "-lrt"], { timeout: 60_000 });
   if (child.exitCode !== 0) throw new Error(`cc failed: ${child.stderr.toString()}`);
   const bytes = new Uint8Array(await Bun.file(target).arrayBuffer());
   await rm(folder, { recursive: true, force: true });
