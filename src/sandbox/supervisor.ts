@@ -215,7 +215,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
-    const bytes = await sandbox.freeze(id);
+    const bytes = await sandbox.freeze(id).catch((error: unknown) => {
+      sandbox.launcher.dropLayer(id); // given up, it may have become one all the same
+      throw error;
+    });
     const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
     return { layers: [layer, ...sandbox.layers], bytes };
   }

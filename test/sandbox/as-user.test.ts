@@ -10,6 +10,8 @@ const NOBODY = 65534;
 const REPOSITORY = resolve(import.meta.dir, "../..");
 const SUITES = [
   "session",
+  "semantics",
+  "churn",
   "files",
   "isolation",
   "limits",
