@@ -63,13 +63,14 @@ export class Tally {
     this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
   }
 
-  /** A sandbox may be gone, or what was asked of it given up; everything else is a fault. */
-  addError(error: unknown): void {
+  /** A sandbox may be gone, or what was asked of it given up, or refused by its limits; everything else is a fault. */
+  addError(error: unknown, mayBeRefused = true): void {
     if (!(error instanceof AleError)) this.unexpected.push(String(error));
     else if (error.code === "interrupted") this.add("given up");
     else if (/ is gone| is destroyed| was destroyed|the sandbox is gone|init was ended by signal 9/.test(error.message))
       this.add("asked of one that was gone");
     else if (
+      mayBeRefused &&
       /cannot start|cannot be opened|larger than allowed|Resource temporarily|No space left|Cannot allocate/.test(
         error.message,
       )
@@ -92,7 +93,7 @@ export async function live(index: number, churning: Churning, tally: Tally): Pro
   try {
     sandbox = await make(rng, churning.provider, tally);
   } catch (error) {
-    tally.addError(error);
+    tally.addError(error, false);
     return;
   }
   const steps = Array.from({ length: rng.int(0, 3) }, () => pickAction(rng, tally));
@@ -123,7 +124,7 @@ async function make(rng: Rng, provider: NativeSandboxProvider, tally: Tally): Pr
   await using parent = await provider.create(ENVIRONMENT);
   await parent.run("cd /tmp; export K=kept; echo state > state", { timeoutMs: 30_000, maxOutputBytes: 100 });
   await using snapshot = await parent.snapshot();
-  return tallied(tally, "forked", provider.fork(snapshot));
+  return await tallied(tally, "forked", provider.fork(snapshot)); // before the snapshot is disposed of
 }
 
 async function tallied<T>(tally: Tally, name: string, making: Promise<T>): Promise<T> {

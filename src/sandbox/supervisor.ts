@@ -242,8 +242,8 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     const { layers, bytes } = await this.#freeze(sandbox);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
+    const number = this.#nextNumber++;
     try {
-      const number = this.#nextNumber++;
       const base = await this.#base(launcher, environment.profile);
       await this.#request(client, number, { environment, base, session: shell !== undefined, layers });
       sandbox.continueAs(number, layers);
@@ -251,6 +251,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
+      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
     return snapshot;

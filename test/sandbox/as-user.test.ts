@@ -12,6 +12,7 @@ const SUITES = [
   "session",
   "semantics",
   "churn",
+  "bench",
   "files",
   "isolation",
   "limits",
