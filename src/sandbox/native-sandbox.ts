@@ -11,7 +11,9 @@ import type {
   SandboxSnapshot,
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
-import type { LauncherClient, Reply } from "./launcher-client.ts";
+import { decodeObservation, type Observation } from "./guards/observation.ts";
+import { type LauncherClient, type Reply, SOCKETS } from "./launcher-client.ts";
+import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -24,7 +26,14 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
+import {
+  decodeRead,
+  decodeStatistics,
+  encodeLaunch,
+  encodeRead,
+  encodeStat,
+  type SandboxStatistics,
+} from "./requests.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -82,6 +91,7 @@ export class NativeSandbox implements Sandbox {
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
   readonly launcher: LauncherClient;
+  readonly network: NativeNetwork;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
@@ -94,7 +104,12 @@ export class NativeSandbox implements Sandbox {
   constructor(
     launcher: LauncherClient,
     number: number,
-    options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
+    options: {
+      readonly environment: EnvironmentSpec;
+      readonly layers: readonly Layer[];
+      readonly owner: SandboxOwner;
+      readonly network?: NetworkOptions | undefined;
+    },
   ) {
     this.launcher = launcher;
     this.#number = number;
@@ -103,6 +118,7 @@ export class NativeSandbox implements Sandbox {
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
+    this.network = this.#makeNetwork(options.network);
     for (const layer of this.#layers) layer.retain();
     this.#watch();
   }
@@ -112,11 +128,28 @@ export class NativeSandbox implements Sandbox {
     return this.#layers;
   }
 
+  #makeNetwork(options: NetworkOptions | undefined): NativeNetwork {
+    const sandbox = this;
+    return new NativeNetwork(
+      {
+        id: this.id,
+        socketFolder: this.launcher.socketFolder,
+        launcherFolder: SOCKETS,
+        get alive() {
+          return sandbox.alive;
+        },
+        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+      },
+      options,
+    );
+  }
+
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
       if (number !== this.#number || this.#gone !== undefined) return;
       this.#gone = reason;
+      this.network.close().catch(() => {});
       for (const listener of this.#goneListeners) listener(reason);
     });
   }
@@ -197,6 +230,24 @@ export class NativeSandbox implements Sandbox {
   async statistics(): Promise<SandboxStatistics> {
     const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
+  }
+
+  /** Processes and TCP sockets, for the guards. */
+  async observe(): Promise<Observation> {
+    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    return decodeObservation(payload, performance.now());
+  }
+
+  /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
+  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    const settings = encodeSettings(paths.map((path) => ["path", path]));
+    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
+    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
+    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
+    const found = await Promise.all(
+      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
+    );
+    return paths.filter((_, i) => found[i]?.missing === false);
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
@@ -324,6 +375,7 @@ export class NativeSandbox implements Sandbox {
   async #destroy(): Promise<void> {
     this.launcher.forget(this.#number);
     try {
+await this.network.close();
       await this.launcher.destroy(this.#number);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.

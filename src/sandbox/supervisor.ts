@@ -11,6 +11,8 @@ import { limitSettings } from "./environment-limits.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { masksFor } from "./masks.ts";
 import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
+import type { NetworkOptions } from "./network/native-network.ts";
+import { NetworkPolicy } from "./network/policy.ts";
 import { loadProfile } from "./profiles.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
@@ -33,6 +35,8 @@ export interface SandboxProviderOptions {
   readonly cgroups?: "auto" | "off";
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
+  /** How sandboxes that may reach something do so. */
+  readonly network?: NetworkOptions;
 }
 
 /** A provider that can also leave out the shell, for sandboxes that only grade. */
@@ -169,14 +173,21 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    const { network } = environment;
+    if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
+    const reaches = network !== undefined && network.mode !== "none";
     this.#launcher ??= this.#start();
     const launcher = await this.#launcher;
     const base = await this.#base(launcher, environment.profile);
     const number = this.#nextNumber++;
-    const sandbox = new NativeSandbox(launcher.client, number, { environment, layers, owner: this });
+    const sandbox = new NativeSandbox(launcher.client, number, {
+      ...{ environment, layers, owner: this, network: this.#options.network },
+    });
     this.#living.add(sandbox);
     try {
-      await this.#request(launcher.client, number, { environment, base, session, layers });
+      // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
+      await this.#request(launcher.client, number, { environment, base, session: session && !reaches, layers });
+      if (reaches) await sandbox.network.change(network);
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -226,7 +237,8 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
     await this.#ownLauncher(sandbox);
     const { layers, bytes } = await this.#freeze(sandbox);
-    const { launcher, environment } = sandbox;
+    const { launcher } = sandbox;
+    const environment = environmentNow(sandbox);
     const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
     const snapshot = new NativeSnapshot(launcher, contents);
     await sandbox.destroy();
@@ -235,7 +247,8 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   /** Freezes the sandbox, and lets it go on above what it wrote so far. */
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
-    const { launcher: client, environment } = sandbox;
+    const { launcher: client } = sandbox;
+    const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
@@ -245,8 +258,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     const number = this.#nextNumber++;
     try {
       const base = await this.#base(launcher, environment.profile);
-      await this.#request(client, number, { environment, base, session: shell !== undefined, layers });
+      const session = shell !== undefined && sandbox.network.spec.mode === "none";
+      await this.#request(client, number, { environment, base, session, layers });
       sandbox.continueAs(number, layers);
+      await sandbox.network.reopen();
       await reopenShell(sandbox, shell);
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
@@ -315,6 +330,11 @@ interface CreateRequest {
   readonly base: number;
   readonly session: boolean;
   readonly layers: readonly Layer[];
+}
+
+/** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
+function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
+  return { ...environment, network: network.spec };
 }
 
 /** `undefined` where the sandbox has no shell. */

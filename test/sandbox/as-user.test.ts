@@ -27,6 +27,9 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "guards",
+  "network",
+  "ports",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

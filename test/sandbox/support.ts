@@ -5,7 +5,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import {
+  createSandboxProvider,
+  type NativeSandboxProvider,
+  type SandboxProviderOptions,
+} from "../../src/sandbox/supervisor.ts";
 
 export const ENVIRONMENT: EnvironmentSpec = {
   profile: "host",
@@ -24,7 +28,7 @@ export interface TestProvider extends NativeSandboxProvider {
 }
 
 export async function openProvider(
-  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off" } = {},
+  options: Partial<Omit<SandboxProviderOptions, "stateDir">> = {},
 ): Promise<TestProvider> {
   const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
   const provider = await createSandboxProvider({ maskPaths: [], stateDir, ...options });
@@ -56,8 +60,8 @@ export async function outcome(sandbox: Sandbox, command: string): Promise<[numbe
 }
 
 /** A small static program of the test's own, compiled once. */
-export async function compileProbe(): Promise<Uint8Array> {
-  const source = join(import.meta.dir, "probe.c");
+export async function compileProbe(name = "probe.c"): Promise<Uint8Array> {
+  const source = join(import.meta.dir, name);
   const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
   const target = join(folder, "probe");
   const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });

@@ -87,6 +87,13 @@ enum op {
   OP_WRITE = 34,
   OP_STAT = 35,
   OP_CHANGE = 36, /* mode and owner */
+  OP_LISTEN = 48,    /* control → broker: a port of the sandbox leads to a path (relay.c) */
+  OP_FORWARD = 49,   /* control → broker: a path leads to a port of the sandbox */
+  OP_UNLISTEN = 50,
+  OP_SOCKET = 51,    /* broker → init: a TCP socket of its network namespace; answered with it */
+  OP_VARIABLES = 52, /* environment of what starts from now on */
+  OP_OBSERVE = 60, /* what the guards look at (observe.c) */
+  OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };

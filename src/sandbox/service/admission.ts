@@ -166,15 +166,3 @@ export class Admission {
     }
   }
 }
-
-/** What a stopped sandbox held, its disk, and what it needs besides to start again. */
-export function joinGrants(held: Grant | undefined, rest: Grant): Grant {
-  if (held === undefined) return rest;
-  return {
-    need: { ...rest.need, diskBytes: held.need.diskBytes },
-    release: (kept = NO_RESOURCES) => {
-      held.release({ ...NO_RESOURCES, diskBytes: kept.diskBytes });
-      rest.release({ ...kept, diskBytes: 0 });
-    },
-  };
-}
