@@ -375,7 +375,7 @@ export class NativeSandbox implements Sandbox {
   async #destroy(): Promise<void> {
     this.launcher.forget(this.#number);
     try {
-await this.network.close();
+      await this.network.close();
       await this.launcher.destroy(this.#number);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.

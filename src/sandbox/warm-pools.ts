@@ -71,10 +71,15 @@ export class WarmPools {
     const pool = this.#pools.get(keyOf(environment, shell));
     if (pool === undefined || pool.target === 0) return undefined;
     this.#refillSoon();
-    const sandbox = pool.ready.shift();
-    if (sandbox === undefined) pool.misses++;
-    else pool.claims++;
-    return sandbox;
+    for (let sandbox = pool.ready.shift(); sandbox !== undefined; sandbox = pool.ready.shift()) {
+      if (sandbox.alive) {
+        pool.claims++;
+        return sandbox;
+      }
+      sandbox.destroy().catch(() => {}); // it ended while it waited; what it held is given back
+    }
+    pool.misses++;
+    return undefined;
   }
 
   /** Sandboxes that wait to be handed out. */
@@ -126,23 +131,11 @@ export class WarmPools {
     }
   }
 
-  /** One that ends while it waits is removed, and replaced. */
-  #put(pool: Pool, made: NativeSandbox): void {
-    pool.ready.push(made);
-    made.onGone(() => {
-      const at = pool.ready.indexOf(made);
-      if (at < 0) return;
-      pool.ready.splice(at, 1);
-      made.destroy().catch(() => {});
-      this.#refillSoon();
-    });
-  }
-
   async #fill(pool: Pool): Promise<void> {
     try {
       const made = await this.#options.make(pool.environment, pool.shell);
       pool.failing = 0;
-      if (!this.#closed && pool.ready.length < pool.target) this.#put(pool, made);
+      if (!this.#closed && pool.ready.length < pool.target) pool.ready.push(made);
       else await made.destroy().catch(() => {});
     } catch {
       // Whoever asks for a sandbox meets the same error and tells it; the pool tries again later.
