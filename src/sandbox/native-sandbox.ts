@@ -42,7 +42,6 @@ const FILES_MS = 30_000;
 /** Longer than the limit inside, which names the cause. */
 const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
-const DESTROY_MS = 20_000;
 const FREEZE_MS = 20_000;
 const PAUSE_MS = 10_000;
 /** For the launcher: a command without a time limit. */
@@ -177,8 +176,12 @@ export class NativeSandbox implements Sandbox {
     return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
   }
 
-  /** Goes on as the launcher's sandbox `number`, which stands on `layers`. */
+  /**
+   * Goes on as the launcher's sandbox `number`, which stands on `layers`.
+   * @throws AleError("sandbox") when it was destroyed meanwhile.
+   */
   continueAs(number: number, layers: readonly Layer[]): void {
+    this.#check();
     for (const layer of layers) layer.retain();
     for (const layer of this.#layers) layer.release();
     this.#layers = layers;
@@ -373,8 +376,7 @@ export class NativeSandbox implements Sandbox {
     this.launcher.forget(this.#number);
     try {
       await this.network.close();
-      const what = `destroying sandbox ${this.id}`;
-      await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
+      await this.launcher.destroy(this.#number);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.
       if (this.#gone === undefined && this.launcher.alive) throw error;

@@ -226,7 +226,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
-    const bytes = await sandbox.freeze(id);
+    const bytes = await sandbox.freeze(id).catch((error: unknown) => {
+      sandbox.launcher.dropLayer(id); // given up, it may have become one all the same
+      throw error;
+    });
     const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
     return { layers: [layer, ...sandbox.layers], bytes };
   }
@@ -252,8 +255,8 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     const { layers, bytes } = await this.#freeze(sandbox);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
+    const number = this.#nextNumber++;
     try {
-      const number = this.#nextNumber++;
       const base = await this.#base(launcher, environment.profile);
       const session = shell !== undefined && sandbox.network.spec.mode === "none";
       await this.#request(client, number, { environment, base, session, layers });
@@ -263,6 +266,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
+      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
     return snapshot;

@@ -10,6 +10,9 @@ const NOBODY = 65534;
 const REPOSITORY = resolve(import.meta.dir, "../..");
 const SUITES = [
   "session",
+  "semantics",
+  "churn",
+  "bench",
   "files",
   "isolation",
   "limits",
