@@ -1,4 +1,4 @@
-/** One sandbox of the `native` backend, as the control process sees it. */
+/** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
 import { isAbsolute } from "node:path";
 import { AleError } from "../core/errors.ts";
@@ -11,7 +11,8 @@ import type {
   SandboxSnapshot,
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
-import type { LauncherClient, Reply } from "./launcher-client.ts";
+import type { InitChannel } from "./init-channel.ts";
+import type { Reply } from "./launcher-client.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -82,7 +83,7 @@ export class NativeSandbox implements Sandbox {
   readonly id: string;
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
-  readonly launcher: LauncherClient;
+  readonly launcher: InitChannel;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
@@ -93,7 +94,7 @@ export class NativeSandbox implements Sandbox {
   #paused = false;
 
   constructor(
-    launcher: LauncherClient,
+    launcher: InitChannel,
     number: number,
     options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
   ) {

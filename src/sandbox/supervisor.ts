@@ -215,30 +215,34 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return launcher;
   }
 
-  async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
+  async #freeze(
+    sandbox: NativeSandbox,
+    client: LauncherClient,
+  ): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
     const bytes = await sandbox.freeze(id);
-    const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
+    const layer = new Layer(id, (dropped) => client.dropLayer(dropped));
     return { layers: [layer, ...sandbox.layers], bytes };
   }
 
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
-    await this.#ownLauncher(sandbox);
-    const { layers, bytes } = await this.#freeze(sandbox);
-    const { launcher, environment } = sandbox;
+    const { client } = await this.#ownLauncher(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
+    const { environment } = sandbox;
     const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
-    const snapshot = new NativeSnapshot(launcher, contents);
+    const snapshot = new NativeSnapshot(client, contents);
     await sandbox.destroy();
     return snapshot;
   }
 
   /** Freezes the sandbox, and lets it go on above what it wrote so far. */
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
-    const { launcher: client, environment } = sandbox;
+    const { environment } = sandbox;
     const launcher = await this.#ownLauncher(sandbox);
+    const { client } = launcher;
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
-    const { layers, bytes } = await this.#freeze(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
     try {
@@ -361,7 +365,7 @@ interface CreateRequest {
 }
 
 /** `undefined` where the sandbox has no shell. */
-async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
+export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
   const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
   const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
     if (sandbox.alive) return undefined;
@@ -370,7 +374,7 @@ async function readShellState(sandbox: NativeSandbox): Promise<ShellState | unde
   return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
 }
 
-async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
+export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
   if (shell === undefined) return;
   await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }

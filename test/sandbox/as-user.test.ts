@@ -23,6 +23,7 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "podman",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

@@ -1,0 +1,178 @@
+/**
+ * Sandboxes as containers of podman. What is tested of the launcher's sandboxes is tested of these by the same files; here is
+ * what differs, and how they end. As root, and (as-user.test.ts) as an ordinary user.
+ */
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { resolve } from "node:path";
+import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
+import { SandboxFiles } from "../../src/sandbox/sandbox-files.ts";
+import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
+import type { NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import { ENVIRONMENT, LIMITS, outcome, output, text, until } from "./support.ts";
+
+const REPOSITORY = resolve(import.meta.dir, "../..");
+const missing = Bun.which("podman") === null;
+if (missing) console.log("skipped: sandboxes as containers: podman is not installed");
+const root = process.getuid?.() === 0;
+const environment = { ...ENVIRONMENT, pids: 48 };
+
+let provider: NativeSandboxProvider;
+beforeAll(async () => {
+  if (!missing) provider = await createContainerProvider({ engine: "podman", maskPaths: ["/usr/share/doc"] });
+});
+afterAll(() => provider?.close());
+
+/** Names of all containers there are. */
+function containers(): string[] {
+  const { stdout } = Bun.spawnSync(["podman", "ps", "--all", "--format={{.Names}}"], { cwd: "/", timeout: 60_000 });
+  return stdout.toString().split("\n");
+}
+
+describe.skipIf(missing)("containers", () => {
+  test("the level is what was found in one", async () => {
+    expect(provider.isolation).toMatch(/^podman:(root|user)\+userns\+seccomp\+(cgroup1|cgroup2|rlimits)$/);
+    if (root) expect(provider.isolation).toMatch(/^podman:root\+userns\+seccomp\+cgroup/);
+    await using sandbox = await provider.create(environment);
+    expect(sandbox.isolation).toBe(provider.isolation);
+    // Not root on the host, as far as there are ids to be somebody else.
+    const [inside, outside] = (await output(sandbox, "head -1 /proc/self/uid_map")).trim().split(/ +/);
+    expect(inside).toBe("0");
+    expect(outside).not.toBe("0");
+  });
+
+  test("nothing of the host's: no network, one init that cannot be looked into, masked folders, read-only programs", async () => {
+    await using sandbox = await provider.create(environment);
+    expect(
+      await output(sandbox, "awk 'NR>2{print $1}' /proc/net/dev; cat /proc/1/environ 2>&1; ls /usr/share/doc"),
+    ).toBe("lo:\ncat: /proc/1/environ: Permission denied\n");
+    expect((await outcome(sandbox, "touch /usr/x /x 2>&1"))[0]).toBe(1);
+    expect(await output(sandbox, "grep -E '^(NoNewPrivs|Seccomp_filters|CapEff)' /proc/self/status")).toMatch(
+      /^CapEff:\t00000000800405fb\nNoNewPrivs:\t1\nSeccomp_filters:\t2\n$/,
+    );
+  });
+
+  test("every byte gets through, those that mean detach to podman, too", async () => {
+    await using sandbox = await provider.createBare(environment);
+    const content = Uint8Array.from({ length: 3_000_000 }, (_, i) => (i % 7 === 0 ? 16 : i % 7 === 1 ? 17 : i & 0xff));
+    const files = new SandboxFiles(sandbox);
+    await files.write("bytes", content);
+    expect(Buffer.compare(await files.read("bytes"), content)).toBe(0);
+  });
+
+  test("one podman process carries everything", async () => {
+    await using sandbox = await provider.create(environment);
+    const counts = await Promise.all(
+      Array.from({ length: 24 }, async (_, i) => {
+        const result = await sandbox.exec(["cat"], {
+          ...{ ...LIMITS, cwd: "/", stdin: new TextEncoder().encode(`${i}`) },
+        });
+        return Number(text(result.output));
+      }),
+    );
+    expect(counts).toEqual(Array.from({ length: 24 }, (_, i) => i));
+  });
+
+  test("limits: disk, memory, processes; the sandbox goes on", async () => {
+    await using sandbox = await provider.create(environment);
+    expect(
+      (await outcome(sandbox, "head -c 40m /dev/zero > fill; wc -c < fill; head -c 1m /dev/zero > /tmp/x"))[1],
+    ).toContain(`${ENVIRONMENT.diskBytes}\n`);
+    await sandbox.run("rm fill; head -c 300m /dev/zero | tail | wc -c", LIMITS);
+    const forks = "for i in $(seq 200); do sleep 2 & done 2>/dev/null; jobs -r | wc -l; wait";
+    expect(Number(await output(sandbox, forks, { ...LIMITS, timeoutMs: 60_000 }))).toBeLessThanOrEqual(48);
+    expect(await outcome(sandbox, "echo on")).toEqual([0, "on\n"]);
+    const events = await sandbox.limitEvents();
+    expect(events.disk).toBe(1);
+    if (provider.isolation.includes("cgroup")) {
+      expect(events.pids).toBeGreaterThan(0);
+      expect(events.memory).toBeGreaterThan(0);
+    }
+    const { processes, diskLimitBytes } = await sandbox.statistics();
+    expect(processes).toBeLessThan(60);
+    expect(diskLimitBytes).toBe(ENVIRONMENT.diskBytes);
+  });
+
+  test("snapshots keep every file that can be written, and the shell's state", async () => {
+    await using sandbox = await provider.create(environment);
+    await sandbox.run("mkdir a; cd a; echo 1 > f; ln -s f l; echo 2 > /etc/own; export V=3; sleep 99 &", LIMITS);
+    await using snapshot = await sandbox.snapshot();
+    expect(snapshot.lostProcesses).toBe(1);
+    await sandbox.run("echo changed > f", LIMITS);
+    for (const of of [await provider.fork(snapshot), await provider.fork(snapshot)]) {
+      expect(await outcome(of, 'cat f l /etc/own; echo "$V $PWD"; pgrep -c sleep')).toEqual([
+        1,
+        "1\n1\n2\n3 /work/a\n0\n",
+      ]);
+      await of.destroy();
+    }
+    expect(await outcome(sandbox, 'cat f; echo "$V $PWD"')).toEqual([0, "changed\n3 /work/a\n"]);
+  });
+
+  test("the service's sandboxes: named shells, pause, stop and restart with files kept", async () => {
+    const capacity = { memoryBytes: 1 << 30, cpus: 64, diskBytes: 1 << 30, count: 8 };
+    await using service = new SandboxService({ provider, capacity });
+    const box = await service.create({ environment, id: "box" });
+    await box.openShell("one");
+    await box.runInShell("one", "echo kept > f; (i=0; while :; do echo $((i++)) > n; done) &", LIMITS);
+    const count = async () =>
+      Number(text(await box.withFiles((files) => files.read("/work/n")).catch(() => null)) || 0);
+    await until("the counter counts", 5000, async () => (await count()) > 0);
+    await service.pause("box");
+    const used = async () => (await box.statistics()).cpuSeconds ?? 0;
+    const before = await used();
+    await Bun.sleep(200);
+    expect((await used()) - before).toBeLessThan(0.1);
+    await service.resume("box");
+    expect(text((await box.exec(["cat", "f"], { ...LIMITS, cwd: "/work" })).output)).toBe("kept\n");
+    await service.stop("box");
+    await service.restart("box");
+    expect(text(await box.withFiles((files) => files.read("f")))).toBe("kept\n");
+  });
+
+  test("destroyed, closed or killed with Ale, nothing of a container is left", async () => {
+    const sandbox = await provider.create(environment);
+    await sandbox.run("setsid sleep 1234 & (trap '' TERM; sleep 1234) &", LIMITS);
+    const before = containers().length;
+    await sandbox.destroy();
+    expect(containers().length).toBe(before - 1);
+    await expect(sandbox.run("true", LIMITS)).rejects.toThrow("is destroyed");
+    const script = `
+      const { createContainerProvider } = await import("${REPOSITORY}/src/sandbox/backends/container-provider.ts");
+      const provider = await createContainerProvider({ engine: "podman", maskPaths: [] });
+      const sandbox = await provider.create(${JSON.stringify(environment)});
+      await sandbox.run("setsid sleep 4321 &", { timeoutMs: 9999, maxOutputBytes: 99 });
+      process.kill(process.pid, "SIGKILL");`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stderr: "inherit", env: process.env });
+    await child.exited;
+    expect(child.signalCode).toBe("SIGKILL");
+    await until(
+      "the killed process's container is gone",
+      20_000,
+      () => !containers().some((name) => name.includes(`-${child.pid}-`)),
+    );
+  });
+});
+
+/** Which tests of the launcher's sandboxes hold for containers, which have a read-only root and /sys. */
+const ALSO_HERE = {
+  session: "^(?!.*observations are the same in every sandbox)",
+  shells: "",
+  grading: "right is 1, wrong is 0|modes differ",
+  isolation: "^(?!.*(processes and groups are not there|harmless devices|in a root folder))",
+} as const;
+
+test.skipIf(missing || !root).each(Object.entries(ALSO_HERE))(
+  "%s holds for containers",
+  async (suite, pattern) => {
+    const child = Bun.spawn(
+      [process.execPath, "test", "--timeout=60000", `--test-name-pattern=${pattern}`, `test/sandbox/${suite}.test.ts`],
+      { cwd: REPOSITORY, env: { ...process.env, ALE_TEST_BACKEND: "podman" }, stdout: "ignore", stderr: "pipe" },
+    );
+    const report = await new Response(child.stderr).text();
+    if ((await child.exited) !== 0) console.error(report);
+    expect(report).toMatch(/^ *0 fail$/m);
+    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(3);
+  },
+  300_000,
+);
