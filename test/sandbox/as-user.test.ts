@@ -23,7 +23,7 @@ const SUITES = [
   "api",
   "rock",
   "cli",
-  "podman",
+  "containers",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

@@ -24,14 +24,15 @@ export interface TestProvider extends NativeSandboxProvider {
   readonly stateDir: string;
 }
 
-/** With `ALE_TEST_BACKEND=podman` the sandboxes are containers: what holds for sandboxes holds for them. */
+/** With `ALE_TEST_BACKEND` podman or docker the sandboxes are containers: what holds for sandboxes holds for them. */
 export async function openProvider(
   options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off" } = {},
 ): Promise<TestProvider> {
   const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
+  const engine = process.env.ALE_TEST_BACKEND;
   const provider =
-    process.env.ALE_TEST_BACKEND === "podman"
-      ? await createContainerProvider({ engine: "podman", maskPaths: options.maskPaths ?? [] })
+    engine === "podman" || engine === "docker"
+      ? await createContainerProvider({ engine, maskPaths: options.maskPaths ?? [] })
       : await createSandboxProvider({ maskPaths: [], stateDir, ...options });
   const close = provider.close.bind(provider);
   return Object.assign(provider, {

@@ -1,44 +1,65 @@
 /**
- * Sandboxes as containers of podman. What is tested of the launcher's sandboxes is tested of these by the same files; here is
+ * Sandboxes as containers of podman and docker. What is tested of the launcher's sandboxes is tested of these by the same files; here is
  * what differs, and how they end. As root, and (as-user.test.ts) as an ordinary user.
  */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
+import type { ContainerEngineName } from "../../src/sandbox/backends/container-engine.ts";
 import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
 import { SandboxFiles } from "../../src/sandbox/sandbox-files.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import type { NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import { writeTar } from "../../src/sandbox/tar.ts";
 import { ENVIRONMENT, LIMITS, outcome, output, text, until } from "./support.ts";
 
 const REPOSITORY = resolve(import.meta.dir, "../..");
-const missing = Bun.which("podman") === null;
-if (missing) console.log("skipped: sandboxes as containers: podman is not installed");
 const root = process.getuid?.() === 0;
 const environment = { ...ENVIRONMENT, pids: 48 };
 
-let provider: NativeSandboxProvider;
-beforeAll(async () => {
-  if (!missing) provider = await createContainerProvider({ engine: "podman", maskPaths: ["/usr/share/doc"] });
+/** Why there are no containers of this engine here, or `undefined`. */
+function reasonToSkip(engine: ContainerEngineName): string | undefined {
+  if (Bun.which(engine) === null) return `${engine} is not installed`;
+  const { exitCode } = Bun.spawnSync([engine, "version"], { cwd: "/", timeout: 30_000 });
+  return exitCode === 0 ? undefined : `${engine} does not answer`;
+}
+const ENGINES = (["podman", "docker"] as const).filter((engine) => {
+  const reason = reasonToSkip(engine);
+  if (reason !== undefined) console.log(`skipped: sandboxes as containers: ${reason}`);
+  return reason === undefined;
 });
-afterAll(() => provider?.close());
+
+function isStatic(program: string): boolean {
+  const { exitCode } = Bun.spawnSync(["ldd", program]);
+  return exitCode !== 0;
+}
 
 /** Names of all containers there are. */
-function containers(): string[] {
-  const { stdout } = Bun.spawnSync(["podman", "ps", "--all", "--format={{.Names}}"], { cwd: "/", timeout: 60_000 });
+function containersOf(engine: ContainerEngineName): string[] {
+  const { stdout } = Bun.spawnSync([engine, "ps", "--all", "--format={{.Names}}"], { cwd: "/", timeout: 60_000 });
   return stdout.toString().split("\n");
 }
 
-describe.skipIf(missing)("containers", () => {
+describe.each([...ENGINES])("%s", (engine) => {
+  let provider: NativeSandboxProvider;
+  beforeAll(async () => {
+    provider = await createContainerProvider({ engine, maskPaths: ["/usr/share/doc"] });
+  });
+  afterAll(() => provider?.close());
+
   test("the level is what was found in one", async () => {
-    expect(provider.isolation).toMatch(/^podman:(root|user)\+userns\+seccomp\+(cgroup1|cgroup2|rlimits)$/);
-    if (root) expect(provider.isolation).toMatch(/^podman:root\+userns\+seccomp\+cgroup/);
+    // docker's daemon decides about user namespaces, for all its containers.
+    const userns = engine === "podman" ? "userns\\+" : "(userns\\+)?";
+    const limits = root ? "cgroup[12]" : "(cgroup[12]|rlimits)";
+    expect(provider.isolation).toMatch(
+      new RegExp(`^${engine}:${root ? "root" : "user"}\\+${userns}seccomp\\+${limits}$`),
+    );
     await using sandbox = await provider.create(environment);
     expect(sandbox.isolation).toBe(provider.isolation);
     // Not root on the host, as far as there are ids to be somebody else.
     const [inside, outside] = (await output(sandbox, "head -1 /proc/self/uid_map")).trim().split(/ +/);
     expect(inside).toBe("0");
-    expect(outside).not.toBe("0");
+    expect(outside === "0").toBe(!provider.isolation.includes("userns"));
   });
 
   test("nothing of the host's: no network, one init that cannot be looked into, masked folders, read-only programs", async () => {
@@ -109,6 +130,37 @@ describe.skipIf(missing)("containers", () => {
     expect(await outcome(sandbox, 'cat f; echo "$V $PWD"')).toEqual([0, "changed\n3 /work/a\n"]);
   });
 
+  test("an image of one's own: all of it can be written, and snapshots keep that, too", async () => {
+    const image = `localhost/ale-test/${process.pid}:1`;
+    const busybox = Bun.which("busybox");
+    if (busybox === null || !isStatic(busybox)) return console.log("skipped: busybox-static is not installed");
+    const program = new Uint8Array(await Bun.file(busybox).arrayBuffer());
+    const nothing = new Uint8Array(0);
+    const tar = writeTar([
+      { kind: "folder", path: "bin", mode: 0o755, content: nothing },
+      { kind: "file", path: "bin/busybox", mode: 0o755, content: program },
+      ...["sh", "cat", "echo", "ls", "mkdir"].map((name) => ({
+        ...({ kind: "link", path: `bin/${name}`, mode: 0o777, content: Buffer.from("busybox") } as const),
+      })),
+      ...["tmp", "work"].map((path) => ({ kind: "folder", path, mode: 0o755, content: nothing }) as const),
+      { kind: "file", path: "work/shipped", mode: 0o644, content: Buffer.from("with the image\n") },
+    ]);
+    Bun.spawnSync([engine, "import", "-", image], { stdin: tar, cwd: "/" });
+    try {
+      await using own = await createContainerProvider({ engine, image, maskPaths: [] });
+      await using sandbox = await own.create(environment);
+      expect(await outcome(sandbox, "cat shipped; ls /; mkdir /new; echo 1 > /new/f")).toEqual([
+        0,
+        expect.stringContaining("with the image\nbin\n"),
+      ]);
+      await using snapshot = await sandbox.snapshot();
+      await using fork = await own.fork(snapshot);
+      expect(await outcome(fork, "cat /new/f shipped")).toEqual([0, "1\nwith the image\n"]);
+    } finally {
+      Bun.spawnSync([engine, "rmi", image], { cwd: "/" });
+    }
+  });
+
   test("the service's sandboxes: named shells, pause, stop and restart with files kept", async () => {
     const capacity = { memoryBytes: 1 << 30, cpus: 64, diskBytes: 1 << 30, count: 8 };
     await using service = new SandboxService({ provider, capacity });
@@ -133,13 +185,13 @@ describe.skipIf(missing)("containers", () => {
   test("destroyed, closed or killed with Ale, nothing of a container is left", async () => {
     const sandbox = await provider.create(environment);
     await sandbox.run("setsid sleep 1234 & (trap '' TERM; sleep 1234) &", LIMITS);
-    const before = containers().length;
+    const before = containersOf(engine).length;
     await sandbox.destroy();
-    expect(containers().length).toBe(before - 1);
+    expect(containersOf(engine).length).toBe(before - 1);
     await expect(sandbox.run("true", LIMITS)).rejects.toThrow("is destroyed");
     const script = `
       const { createContainerProvider } = await import("${REPOSITORY}/src/sandbox/backends/container-provider.ts");
-      const provider = await createContainerProvider({ engine: "podman", maskPaths: [] });
+      const provider = await createContainerProvider({ engine: "${engine}", maskPaths: [] });
       const sandbox = await provider.create(${JSON.stringify(environment)});
       await sandbox.run("setsid sleep 4321 &", { timeoutMs: 9999, maxOutputBytes: 99 });
       process.kill(process.pid, "SIGKILL");`;
@@ -149,7 +201,7 @@ describe.skipIf(missing)("containers", () => {
     await until(
       "the killed process's container is gone",
       20_000,
-      () => !containers().some((name) => name.includes(`-${child.pid}-`)),
+      () => !containersOf(engine).some((name) => name.includes(`-${child.pid}-`)),
     );
   });
 });
@@ -162,12 +214,13 @@ const ALSO_HERE = {
   isolation: "^(?!.*(processes and groups are not there|harmless devices|in a root folder))",
 } as const;
 
-test.skipIf(missing || !root).each(Object.entries(ALSO_HERE))(
+const [engine] = ENGINES;
+test.skipIf(engine === undefined || !root).each(Object.entries(ALSO_HERE))(
   "%s holds for containers",
   async (suite, pattern) => {
     const child = Bun.spawn(
       [process.execPath, "test", "--timeout=60000", `--test-name-pattern=${pattern}`, `test/sandbox/${suite}.test.ts`],
-      { cwd: REPOSITORY, env: { ...process.env, ALE_TEST_BACKEND: "podman" }, stdout: "ignore", stderr: "pipe" },
+      { cwd: REPOSITORY, env: { ...process.env, ALE_TEST_BACKEND: engine }, stdout: "ignore", stderr: "pipe" },
     );
     const report = await new Response(child.stderr).text();
     if ((await child.exited) !== 0) console.error(report);
