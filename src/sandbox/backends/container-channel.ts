@@ -59,7 +59,12 @@ export class ContainerChannel implements InitChannel {
     const { name, number, environment, session } = options;
     const command = [engine.path, "run", ...(await runFlags(engine, options)), options.root.image, "container"];
     const connection = new Connection(command, { name: engine.name, env: process.env, detached: true });
-    const settings = encodeSettings([["session", session ? 1 : 0], ...limitSettings(environment)]);
+    const settings = encodeSettings([
+      ["session", session ? 1 : 0],
+      ...limitSettings(environment),
+      // The container's own layer has no quota.
+      ...(options.root.writable === undefined ? [["file", environment.diskBytes] as const] : []),
+    ]);
     const what = `making a container of ${options.root.image}`;
     try {
       const reply = await connection.request(Op.hello, number, settings, what, START_MS);

@@ -75,7 +75,7 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   readonly #engine: ContainerEngine;
   readonly #options: ContainerProviderOptions;
   readonly #living = new Map<NativeSandbox, ContainerChannel>();
-  readonly #pools: SmallPools;
+  readonly #pools: SmallPools<NativeSandbox>;
   #nextNumber = 1;
   #closed: Promise<void> | undefined;
 

@@ -1,26 +1,31 @@
-/** Containers that are made before anybody wants one: one at a time per environment, for each takes a processor a while. */
+/**
+ * Sandboxes that are made before anybody wants one: one at a time per environment, for a container takes a processor a while
+ * and a remote service has better things to do.
+ */
 
+import type { Sandbox } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
-import type { NativeSandbox } from "../native-sandbox.ts";
 
 /** After a failure a pool waits this long, doubled each time, before it tries again. */
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 60_000;
 
-interface Pool {
+type Made = Sandbox & { readonly alive: boolean };
+
+interface Pool<T> {
   readonly environment: EnvironmentSpec;
-  readonly ready: NativeSandbox[];
+  readonly ready: T[];
   target: number;
   failures: number;
   filling: Promise<void> | undefined;
 }
 
-export class SmallPools {
-  readonly #make: (environment: EnvironmentSpec) => Promise<NativeSandbox>;
-  readonly #pools = new Map<string, Pool>();
+export class SmallPools<T extends Made> {
+  readonly #make: (environment: EnvironmentSpec) => Promise<T>;
+  readonly #pools = new Map<string, Pool<T>>();
   readonly #closing = new AbortController();
 
-  constructor(make: (environment: EnvironmentSpec) => Promise<NativeSandbox>) {
+  constructor(make: (environment: EnvironmentSpec) => Promise<T>) {
     this.#make = make;
   }
 
@@ -31,7 +36,13 @@ export class SmallPools {
   /** Keeps `count` of this environment ready. */
   keep(environment: EnvironmentSpec, count: number): void {
     const key = keyOf(environment);
-    const pool = this.#pools.get(key) ?? { environment, ready: [], target: 0, failures: 0, filling: undefined };
+    const pool: Pool<T> = this.#pools.get(key) ?? {
+      environment,
+      ready: [],
+      target: 0,
+      failures: 0,
+      filling: undefined,
+    };
     pool.target = count;
     this.#pools.set(key, pool);
     for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
@@ -39,7 +50,7 @@ export class SmallPools {
   }
 
   /** One that is ready, or `undefined`. */
-  claim(environment: EnvironmentSpec): NativeSandbox | undefined {
+  claim(environment: EnvironmentSpec): T | undefined {
     const pool = this.#pools.get(keyOf(environment));
     if (pool === undefined) return undefined;
     let sandbox = pool.ready.shift();
@@ -48,7 +59,7 @@ export class SmallPools {
     return sandbox;
   }
 
-  async #fill(pool: Pool): Promise<void> {
+  async #fill(pool: Pool<T>): Promise<void> {
     while (!this.#closing.signal.aborted && pool.ready.length < pool.target) {
       try {
         pool.ready.push(await this.#make(pool.environment));

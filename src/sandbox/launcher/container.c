@@ -7,6 +7,8 @@
  */
 #include "launcher.h"
 
+#include <sys/resource.h>
+
 enum { INPUT = 3, OUTPUT = 4 };
 
 /* The greeting, whose settings stay valid. Nothing but the greeting is sent before it is answered. */
@@ -45,6 +47,12 @@ static void read_spec(struct sandbox_spec *spec, const uint8_t *settings, size_t
   spec->session = setting_number(settings, length, "session", 1) != 0;
 }
 
+/* Where files have no quota, at least none of them may be larger than all are to be. */
+static void limit_files(uint64_t bytes) {
+  struct rlimit limit = {bytes, bytes};
+  if (bytes > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) setup_fail("the limit of a file's size");
+}
+
 int container_main(void) {
   static struct sandbox_spec spec;
   static struct level level;
@@ -58,6 +66,7 @@ int container_main(void) {
   setup_tell(OUTPUT, hello.sandbox, hello.request);
   read_spec(&spec, settings, hello.length);
   if (chdir(spec.workdir) != 0) setup_fail(spec.workdir);
+  limit_files(setting_number(settings, hello.length, "file", 0));
   cgroups_open_own(&groups, &spec);
   uint64_t ids = mapped_ids();
   level.mapped = ids != 1;
