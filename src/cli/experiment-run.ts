@@ -62,16 +62,21 @@ export async function loadFromFlags(
   files: readonly string[],
   flags: RunFlags,
 ): Promise<LoadedExperiment> {
+  const overrides = overridesOf(cli, flags);
+  const loaded = loadExperiment({ files, overrides });
+  const { conversationSettings } = await import("../experiment/conversation-limits.ts");
+  const settings = conversationSettings(loaded.experiment, loaded.changed);
+  return settings.length === 0 ? loaded : loadExperiment({ files, overrides: [...settings, ...overrides] });
+}
+
+/** What the command line sets: named options, then dotted settings. */
+export function overridesOf(cli: CommandLine, flags: RunFlags): string[] {
   const named: string[] = [];
   if (flags.seed !== undefined) named.push(`seed=${flags.seed}`);
   if (flags.name !== undefined) named.push(`name=${flags.name}`);
   if (flags.model !== undefined) named.push(`model.path=${flags.model}`);
   if (flags.deterministic) named.push("deterministic=true");
-  const overrides = [...named, ...cli.overrides];
-  const loaded = loadExperiment({ files, overrides });
-  const { conversationSettings } = await import("../experiment/conversation-limits.ts");
-  const settings = conversationSettings(loaded.experiment, loaded.changed);
-  return settings.length === 0 ? loaded : loadExperiment({ files, overrides: [...settings, ...overrides] });
+  return [...named, ...cli.overrides];
 }
 
 /** Memory of one engine as `--dry-run` reports it. */

@@ -9,6 +9,7 @@ import { setEmbeddedExperiments } from "./embedded.ts";
 import { ExperimentSchema } from "./experiment.ts";
 import { configHash, differingKeys, type LoadedExperiment, loadExperiment, parseExperiment } from "./load.ts";
 import { splitOverrides } from "./overrides.ts";
+import { loadRecipe } from "./recipe.ts";
 import { stringifyExperiment } from "./resolved-toml.ts";
 import { experimentJsonSchema, listSettings } from "./schema-tree.ts";
 
@@ -341,7 +342,10 @@ test("every experiment file of the repository loads", () => {
   const experiments = join(import.meta.dir, "..", "..", "experiments");
   const names = readdirSync(experiments).filter((name) => name.endsWith(".toml"));
   expect(names).toContain("shell.toml");
-  for (const name of names) expect(loadExperiment({ files: [join(experiments, name)] }).experiment.name).toBeString();
+  for (const name of names) {
+    const given = { files: [join(experiments, name)], overrides: [] };
+    expect((loadRecipe(given) ?? loadExperiment(given).experiment).name).toBeString();
+  }
 });
 
 test("every example of settings in the docs loads", async () => {

@@ -9,6 +9,7 @@ import { getPriority, setPriority } from "node:os";
 import { AleError, deadline } from "../core/errors.ts";
 import { firstTokens, listen } from "../core/generation.ts";
 import type { Generation, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
+import type { ScoreOptions, TeacherScores } from "../core/teacher.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
@@ -192,6 +193,11 @@ export class EngineClient {
   /** Training's side of `probeParity` for another engine, its `expected`. */
   probedLogprobs(sequences: readonly Int32Array[]): Promise<readonly Float32Array[]> {
     return this.#retry(() => this.#call("probedLogprobs", { sequences }, UPDATE_DEADLINE_MS));
+  }
+
+  /** What an engine that scores says; asked again when the process ends meanwhile. */
+  score(sequences: readonly Int32Array[], options: ScoreOptions): Promise<TeacherScores> {
+    return this.#retry(() => this.#call("score", { sequences, options }, UPDATE_DEADLINE_MS));
   }
 
   /** What the engine did since it was last asked, or since it was started again. */

@@ -67,8 +67,8 @@ function modelOf({ modelConfig, lora }: EngineOptions): LayeredModel {
   return { config, adapters: lora === undefined ? undefined : adaptersFor(config, lora.config) };
 }
 
-function demandOf({ microBatchTokens, threads, context, packing = "off" }: EngineOptions) {
-  return { microBatchTokens, threads, length: context - 1, packing };
+function demandOf({ microBatchTokens, threads, context, packing = "off", divergence = false }: EngineOptions) {
+  return { microBatchTokens, threads, length: context - 1, packing, divergence };
 }
 
 /** Of an engine whose weights lie in a store. */

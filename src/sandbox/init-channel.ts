@@ -8,6 +8,8 @@ export interface InitChannel {
   readonly isolation: string;
   /** Whether what carries the frames still runs. */
   readonly alive: boolean;
+  /** Where the sandbox's connections go through; `undefined` where there can be none. */
+  readonly socketFolder: string | undefined;
   /** Sends one message and waits for its reply, at most `timeoutMs`; `what` names the wait. */
   request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply>;
   /** Like `request`, and returns the request's number for `cancel`. */

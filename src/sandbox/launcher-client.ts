@@ -14,6 +14,8 @@ const STOP_MS = 3_000;
 /** Times a launcher is started when a signal ends it before it has answered. */
 const START_ATTEMPTS = 3;
 const KEPT_STDERR = 4_000;
+/** In the launcher's folder, which is its current one. */
+export const SOCKETS = "net";
 /** The longest a timer can run. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -57,6 +59,8 @@ export class LauncherClient {
   readonly pausing: "freeze" | "stop";
   /** Resolves with the reason when the launcher has ended, however that came about. */
   readonly ended: Promise<string>;
+  /** Folder of the unix sockets between the launcher and this process, which nobody else may enter. */
+  readonly socketFolder: string;
   readonly #record: LauncherRecord;
   readonly #connection: Connection;
 
@@ -65,6 +69,7 @@ export class LauncherClient {
     this.isolation = reached.isolation;
     this.pausing = reached.pausing;
     this.#record = record;
+    this.socketFolder = join(record.folder, SOCKETS);
     this.ended = connection.ended;
   }
 
@@ -87,6 +92,7 @@ export class LauncherClient {
     const record = await recordLauncher(options.stateDir);
     const stage = join(record.folder, "stage");
     await mkdir(stage, { recursive: true });
+    await mkdir(join(record.folder, SOCKETS), { recursive: true, mode: 0o700 });
     // An empty environment: the sandboxes' inits are clones of this process.
     const connection = new Connection([path], { name: "the sandbox launcher", env: {} });
     try {
@@ -95,6 +101,7 @@ export class LauncherClient {
       const settings = encodeSettings([
         ["stage", stage],
         ["name", record.name],
+        ["folder", record.folder],
         ["cgroups", options.cgroups === "auto" ? 1 : 0],
       ]);
       const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);

@@ -11,8 +11,10 @@ import type {
   SandboxSnapshot,
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
+import { decodeObservation, type Observation } from "./guards/observation.ts";
 import type { InitChannel } from "./init-channel.ts";
-import type { Reply } from "./launcher-client.ts";
+import { type Reply, SOCKETS } from "./launcher-client.ts";
+import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -25,7 +27,14 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
+import {
+  decodeRead,
+  decodeStatistics,
+  encodeLaunch,
+  encodeRead,
+  encodeStat,
+  type SandboxStatistics,
+} from "./requests.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -84,6 +93,7 @@ export class NativeSandbox implements Sandbox {
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
   readonly launcher: InitChannel;
+  readonly network: NativeNetwork;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
@@ -96,7 +106,12 @@ export class NativeSandbox implements Sandbox {
   constructor(
     launcher: InitChannel,
     number: number,
-    options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
+    options: {
+      readonly environment: EnvironmentSpec;
+      readonly layers: readonly Layer[];
+      readonly owner: SandboxOwner;
+      readonly network?: NetworkOptions | undefined;
+    },
   ) {
     this.launcher = launcher;
     this.#number = number;
@@ -105,6 +120,7 @@ export class NativeSandbox implements Sandbox {
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
+    this.network = this.#makeNetwork(options.network);
     for (const layer of this.#layers) layer.retain();
     this.#watch();
   }
@@ -114,11 +130,28 @@ export class NativeSandbox implements Sandbox {
     return this.#layers;
   }
 
+  #makeNetwork(options: NetworkOptions | undefined): NativeNetwork {
+    const sandbox = this;
+    return new NativeNetwork(
+      {
+        id: this.id,
+        socketFolder: this.launcher.socketFolder,
+        launcherFolder: SOCKETS,
+        get alive() {
+          return sandbox.alive;
+        },
+        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+      },
+      options,
+    );
+  }
+
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
       if (number !== this.#number || this.#gone !== undefined) return;
       this.#gone = reason;
+      this.network.close().catch(() => {});
       for (const listener of this.#goneListeners) listener(reason);
     });
   }
@@ -195,6 +228,24 @@ export class NativeSandbox implements Sandbox {
   async statistics(): Promise<SandboxStatistics> {
     const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
+  }
+
+  /** Processes and TCP sockets, for the guards. */
+  async observe(): Promise<Observation> {
+    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    return decodeObservation(payload, performance.now());
+  }
+
+  /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
+  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    const settings = encodeSettings(paths.map((path) => ["path", path]));
+    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
+    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
+    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
+    const found = await Promise.all(
+      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
+    );
+    return paths.filter((_, i) => found[i]?.missing === false);
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
@@ -322,6 +373,7 @@ export class NativeSandbox implements Sandbox {
   async #destroy(): Promise<void> {
     this.launcher.forget(this.#number);
     try {
+      await this.network.close();
       const what = `destroying sandbox ${this.id}`;
       await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
     } catch (error) {

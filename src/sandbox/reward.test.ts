@@ -34,11 +34,11 @@ describe("reward.txt", () => {
 
 describe("reward.json", () => {
   test.each([
-    ["1", 1],
-    ['{"reward": 0.5}', 0.5],
-    ['{"style": 2, "reward": -1}\n', -1],
-  ])("%j", (text, reward) => {
-    expect(parseRewardJson(text)).toEqual({ reward });
+    ["1", { reward: 1 }],
+    ['{"reward": 0.5}', { reward: 0.5 }],
+    ['{"style": 2, "reward": -1}\n', { reward: -1, scores: { style: 2 } }],
+  ])("%j", (text, verdict) => {
+    expect(parseRewardJson(text)).toEqual(verdict);
   });
 
   test.each([

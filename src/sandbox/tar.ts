@@ -10,7 +10,7 @@ import { concat } from "./protocol.ts";
 
 const BLOCK = 512;
 const ENTRY_BYTES = 40;
-const Kind = { end: 0, file: 1, folder: 2, link: 3 } as const;
+export const Kind = { end: 0, file: 1, folder: 2, link: 3 } as const;
 const FLAGS: Readonly<Record<number, string>> = { [Kind.file]: "0", [Kind.folder]: "5", [Kind.link]: "2" };
 /** Of a name in a header; what is longer goes into a record before it. */
 const MAX_NAME = 100;
@@ -30,7 +30,8 @@ interface Entry {
   readonly content: Uint8Array;
 }
 
-function* readArchive(archive: SandboxArchive): Generator<Entry> {
+/** The entries of an archive, as the sandbox sent them. */
+export function* readArchive(archive: SandboxArchive): Generator<Entry> {
   const view = new DataView(archive.buffer, archive.byteOffset, archive.byteLength);
   for (let at = 0; at + ENTRY_BYTES <= archive.length; ) {
     const kind = view.getUint8(at);

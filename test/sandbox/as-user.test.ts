@@ -14,6 +14,7 @@ const SUITES = [
   "isolation",
   "limits",
   "lifecycle",
+  "warm",
   "grading",
   "snapshots",
   "shells",
@@ -23,6 +24,9 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "guards",
+  "network",
+  "ports",
   "containers",
 ];
 

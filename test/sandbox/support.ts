@@ -6,7 +6,11 @@ import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
 import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import {
+  createSandboxProvider,
+  type NativeSandboxProvider,
+  type SandboxProviderOptions,
+} from "../../src/sandbox/supervisor.ts";
 
 export const ENVIRONMENT: EnvironmentSpec = {
   profile: "host",
@@ -26,7 +30,7 @@ export interface TestProvider extends NativeSandboxProvider {
 
 /** With `ALE_TEST_BACKEND` podman or docker the sandboxes are containers: what holds for sandboxes holds for them. */
 export async function openProvider(
-  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off" } = {},
+  options: Partial<Omit<SandboxProviderOptions, "stateDir">> = {},
 ): Promise<TestProvider> {
   const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
   const engine = process.env.ALE_TEST_BACKEND;
@@ -62,8 +66,8 @@ export async function outcome(sandbox: Sandbox, command: string): Promise<[numbe
 }
 
 /** A small static program of the test's own, compiled once. */
-export async function compileProbe(): Promise<Uint8Array> {
-  const source = join(import.meta.dir, "probe.c");
+export async function compileProbe(name = "probe.c"): Promise<Uint8Array> {
+  const source = join(import.meta.dir, name);
   const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
   const target = join(folder, "probe");
   const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });

@@ -40,6 +40,7 @@ export class ContainerChannel implements InitChannel {
   readonly isolation: string;
   /** Of the container. */
   readonly name: string;
+  readonly socketFolder = undefined;
   readonly #engine: ContainerEngine;
   readonly #connection: Connection;
   #ended: Promise<Reply> | undefined;

@@ -1,7 +1,7 @@
 /** Sandboxes as containers of podman or docker: slower to make than the launcher's, and driven by the same init. */
 
 import { AleError, errorMessage } from "../../core/errors.ts";
-import type { SandboxArchive, SandboxSnapshot } from "../../core/ports.ts";
+import type { SandboxArchive, SandboxSnapshot, WarmPoolStatistics } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { NativeSandbox, type SandboxOwner } from "../native-sandbox.ts";
 import { Op } from "../protocol.ts";
@@ -10,10 +10,10 @@ import { SandboxFiles } from "../sandbox-files.ts";
 import type { ShellState } from "../snapshots.ts";
 import { type NativeSandboxProvider, readShellState, reopenShell } from "../supervisor.ts";
 import { filterArchive } from "../tar.ts";
+import { WarmPools } from "../warm-pools.ts";
 import { ContainerChannel, removeContainer } from "./container-channel.ts";
 import { askEngine, type ContainerEngine, type ContainerEngineName, findContainerEngine } from "./container-engine.ts";
 import { type ContainerRoot, containerRoot } from "./container-root.ts";
-import { SmallPools } from "./small-pools.ts";
 
 export interface ContainerProviderOptions {
   readonly engine: ContainerEngineName;
@@ -24,6 +24,8 @@ export interface ContainerProviderOptions {
 }
 
 const LIST_MS = 30_000;
+/** Containers being made at once in the background: each takes a processor for a while. */
+const WARM_CONCURRENCY = 2;
 const COMMIT_MS = 120_000;
 const PROBE: EnvironmentSpec = {
   ...{ profile: "host", workdir: "/work", cpus: 1, pids: 32 },
@@ -75,7 +77,7 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   readonly #engine: ContainerEngine;
   readonly #options: ContainerProviderOptions;
   readonly #living = new Map<NativeSandbox, ContainerChannel>();
-  readonly #pools: SmallPools<NativeSandbox>;
+  readonly #pools: WarmPools<NativeSandbox>;
   #nextNumber = 1;
   #closed: Promise<void> | undefined;
 
@@ -83,11 +85,18 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
     this.#engine = engine;
     this.#options = options;
     this.isolation = isolation;
-    this.#pools = new SmallPools((environment) => this.#make(environment, true));
+    this.#pools = new WarmPools({
+      make: (environment, shell) => this.#make(environment, shell),
+      concurrency: WARM_CONCURRENCY,
+    });
   }
 
   get warmCount(): number {
     return this.#pools.count;
+  }
+
+  get warmPools(): readonly WarmPoolStatistics[] {
+    return this.#pools.statistics;
   }
 
   /** There is none: each container is a process of its own. */
@@ -97,6 +106,10 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
 
   async #make(environment: EnvironmentSpec, session: boolean, files?: ContainerFiles): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    if (environment.network !== undefined && environment.network.mode !== "none")
+      throw new AleError("sandbox", `containers of ${this.#engine.name} have no network`, {
+        hint: "use the backend native for tasks that need one",
+      });
     const root = await this.#root(environment, files?.image);
     const number = this.#nextNumber++;
     const channel = await ContainerChannel.start(this.#engine, {
@@ -128,11 +141,11 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#pools.claim(environment) ?? this.#unlessAborted(this.#make(environment, true), signal);
+    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#make(environment, true), signal);
   }
 
-  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#unlessAborted(this.#make(environment, false), signal);
+  async createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#make(environment, false), signal);
   }
 
   async fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox> {
@@ -198,7 +211,11 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
-    this.#pools.keep(environment, count);
+    this.#pools.keep(environment, count, true);
+  }
+
+  warmBare(environment: EnvironmentSpec, count: number): void {
+    this.#pools.keep(environment, count, false);
   }
 
   close(): Promise<void> {
@@ -207,7 +224,7 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   }
 
   async #close(): Promise<void> {
-    await this.#pools.close();
+    this.#pools.close();
     await Promise.all([...this.#living.keys()].map((sandbox) => sandbox.destroy()));
   }
 

@@ -3,8 +3,11 @@
 import { AleError } from "../../core/errors.ts";
 import type { Sandbox, SandboxProvider, SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
+import { WarmPools } from "../warm-pools.ts";
 import { type RemoteMachine, RemoteSandbox } from "./remote-sandbox.ts";
-import { SmallPools } from "./small-pools.ts";
+
+/** Sandboxes asked for at once in the background. */
+const WARM_CONCURRENCY = 2;
 
 /** Makes machines; `name` is that of the backend. */
 export interface RemoteService {
@@ -18,17 +21,24 @@ export class RemoteProvider implements SandboxProvider {
   readonly isolation: string;
   readonly #service: RemoteService;
   readonly #living = new Set<RemoteSandbox>();
-  readonly #pools: SmallPools<RemoteSandbox>;
+  readonly #pools: WarmPools<RemoteSandbox>;
   #closed: Promise<void> | undefined;
 
   constructor(service: RemoteService) {
     this.#service = service;
     this.isolation = `${service.name}:remote`;
-    this.#pools = new SmallPools((environment) => this.#make(environment));
+    this.#pools = new WarmPools({
+      make: (environment) => this.#make(environment),
+      concurrency: WARM_CONCURRENCY,
+    });
   }
 
   async #make(environment: EnvironmentSpec, signal?: AbortSignal): Promise<RemoteSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    if (environment.network !== undefined && environment.network.mode !== "none")
+      throw new AleError("sandbox", `${this.#service.name} cannot be told what a sandbox may reach`, {
+        hint: "use the backend native for tasks that need a network",
+      });
     const machine = await this.#service.create(environment, signal);
     const sandbox = await RemoteSandbox.open(machine, environment, this.isolation);
     this.#living.add(sandbox);
@@ -36,7 +46,7 @@ export class RemoteProvider implements SandboxProvider {
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<RemoteSandbox> {
-    const sandbox = this.#pools.claim(environment) ?? (await this.#make(environment, signal));
+    const sandbox = this.#pools.claim(environment, true) ?? (await this.#make(environment, signal));
     if (!signal?.aborted) return sandbox;
     await sandbox.destroy();
     throw new AleError("interrupted", "making a sandbox was cancelled", { cause: signal.reason });
@@ -47,7 +57,7 @@ export class RemoteProvider implements SandboxProvider {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
-    this.#pools.keep(environment, count);
+    this.#pools.keep(environment, count, true);
   }
 
   close(): Promise<void> {
@@ -57,7 +67,7 @@ export class RemoteProvider implements SandboxProvider {
 
   /** A service that does not answer any more ends them by itself, when their time to live is over. */
   async #close(): Promise<void> {
-    await this.#pools.close();
+    this.#pools.close();
     await Promise.allSettled([...this.#living].map((sandbox) => sandbox.destroy()));
   }
 

@@ -254,9 +254,12 @@ static void serve(const struct frame_header *header, const uint8_t *payload) {
     case OP_PAUSE: pause_sandbox(request, payload, length); return;
     case OP_RESUME: resume_sandbox(request); return;
     case OP_STATS: report_statistics(request, payload, length); return;
+    case OP_OBSERVE: report_observation(request); return;
     case OP_WRITE: file_write(request, payload, length); return;
     case OP_STAT: file_stat(request, payload, length); return;
     case OP_CHANGE: file_change(request, payload, length); return;
+    case OP_SOCKET: network_socket(request); return;
+    case OP_VARIABLES: network_variables(request, payload, length); return;
     default: reply_error(request, 0, "operation %d is not known", header->op);
   }
 }

@@ -89,6 +89,13 @@ enum op {
   OP_WRITE = 34,
   OP_STAT = 35,
   OP_CHANGE = 36, /* mode and owner */
+  OP_LISTEN = 48,    /* control → broker: a port of the sandbox leads to a path (relay.c) */
+  OP_FORWARD = 49,   /* control → broker: a path leads to a port of the sandbox */
+  OP_UNLISTEN = 50,
+  OP_SOCKET = 51,    /* broker → init: a TCP socket of its network namespace; answered with it */
+  OP_VARIABLES = 52, /* environment of what starts from now on */
+  OP_OBSERVE = 60, /* what the guards look at (observe.c) */
+  OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };
@@ -265,6 +272,8 @@ void confine(const struct sandbox_spec *spec, const struct level *level);
 void confine_in_container(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
 bool seccomp_install(void);
+/* Writes the filter to stdout, as bubblewrap takes it: for comparisons. */
+int filter_main(void);
 
 /* init.c */
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)
