@@ -34,6 +34,7 @@ const SUITES = [
   "abuse-init",
   "abuse-layers",
   "abuse-grading",
+  "containers",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
