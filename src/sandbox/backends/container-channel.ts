@@ -43,7 +43,7 @@ export class ContainerChannel implements InitChannel {
   readonly socketFolder = undefined;
   readonly #engine: ContainerEngine;
   readonly #connection: Connection;
-  #ended: Promise<Reply> | undefined;
+  #ended: Promise<void> | undefined;
 
   private constructor(engine: ContainerEngine, name: string, connection: Connection, isolation: string) {
     this.#engine = engine;
@@ -84,10 +84,6 @@ export class ContainerChannel implements InitChannel {
   }
 
   request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    if (op === Op.destroy) {
-      this.#ended ??= this.#end();
-      return this.#ended;
-    }
     return this.#connection.request(op, sandbox, inOwnWords(op, payload), what, timeoutMs);
   }
 
@@ -107,6 +103,11 @@ export class ContainerChannel implements InitChannel {
     this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
   }
 
+  destroy(): Promise<void> {
+    this.#ended ??= this.#end();
+    return this.#ended;
+  }
+
   holdOff(sandbox: number): void {
     this.#connection.holdOff(sandbox);
   }
@@ -116,10 +117,9 @@ export class ContainerChannel implements InitChannel {
   }
 
   /** The init ends when its input does, and all processes of the container with it; `run --rm` then removes it. */
-  async #end(): Promise<Reply> {
+  async #end(): Promise<void> {
     await this.#connection.stop();
     if (this.#connection.killed) await removeContainer(this.#engine, this.name);
-    return { payload: new Uint8Array(0), missing: false };
   }
 }
 

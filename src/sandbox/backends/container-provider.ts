@@ -4,7 +4,6 @@ import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxArchive, SandboxSnapshot, WarmPoolStatistics } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { NativeSandbox, type SandboxOwner } from "../native-sandbox.ts";
-import { Op } from "../protocol.ts";
 import { isOrphan, ownedName } from "../registry.ts";
 import { SandboxFiles } from "../sandbox-files.ts";
 import type { ShellState } from "../snapshots.ts";
@@ -257,7 +256,7 @@ export async function createContainerProvider(options: ContainerProviderOptions)
   const probe = { name: await ownedName(), number: 0, root, environment: PROBE, session: false };
   try {
     const channel = await ContainerChannel.start(engine, probe);
-    await channel.request(Op.destroy, 0, new Uint8Array(0), "ending the first container", LIST_MS);
+    await channel.destroy();
     return new ContainerProvider(engine, options, channel.isolation);
   } catch (error) {
     throw new AleError("sandbox", `${engine.name} cannot make sandboxes here: ${errorMessage(error)}`, {
