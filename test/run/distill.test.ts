@@ -64,11 +64,11 @@ describe("a stage with a teacher", () => {
           ...stage(`divergence = "${divergence}", steps = ${steps}, lr = 1e-3, weight = 0.8, topK = 8`),
           ...demonstrations,
         ]);
-      const [short, long] = [await of("short", 1), await of("long", 20)];
+      const [short, long] = [await of("short", 1), await of("long", 40)];
       const [first, last] = [short, long].map(({ metrics }) => metrics.at(-1) ?? {});
       expect(first?.["distill/top_mass"]).toBeGreaterThan(0.9);
       expect(first?.["distill/divergence"]).toBeGreaterThan(0);
-      // The mean over all steps of the long stage.
+      // The mean over the last 20 steps of the long stage.
       expect(last?.["distill/divergence"]).toBeLessThan(0.9 * (first?.["distill/divergence"] as number));
       const mixed = 0.2 * (first?.["distill/sft_loss"] as number) + 0.8 * (first?.["distill/divergence"] as number);
       expect(first?.["distill/loss"]).toBeCloseTo(mixed, 5);
