@@ -377,8 +377,8 @@ test("every experiment file of the repository loads", () => {
   const names = readdirSync(experiments).filter((name) => name.endsWith(".toml"));
   expect(names).toContain("shell.toml");
   for (const name of names) {
-    const given = { files: [join(experiments, name)], overrides: [] };
-    expect((loadRecipe(given) ?? loadExperiment(given).experiment).name).toBeString();
+    const files = [join(experiments, name)];
+    expect(loadRecipe({ files })?.name ?? loadExperiment({ files }).experiment.name).toBe(name.replace(".toml", ""));
   }
 });
 

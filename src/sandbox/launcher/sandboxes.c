@@ -206,6 +206,10 @@ void sandbox_destroy(const struct frame_header *header) {
     answer(header->request, header->sandbox, 0, NULL, 0);
     return;
   }
+  if (sandbox->freeze_request != 0) { /* nobody waits for the layer any more */
+    answer_error(sandbox->freeze_request, sandbox->id, "the sandbox is being destroyed");
+    sandbox->freeze_request = 0;
+  }
   sandbox->destroying = true;
   sandbox->destroy_request = header->request;
   if (sandbox->pid > 0) kill(sandbox->pid, SIGKILL); /* the kernel ends the rest of its pid namespace */
