@@ -27,9 +27,15 @@ const HEADERS: Readonly<Record<string, string>> = {
   "Cross-Origin-Resource-Policy": "same-origin",
 };
 
+/** For what a sandbox answered: no scripts, no requests, and an origin of its own, whatever it says. */
+export const FOREIGN_CONTENT =
+  "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'";
+
 export const securityHeaders: MiddlewareHandler = async (c, next) => {
   await next();
+  const foreign = c.res.headers.get("Content-Security-Policy") === FOREIGN_CONTENT;
   for (const [name, value] of Object.entries(HEADERS)) c.res.headers.set(name, value);
+  if (foreign) c.res.headers.set("Content-Security-Policy", FOREIGN_CONTENT);
   if (!c.res.headers.has("Cache-Control")) c.res.headers.set("Cache-Control", "no-store");
 };
 
@@ -48,6 +54,16 @@ export function requireLocalHost(extra: readonly string[] = []): MiddlewareHandl
     await next();
   };
 }
+
+/** No requests that a browser makes for pages of others, or for what a sandbox answered: it may add a remembered password. */
+export const requireSameSite: MiddlewareHandler = async (c, next) => {
+  const site = c.req.header("sec-fetch-site") ?? "none";
+  const origin = c.req.header("origin");
+  const foreign = origin !== undefined && URL.parse(origin)?.host !== (c.req.header("host") ?? new URL(c.req.url).host);
+  if (foreign || (site !== "none" && site !== "same-origin"))
+    throw new HttpError(403, "forbidden_origin", "this service does not answer pages of other sites");
+  await next();
+};
 
 /** The token of `Authorization`: after `Bearer`, or as the password of `Basic`, which clients make of `http://ale:TOKEN@host`. */
 function authorized(header: string): string | undefined {

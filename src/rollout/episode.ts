@@ -17,6 +17,7 @@ import type {
   PhaseTimes,
   StopReason,
   Task,
+  TestCounts,
   TokenRecord,
   Trajectory,
   Turn,
@@ -38,6 +39,8 @@ export interface EpisodeContext {
   readonly limits: AgentLimits;
   readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   readonly grading: GradingMode;
+  /** Whether graders look for how many tests passed. */
+  readonly withTests?: boolean;
   /** Wall-clock limit of an episode in milliseconds. */
   readonly episodeMs: number;
   /** Bounds sandboxes that are being started or graded at once. */
@@ -81,6 +84,8 @@ interface Outcome {
   turns: readonly Turn[];
   stopReason: StopReason;
   reward: number;
+  scores?: Readonly<Record<string, number>>;
+  tests?: TestCounts;
   isolation: string;
   error?: string;
   alerts?: readonly Alert[];
@@ -183,10 +188,16 @@ async function judge(
 ): Promise<void> {
   clock.enter("grade");
   const result = await context.sandboxes.run(() =>
-    grade(context.provider, sandbox, task, { mode: context.grading, signal: context.signal }),
+    grade(context.provider, sandbox, task, {
+      mode: context.grading,
+      signal: context.signal,
+      withTests: context.withTests ?? false,
+    }),
   );
   if (result.error === undefined) {
     outcome.reward = result.reward;
+    if (result.scores !== undefined) outcome.scores = result.scores;
+    if (result.tests !== undefined) outcome.tests = result.tests;
   } else {
     outcome.stopReason = "grader_error";
     outcome.error = result.error;

@@ -10,10 +10,14 @@ const NOBODY = 65534;
 const REPOSITORY = resolve(import.meta.dir, "../..");
 const SUITES = [
   "session",
+  "semantics",
+  "churn",
+  "bench",
   "files",
   "isolation",
   "limits",
   "lifecycle",
+  "warm",
   "grading",
   "snapshots",
   "shells",
@@ -24,10 +28,13 @@ const SUITES = [
   "rock",
   "cli",
   "guards",
+  "network",
+  "ports",
   "abuse-quotas",
   "abuse-init",
   "abuse-layers",
   "abuse-grading",
+  "containers",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

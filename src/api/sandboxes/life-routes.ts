@@ -11,7 +11,8 @@ export function addLifeRoutes(app: Hono, service: SandboxService): void {
   app.get("/", (c) => {
     const { capacity, used, waiting } = service.admission;
     const sandboxes = service.list().map((sandbox) => describeSandbox(service, sandbox));
-    return c.json({ sandboxes, capacity, used, waiting, pausing: service.provider.pausing });
+    const { pausing, warmPools: warm } = service.provider;
+    return c.json({ sandboxes, capacity, used, waiting, pausing, warm });
   });
   app.post("/", async (c) => {
     const body = await readBody(c, CreateBody);

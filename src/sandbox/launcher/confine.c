@@ -53,31 +53,61 @@ static void drop_capabilities(void) {
     }
   }
   struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  struct __user_cap_data_struct data[2] = {
-      {.effective = (uint32_t)kept, .permitted = (uint32_t)kept},
-      {.effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32)}};
+  struct __user_cap_data_struct data[2];
+  if (syscall(SYS_capget, &header, data) != 0) setup_fail("capabilities");
+  for (int i = 0; i < 2; i++) { /* what a container's engine took away already stays away */
+    data[i].permitted &= (uint32_t)(kept >> 32 * i);
+    data[i].effective = data[i].permitted;
+    data[i].inheritable = 0;
+  }
   if (syscall(SYS_capset, &header, data) != 0) setup_fail("capabilities");
 }
 
-void confine(const struct sandbox_spec *spec, const struct level *level) {
+static void silence_standard_descriptors(void) {
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null < 0) setup_fail("/dev/null");
   for (int fd = 0; fd < 3; fd++)
     if (dup2(null, fd) < 0) setup_fail("standard descriptors");
   close(null);
-  if (sethostname("sandbox", 7) != 0) setup_fail("host name");
-  raise_loopback();
+}
+
+static void limit_all(const struct sandbox_spec *spec, const struct level *level) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_NOFILE, 4096);
+  if (!level->hard_limits) limit(RLIMIT_DATA, spec->memory);
+}
+
+/* The last steps: from here on nothing can be won back. */
+static void give_up_rights(void) {
+  prctl(PR_SET_NAME, "init");
+  drop_capabilities();
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
+}
+
+static void lock(void) {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) setup_fail("no_new_privs");
+  if (!seccomp_install()) setup_fail("seccomp");
+}
+
+void confine(const struct sandbox_spec *spec, const struct level *level) {
+  silence_standard_descriptors();
+  if (sethostname("sandbox", 7) != 0) setup_fail("host name");
+  raise_loopback();
+  limit_all(spec, level);
   if (!level->mapped) share_quotas();
   /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
    * limits processes it shall be the one that does, because it counts refusals. */
   limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);
-  if (!level->hard_limits) limit(RLIMIT_DATA, spec->memory);
-  prctl(PR_SET_NAME, "init");
-  drop_capabilities();
-  if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
+  give_up_rights();
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) setup_fail("no_new_privs");
-  if (!seccomp_install()) setup_fail("seccomp");
+  lock();
+}
+
+void confine_in_container(const struct sandbox_spec *spec, const struct level *level) {
+  silence_standard_descriptors();
+  limit_all(spec, level);
+  /* Only where nothing else limits processes: other containers may run as the same user, and would be counted. */
+  if (!level->hard_limits) limit(RLIMIT_NPROC, spec->pids + EXTRA_PROCESSES);
+  give_up_rights();
+  lock();
 }

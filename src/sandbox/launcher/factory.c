@@ -17,13 +17,19 @@ static const struct level *sandbox_level;
 
 /* The sandbox's first descriptor, where set-up failures are told. */
 static int told_to = -1;
-static uint32_t told_for;
+static uint32_t told_for, told_request;
+
+void setup_tell(int descriptor, uint32_t sandbox, uint32_t request) {
+  told_to = descriptor;
+  told_for = sandbox;
+  told_request = request;
+}
 
 void setup_fail(const char *what) {
   char text[512];
   struct buffer buffer = {0};
   format(text, sizeof text, "%s: %s", what, strerror(errno));
-  buffer_put_frame(&buffer, OP_REPLY, FLAG_ERROR, 0, told_for, text, strlen(text));
+  buffer_put_frame(&buffer, OP_REPLY, FLAG_ERROR, told_request, told_for, text, strlen(text));
   write_all(told_to, buffer.data, buffer_length(&buffer));
   _exit(125);
 }

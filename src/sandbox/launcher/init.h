@@ -62,7 +62,13 @@ struct user {
 bool user_find(const char *name, struct user *user);
 bool group_find(const char *name, uint32_t *id);
 bool user_become(const struct user *user);
+/* Of the usual ones, those the sandbox was given (network.c), and `extra`; later ones win. */
 char **environment_for(const struct user *user, char *const *extra, int extra_count);
+
+/* network.c */
+void network_socket(uint32_t request);
+void network_variables(uint32_t request, const uint8_t *payload, size_t length);
+char *const *given_variables(void);
 
 /* launch.c */
 enum { MAX_STRINGS = 2048 };

@@ -3,8 +3,8 @@
 import { posix } from "node:path";
 import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
-import type { CommandResult, SandboxSnapshot } from "../../core/ports.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import type { CommandResult, NetworkUsage, SandboxSnapshot } from "../../core/ports.ts";
+import type { ConnectionRecord, EnvironmentSpec, NetworkSpec } from "../../core/types.ts";
 import type { ExecOptions, NativeSandbox, SeparateResult } from "../native-sandbox.ts";
 import type { SandboxStatistics } from "../requests.ts";
 import { SandboxFiles } from "../sandbox-files.ts";
@@ -15,6 +15,7 @@ import type { Grant } from "./admission.ts";
 import { BackgroundCommand, type CommandRequest } from "./background-command.ts";
 import type { Clock } from "./clock.ts";
 import { CommandLog } from "./command-log.ts";
+import { ConnectionHistory } from "./connection-history.ts";
 import { BORN, type Lifecycle, type SandboxEvent, type SandboxState, transition } from "./lifecycle.ts";
 import { SandboxGuard } from "./sandbox-guard.ts";
 
@@ -53,10 +54,12 @@ export interface ShellRecord {
 }
 
 export class ManagedSandbox {
-  readonly spec: SandboxSpec;
+  /** Its network is what it was changed to last. */
+  spec: SandboxSpec;
   readonly createdAt: number;
   readonly log = new CommandLog();
   readonly guard: SandboxGuard;
+  readonly #history = new ConnectionHistory();
   startedAt: number | undefined;
   stoppedAt: number | undefined;
   /** Room it takes up; given back when it is gone. */
@@ -115,6 +118,7 @@ export class ManagedSandbox {
   adopt(sandbox: NativeSandbox | undefined): void {
     this.#sandbox = sandbox;
     this.guard.adopt(sandbox, () => this.#active > 0);
+    this.#history.follow(sandbox?.network);
     this.#shells.clear();
     this.#terminals.clear();
     this.touch();
@@ -179,10 +183,27 @@ export class ManagedSandbox {
     this.log.add({ at: this.#clock.now(), where, command, status, exitCode, ms, outputBytes, output });
   }
 
-  statistics(): Promise<SandboxStatistics> {
+  async statistics(): Promise<SandboxStatistics & NetworkUsage> {
     const sandbox = this.#sandbox;
-    if (sandbox === undefined) return Promise.reject(new AleError("usage", `sandbox ${this.id} is ${this.state}`));
-    return sandbox.statistics();
+    if (sandbox === undefined) throw new AleError("usage", `sandbox ${this.id} is ${this.state}`);
+    return { ...(await sandbox.statistics()), ...this.#history.usage };
+  }
+
+  // ---- network
+
+  /** The newest thousand connections that have ended, the oldest first, and what all of them came to. */
+  get connections(): { readonly entries: readonly ConnectionRecord[]; readonly usage: NetworkUsage } {
+    return { entries: this.#history.entries, usage: this.#history.usage };
+  }
+
+  /** From this moment on it may reach what `network` says, and so may what is forked from it. */
+  changeNetwork(network: NetworkSpec): Promise<void> {
+    return this.use(async (sandbox) => {
+      const change = sandbox.network.change(network);
+      const { environment } = this.spec;
+      this.spec = { ...this.spec, environment: { ...environment, network: sandbox.network.spec } };
+      await change;
+    });
   }
 
   // ---- shells

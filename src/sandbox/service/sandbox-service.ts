@@ -14,6 +14,7 @@ import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { joined, needOf } from "./grants.ts";
 import { ManagedSandbox, type ShellRecord, type TimeToLive } from "./managed-sandbox.ts";
+import { WarmEnvironments } from "./warm-environments.ts";
 
 export interface SandboxServiceOptions {
   readonly provider: NativeSandboxProvider;
@@ -21,6 +22,8 @@ export interface SandboxServiceOptions {
   /** Of sandboxes that do not say. */
   readonly ttl?: TimeToLive;
   readonly clock?: Clock;
+  /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
+  readonly warm?: number;
   /** Called with whatever the guards raise. */
   readonly onAlert?: (alert: Alert, sandbox: ManagedSandbox) => void;
 }
@@ -64,11 +67,13 @@ export class SandboxService implements AsyncDisposable {
   readonly #onAlert: SandboxServiceOptions["onAlert"];
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
+  readonly warm: WarmEnvironments;
   #cancelTimer: (() => void) | undefined;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock, onAlert }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, warm, onAlert }: SandboxServiceOptions) {
     this.provider = provider;
+    this.warm = new WarmEnvironments(provider, warm ?? 0);
     this.#onAlert = onAlert;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
@@ -111,7 +116,10 @@ export class SandboxService implements AsyncDisposable {
     const sandbox = this.#register(request, { ...this.#ttl, ...defined(request.ttl) });
     const { environment } = request;
     const ready = this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal));
-    ready.catch(() => {}); // told by the state, too
+    ready.then(
+      () => this.#closed || this.warm.note(environment),
+      () => {}, // told by the state, too
+    );
     return { sandbox, ready };
   }
 
@@ -367,6 +375,7 @@ export class SandboxService implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#cancelTimer?.();
+    this.warm.clear();
     await Promise.all(this.list().map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
   }
 
