@@ -4,6 +4,7 @@ import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
 import { type DistillationConfig, isAddress } from "./distillation.ts";
 import type { RewardConfig } from "./reward.ts";
+import { backendProblem, type SandboxBackend } from "./sandbox-backend.ts";
 
 export interface ExperimentProblem {
   readonly path: readonly string[];
@@ -21,10 +22,12 @@ interface Settings {
   readonly distillation?: DistillationConfig | undefined;
   readonly reward?: RewardConfig | undefined;
   readonly sft: { readonly stages: readonly { readonly teacher?: string | undefined }[] };
+  readonly sandbox: SandboxBackend;
+  readonly resampling?: unknown;
 }
 
 export function experimentProblems(settings: Settings): ExperimentProblem[] {
-  const { deterministic, async, rollout, algorithm, kl, distillation, reward } = settings;
+  const { deterministic, async, rollout, algorithm, kl, distillation, reward, sandbox, resampling } = settings;
   const problems: ExperimentProblem[] = [];
   const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
   if (deterministic && async.ratio > 0)
@@ -51,5 +54,9 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
       refuse(key, "is a server, which need not answer alike twice; deterministic must be false");
   if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
+  const backend = backendProblem(sandbox);
+  if (backend !== undefined) refuse(`sandbox.${backend[0]}`, backend[1]);
+  if (resampling !== undefined && (sandbox.backend === "rock" || sandbox.backend === "e2b"))
+    refuse("sandbox.backend", `is "${sandbox.backend}", whose sandboxes cannot be forked, as [resampling] does`);
   return problems;
 }
