@@ -158,7 +158,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
     });
     Object.assign(outcome, result);
     await session.close();
-    await monitor.lookAtFiles();
+    await monitor.lookAtFiles(task);
     if (guard.stopped !== undefined) outcome.stopReason = "guard";
     else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
   } finally {

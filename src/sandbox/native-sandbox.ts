@@ -1,4 +1,4 @@
-/** One sandbox of the `native` backend, as the control process sees it. */
+/** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
 import { isAbsolute } from "node:path";
 import { AleError } from "../core/errors.ts";
@@ -12,7 +12,8 @@ import type {
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import { decodeObservation, type Observation } from "./guards/observation.ts";
-import { type LauncherClient, type Reply, SOCKETS } from "./launcher-client.ts";
+import type { InitChannel } from "./init-channel.ts";
+import { type Reply, SOCKETS } from "./launcher-client.ts";
 import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
   decodeResult,
@@ -90,7 +91,7 @@ export class NativeSandbox implements Sandbox {
   readonly id: string;
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
-  readonly launcher: LauncherClient;
+  readonly launcher: InitChannel;
   readonly network: NativeNetwork;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
@@ -102,7 +103,7 @@ export class NativeSandbox implements Sandbox {
   #paused = false;
 
   constructor(
-    launcher: LauncherClient,
+    launcher: InitChannel,
     number: number,
     options: {
       readonly environment: EnvironmentSpec;

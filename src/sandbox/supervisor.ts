@@ -5,6 +5,7 @@
 
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
+import { refuseWeaker } from "../core/isolation.ts";
 import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { limitSettings } from "./environment-limits.ts";
@@ -78,7 +79,7 @@ interface Launcher {
 class Supervisor implements NativeSandboxProvider, SandboxOwner {
   readonly isolation: string;
   readonly #options: SandboxProviderOptions;
-  readonly #pools: WarmPools;
+  readonly #pools: WarmPools<NativeSandbox>;
   readonly #living = new Set<NativeSandbox>();
   /** Rejected or `undefined`: the next sandbox tries to start one. */
   #launcher: Promise<Launcher> | undefined;
@@ -174,6 +175,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
     const { network } = environment;
+    refuseWeaker(this.isolation, environment);
     if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
     const reaches = network !== undefined && network.mode !== "none";
     this.#launcher ??= this.#start();
@@ -224,35 +226,37 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return launcher;
   }
 
-  async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
+  async #freeze(
+    sandbox: NativeSandbox,
+    client: LauncherClient,
+  ): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
     const bytes = await sandbox.freeze(id).catch((error: unknown) => {
-      sandbox.launcher.dropLayer(id); // given up, it may have become one all the same
+      client.dropLayer(id); // given up, it may have become one all the same
       throw error;
     });
-    const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
+    const layer = new Layer(id, (dropped) => client.dropLayer(dropped));
     return { layers: [layer, ...sandbox.layers], bytes };
   }
 
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
-    await this.#ownLauncher(sandbox);
-    const { layers, bytes } = await this.#freeze(sandbox);
-    const { launcher } = sandbox;
+    const { client } = await this.#ownLauncher(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
     const environment = environmentNow(sandbox);
     const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
-    const snapshot = new NativeSnapshot(launcher, contents);
+    const snapshot = new NativeSnapshot(client, contents);
     await sandbox.destroy();
     return snapshot;
   }
 
   /** Freezes the sandbox, and lets it go on above what it wrote so far. */
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
-    const { launcher: client } = sandbox;
     const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
+    const { client } = launcher;
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
-    const { layers, bytes } = await this.#freeze(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
     const number = this.#nextNumber++;
@@ -301,6 +305,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
+    refuseWeaker(this.isolation, environment);
     this.#pools.keep(environment, count, true);
   }
 
@@ -338,7 +343,7 @@ function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpe
 }
 
 /** `undefined` where the sandbox has no shell. */
-async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
+export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
   const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
   const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
     if (sandbox.alive) return undefined;
@@ -347,7 +352,7 @@ async function readShellState(sandbox: NativeSandbox): Promise<ShellState | unde
   return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
 }
 
-async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
+export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
   if (shell === undefined) return;
   await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }

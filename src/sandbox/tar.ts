@@ -246,3 +246,20 @@ function checkSum(block: Uint8Array): void {
 function notTar(): AleError {
   return new AleError("usage", "that is no tar file", { hint: "compressed ones have to be unpacked first: gzip -d" });
 }
+
+/** The archive without the entries that `keep` refuses, by their paths. */
+export function filterArchive(archive: SandboxArchive, keep: (path: string) => boolean): SandboxArchive {
+  const parts: Uint8Array[] = [];
+  for (const entry of readArchive(archive)) if (keep(decoder.decode(entry.path))) parts.push(...encodeEntry(entry));
+  return concat([...parts, new Uint8Array(ENTRY_BYTES)]);
+}
+
+/** A tar file of `entries`, owned by root; a link's content is where it leads. */
+export function writeTar(entries: Iterable<TarEntry>): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array[] = [];
+  for (const { kind, path, mode, content } of entries) {
+    const entry = { kind: Kind[kind], path: encoder.encode(path), mode, uid: 0, gid: 0, modified: 0, content };
+    parts.push(...encodeEntry(entry));
+  }
+  return new Uint8Array(archiveToTar(concat([...parts, new Uint8Array(ENTRY_BYTES)])));
+}

@@ -3,9 +3,8 @@
  * claim takes one that waits; where none does, whoever wants one makes it, and that is counted.
  */
 
-import type { WarmPoolStatistics } from "../core/ports.ts";
+import type { Sandbox, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
-import type { NativeSandbox } from "./native-sandbox.ts";
 
 /** How long after a claim the next sandbox is made, so that the one that was claimed gets its first command done before. */
 const REFILL_DELAY_MS = 3;
@@ -15,10 +14,13 @@ const MAX_RETRY_MS = 30_000;
 /** Pools there are at most: tasks may bring ever new environments. The one that was asked for longest ago is given up. */
 const MAX_POOLS = 16;
 
-interface Pool {
+/** What can wait in a pool. */
+type Waiting = Sandbox & { readonly alive: boolean };
+
+interface Pool<T> {
   readonly environment: EnvironmentSpec;
   readonly shell: boolean;
-  readonly ready: NativeSandbox[];
+  readonly ready: T[];
   target: number;
   making: number;
   claims: number;
@@ -30,27 +32,27 @@ interface Pool {
   notBefore: number;
 }
 
-export interface WarmPoolsOptions {
-  readonly make: (environment: EnvironmentSpec, shell: boolean) => Promise<NativeSandbox>;
+export interface WarmPoolsOptions<T> {
+  readonly make: (environment: EnvironmentSpec, shell: boolean) => Promise<T>;
   /** Sandboxes being made at once, over all pools. */
   readonly concurrency: number;
 }
 
-export class WarmPools {
-  readonly #options: WarmPoolsOptions;
-  readonly #pools = new Map<string, Pool>();
+export class WarmPools<T extends Waiting> {
+  readonly #options: WarmPoolsOptions<T>;
+  readonly #pools = new Map<string, Pool<T>>();
   #timer: Timer | undefined;
   #making = 0;
   #closed = false;
 
-  constructor(options: WarmPoolsOptions) {
+  constructor(options: WarmPoolsOptions<T>) {
     this.#options = options;
   }
 
   /** Keeps `count` sandboxes of this environment ready; 0 gives up those that wait. */
   keep(environment: EnvironmentSpec, count: number, shell: boolean): void {
     const key = keyOf(environment, shell);
-    const pool = this.#pools.get(key) ?? newPool(environment, shell);
+    const pool: Pool<T> = this.#pools.get(key) ?? newPool(environment, shell);
     this.#pools.delete(key); // the order is that of their last mention
     this.#pools.set(key, pool);
     this.#aim(key, pool, count);
@@ -60,14 +62,14 @@ export class WarmPools {
     this.refill();
   }
 
-  #aim(key: string, pool: Pool, count: number): void {
+  #aim(key: string, pool: Pool<T>, count: number): void {
     pool.target = count;
     for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
     if (count === 0 && pool.making === 0) this.#pools.delete(key);
   }
 
   /** One that is ready, or `undefined`. */
-  claim(environment: EnvironmentSpec, shell: boolean): NativeSandbox | undefined {
+  claim(environment: EnvironmentSpec, shell: boolean): T | undefined {
     const pool = this.#pools.get(keyOf(environment, shell));
     if (pool === undefined || pool.target === 0) return undefined;
     this.#refillSoon();
@@ -131,7 +133,7 @@ export class WarmPools {
     }
   }
 
-  async #fill(pool: Pool): Promise<void> {
+  async #fill(pool: Pool<T>): Promise<void> {
     try {
       const made = await this.#options.make(pool.environment, pool.shell);
       pool.failing = 0;
@@ -151,7 +153,7 @@ export class WarmPools {
   }
 }
 
-function newPool(environment: EnvironmentSpec, shell: boolean): Pool {
+function newPool<T>(environment: EnvironmentSpec, shell: boolean): Pool<T> {
   const counts = { target: 0, making: 0, claims: 0, misses: 0, failures: 0, failing: 0, notBefore: 0 };
   return { environment, shell, ready: [], ...counts };
 }

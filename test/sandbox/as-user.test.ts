@@ -30,6 +30,11 @@ const SUITES = [
   "guards",
   "network",
   "ports",
+  "abuse-quotas",
+  "abuse-init",
+  "abuse-layers",
+  "abuse-grading",
+  "containers",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
@@ -60,7 +65,7 @@ test.skipIf(reason !== undefined).each(SUITES)(
     rmSync(home, { recursive: true, force: true });
     if (code !== 0) console.error(report);
     expect(report).toMatch(/^ *0 fail$/m);
-    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(5);
+    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(3);
     expect(code).toBe(0);
   },
   120_000,

@@ -12,7 +12,7 @@ let api: TestApi;
 beforeAll(async () => {
   api = await openApi();
   await api.call("POST", "/v1/sandboxes", { id: "box", memoryMb: 64, diskMb: 16 });
-  await api.call("PUT", `${BOX}/files?path=/bin-listener&mode=755`, await compileProbe("listener.c"));
+  await api.call("PUT", `${BOX}/files?path=/bin-listener&mode=755`, await compileProbe("listener"));
   for (const [mode, port] of [
     ["http", 8080],
     ["echo", 9001],

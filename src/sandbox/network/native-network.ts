@@ -29,8 +29,8 @@ export interface NetworkOptions {
 /** What the network needs of its sandbox. */
 export interface NetworkHost {
   readonly id: string;
-  /** Folder for sockets, and what the launcher calls it. */
-  readonly socketFolder: string;
+  /** Folder for sockets, and what the launcher calls it; `undefined` where no connection can be had. */
+  readonly socketFolder: string | undefined;
   readonly launcherFolder: string;
   readonly alive: boolean;
   request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<unknown>;
@@ -63,6 +63,14 @@ export class NativeNetwork implements SandboxNetwork {
     this.#log = new ConnectionLog(policy.limits);
     const times = { ...PROXY_TIMES, ...options.times };
     this.#proxy = new EgressProxy({ policy, log: this.#log, resolve: options.resolve ?? systemResolve, times });
+  }
+
+  get #folder(): string {
+    const { id, socketFolder } = this.#host;
+    if (socketFolder !== undefined) return socketFolder;
+    throw new AleError("sandbox", `sandbox ${id} can have no connections: its backend offers none`, {
+      hint: "use the backend native, or leave the network at none",
+    });
   }
 
   get spec(): NetworkSpec {
@@ -116,7 +124,7 @@ export class NativeNetwork implements SandboxNetwork {
     return this.#exclusively(async () => {
       if (port === PROXY_PORT || this.#gates.has(port))
         throw new AleError("usage", `port ${port} of sandbox ${this.#host.id} is in use`, { hint: "take another one" });
-      const endpoint = new Endpoint(port, target, join(this.#host.socketFolder, `h${nextName++}`), this.#log);
+      const endpoint = new Endpoint(port, target, join(this.#folder, `h${nextName++}`), this.#log);
       try {
         await this.#open(port, (client) => endpoint.serve(client));
       } catch (error) {
@@ -153,8 +161,9 @@ export class NativeNetwork implements SandboxNetwork {
 
   async #forward(port: number): Promise<string> {
     const name = `f${nextName++}`;
+    const path = join(this.#folder, name);
     await this.#ask(Op.forward, this.#settings(port, name), `leading to port ${port}`);
-    return join(this.#host.socketFolder, name);
+    return path;
   }
 
   #settings(port: number, name: string): Uint8Array {
@@ -170,7 +179,7 @@ export class NativeNetwork implements SandboxNetwork {
       client.on("close", () => sockets.delete(client));
       void serve(client);
     });
-    await listen(server, join(this.#host.socketFolder, name));
+    await listen(server, join(this.#folder, name));
     const gate: Gate = { port, name, server, sockets };
     try {
       await this.#ask(Op.listen, this.#settings(port, name), `listening on port ${port}`);
@@ -192,7 +201,7 @@ export class NativeNetwork implements SandboxNetwork {
   async #shut({ server, sockets, name }: Gate): Promise<void> {
     for (const socket of sockets) socket.destroy();
     server.close();
-    await rm(join(this.#host.socketFolder, name), { force: true });
+    await rm(join(this.#folder, name), { force: true });
   }
 
   /** After the sandbox went on as another one of the launcher: the same ports lead to the same places. */
