@@ -98,6 +98,8 @@ export interface Task {
   readonly seed: number;
   readonly instruction: string;
   readonly environment: EnvironmentSpec;
+  /** What the tests may reach; nothing when omitted. `environment.network` is the agent's. */
+  readonly verifierNetwork?: NetworkSpec;
   /** Files of the working directory at the start of an episode. */
   readonly files: readonly SandboxFile[];
   /** Contents of `tests/`; placed at `/tests` after the agent is gone. */
@@ -155,6 +157,25 @@ export interface TokenRecord {
   readonly turnIds: Int32Array;
 }
 
+/** A program that was run in a sandbox. */
+export interface ExecRecord {
+  readonly kind: "exec";
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  readonly ms: number;
+  /** `null`: that of the turn. */
+  readonly command: string | null;
+  readonly exitCode: number | null;
+}
+
+/** A program or a connection of an episode. */
+export type AuditEntry = (ExecRecord | ConnectionRecord) & {
+  readonly phase: "agent" | "verifier";
+  /** During which turn it began; `null`: during none. */
+  readonly turn: number | null;
+  readonly sandbox: string;
+};
+
 /** One model answer and the observation after it. Times are milliseconds since the episode began. */
 export interface Turn {
   readonly index: number;
@@ -197,6 +218,8 @@ export interface Trajectory {
   readonly alerts?: readonly Alert[];
   readonly isolation: string;
   readonly grading: GradingMode;
+  /** What was run, and every connection; left out where nobody recorded it. */
+  readonly audit?: readonly AuditEntry[];
   readonly startedAt: number;
   readonly phases: PhaseTimes;
   /** Where `phases` come from, in order; left out where nobody recorded them. */

@@ -188,7 +188,7 @@ describe("ROCK", () => {
       { auto_archive_seconds: 5 },
     ])
       expect(await rock("/start", { ...start, ...wrong })).toMatchObject({ status: "Failed", result: { code: 4000 } });
-    for (const path of [`/sandboxes/${id}/archive`, "/commit", `/sandboxes/${id}/proxy/x`])
+    for (const path of [`/sandboxes/${id}/archive`, "/commit", `/sandboxes/${id}/vnc`])
       expect(await rock(path, {})).toMatchObject({ status: "Failed", result: { code: 4000 } });
     expect(await rock("/execute", { sandbox_id: "nobody", command: "x" })).toMatchObject({
       result: { code: 4000 },

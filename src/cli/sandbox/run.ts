@@ -1,8 +1,8 @@
 /** `ale sandbox run`: a command in a sandbox of its own, here or left with the service. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { AleError } from "../../core/errors.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import type { EnvironmentSpec, NetworkMode, NetworkSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
 import { sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
@@ -17,6 +17,8 @@ interface RunFlags extends ServiceFlags, BackendFlags {
   readonly memory: number;
   readonly disk: number;
   readonly processes: number;
+  readonly network: NetworkMode;
+  readonly allow?: readonly string[];
   readonly timeout: number;
   readonly stdin?: boolean;
   readonly detach?: boolean;
@@ -43,6 +45,12 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
     .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
     .option("--processes <n>", "processes at once", wholeNumber("--processes", 4, 1 << 22), 256)
+    .addOption(
+      new Option("--network <mode>", "what it may reach (docs/sandbox.md)")
+        .choices(["none", "allowlist", "public"])
+        .default("none"),
+    )
+    .option("--allow <host>", "host, *.host, address or range it may reach, each with or without :port", addHost)
     .option("--timeout <seconds>", "end it after this long; 0: never", realNumber("--timeout", 0, 1e7), 0)
     .option("--stdin", "pass on what is piped in")
     .option("--detach", "leave it with the service and print the sandbox's name")
@@ -54,21 +62,38 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
         ["ale sandbox run -- python3 -c 'print(6 * 7)'", "one command"],
         ["ale sandbox run -- bash", "look around; exit ends it"],
         ["tar c src | ale sandbox run --stdin -- tar t", "with input"],
+        [
+          "ale sandbox run --network allowlist --allow pypi.org --allow '*.pythonhosted.org' -- pip download six",
+          "what is listed",
+        ],
         ["ale sandbox run --backend podman --image debian:12 -- apt list", "in a container"],
         ["ale sandbox run --detach --name build -- make -j2", "goes on without this terminal"],
       ),
     )
     .action(async (argv: string[], flags: RunFlags) => {
+      networkOf(flags); // says what is wrong before anything is made
       if (flags.detach) await runDetached(cli, argv, flags);
       else await runHere(cli, argv, flags);
     });
+}
+
+const addHost = (host: string, before: readonly string[] = []) => [...before, host];
+
+function networkOf({ network: mode, allow = [] }: RunFlags): NetworkSpec {
+  if (mode === "none" && allow.length > 0)
+    throw new AleError("usage", "--allow lists hosts for a sandbox without a network", {
+      hint: "give --network allowlist, too",
+    });
+  if (mode === "allowlist" && allow.length === 0)
+    throw new AleError("usage", "--network allowlist needs hosts", { hint: "give --allow HOST, any number of times" });
+  return { mode, allow };
 }
 
 async function runDetached(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   const client = new ServiceClient(cli, flags);
   const { profile, cpus, memory, disk, processes, timeout, name } = flags;
   const sandbox = await client.json<SandboxView>("POST", "", {
-    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes },
+    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes, network: networkOf(flags) },
     ...(name === undefined ? {} : { id: name }),
   });
   const timeoutSeconds = timeout === 0 ? null : timeout;
@@ -90,6 +115,7 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
     memoryBytes: flags.memory * MIB,
     diskBytes: flags.disk * MIB,
     pids: flags.processes,
+    network: networkOf(flags),
   };
   const { openLocalBackend, openRemoteBackend } = await import("../../experiment/backends.ts");
   if (flags.backend === "rock" || flags.backend === "e2b") {
