@@ -12,7 +12,7 @@ export const LAYERS: readonly (readonly string[])[] = [
   ["core"],
   ["config"],
   ["tasks", "sandbox", "agent", "tokens", "onnx", "autodiff", "runtime", "models", "policy", "algorithms", "store"],
-  ["rollout", "trainer", "device", "export"],
+  ["rollout", "trainer", "device", "export", "reward", "data"],
   ["experiment"],
   ["api", "web", "cli", "tui"],
 ];
@@ -26,6 +26,7 @@ export const SIBLINGS: Readonly<Record<string, readonly string[]>> = {
   agent: ["tokens"],
   device: ["trainer"],
   rollout: ["device"],
+  data: ["rollout", "export"],
   experiment: ["api"],
   cli: ["tui", "api", "web"],
   api: ["web"],

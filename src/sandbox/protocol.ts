@@ -37,6 +37,12 @@ export const Op = {
   write: 34,
   stat: 35,
   change: 36,
+  listen: 48,
+  forward: 49,
+  unlisten: 50,
+  variables: 52,
+  observe: 60,
+  written: 61,
   reply: 64,
   gone: 65,
 } as const;

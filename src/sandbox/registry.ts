@@ -46,13 +46,28 @@ async function isAlive(mark: ProcessMark): Promise<boolean> {
   return (await startTime(mark.pid)) === mark.start;
 }
 
+async function ownMark(): Promise<ProcessMark> {
+  const start = await startTime(process.pid);
+  if (start !== undefined) return { pid: process.pid, start };
+  throw new AleError("sandbox", "/proc is not readable", { hint: "mount it: mount -t proc proc /proc" });
+}
+
+/** A new name for something on the machine that ends with this process; it says whose it is. */
+export async function ownedName(): Promise<string> {
+  const { pid, start } = await ownMark();
+  return `ale-${pid}-${start}-${++counter}`;
+}
+
+/** Whether a name is one of `ownedName`'s, of a process that has ended. */
+export async function isOrphan(name: string): Promise<boolean> {
+  const [, pid, start] = NAME.exec(name) ?? [];
+  return pid !== undefined && start !== undefined && !(await isAlive({ pid: Number(pid), start }));
+}
+
 /** Notes a launcher that is about to start. */
 export async function recordLauncher(stateDir: string): Promise<LauncherRecord> {
-  const start = await startTime(process.pid);
-  if (start === undefined)
-    throw new AleError("sandbox", "/proc is not readable", { hint: "mount it: mount -t proc proc /proc" });
-  const owner = { pid: process.pid, start };
-  const name = `ale-${owner.pid}-${owner.start}-${++counter}`;
+  const owner = await ownMark();
+  const name = await ownedName();
   const folder = join(stateDir, name);
   const record: LauncherRecord = {
     name,
@@ -130,8 +145,7 @@ export async function reapGroupsBeside(groups: readonly string[]): Promise<numbe
   let count = 0;
   for (const parent of new Set(groups.map((group) => dirname(group)))) {
     for (const name of await readdir(parent).catch(() => [])) {
-      const [, pid, start] = NAME.exec(name) ?? [];
-      if (pid === undefined || start === undefined || (await isAlive({ pid: Number(pid), start }))) continue;
+      if (!(await isOrphan(name))) continue;
       await removeGroup(join(parent, name));
       count++;
     }
@@ -146,8 +160,7 @@ export async function reapGroupsBeside(groups: readonly string[]): Promise<numbe
 export async function reapOrphans(stateDir: string): Promise<number> {
   let count = 0;
   for (const name of await readdir(stateDir).catch(() => [])) {
-    const [, pid, start] = NAME.exec(name) ?? [];
-    if (pid === undefined || start === undefined || (await isAlive({ pid: Number(pid), start }))) continue;
+    if (!(await isOrphan(name))) continue;
     const folder = join(stateDir, name);
     const record = await readRecord(folder);
     if (record?.launcher !== undefined && (await isAlive(record.launcher))) kill(record.launcher.pid);

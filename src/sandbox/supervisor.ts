@@ -5,12 +5,14 @@
 
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
-import type { SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
+import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { limitSettings } from "./environment-limits.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { masksFor } from "./masks.ts";
 import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
+import type { NetworkOptions } from "./network/native-network.ts";
+import { NetworkPolicy } from "./network/policy.ts";
 import { loadProfile } from "./profiles.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
@@ -22,6 +24,7 @@ import {
   restoreShellState,
   type ShellState,
 } from "./snapshots.ts";
+import { WarmPools } from "./warm-pools.ts";
 
 export interface SandboxProviderOptions {
   /** Host paths that no sandbox may see: Ale itself, its caches and data, task folders. */
@@ -32,11 +35,13 @@ export interface SandboxProviderOptions {
   readonly cgroups?: "auto" | "off";
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
+  /** How sandboxes that may reach something do so. */
+  readonly network?: NetworkOptions;
 }
 
 /** A provider that can also leave out the shell, for sandboxes that only grade. */
 export interface NativeSandboxProvider extends SandboxProvider {
-  /** A fresh sandbox, never from the pool, whose shell starts with the first `run`. */
+  /** A fresh sandbox whose shell starts with the first `run`; from the pool of such sandboxes where one waits. */
   createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox>;
@@ -44,8 +49,11 @@ export interface NativeSandboxProvider extends SandboxProvider {
   retire(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
   /** How sandboxes are paused here: frozen by their control group, or each process stopped by a signal. */
   readonly pausing: "freeze" | "stop";
+  /** As `warm`, of sandboxes for `createBare`. */
+  warmBare(environment: EnvironmentSpec, count: number): void;
   /** Sandboxes that wait to be handed out. */
   readonly warmCount: number;
+  readonly warmPools: readonly WarmPoolStatistics[];
   /** Process id of the launcher, for tests and diagnosis. */
   readonly launcherPid: number;
 }
@@ -58,20 +66,8 @@ const MAX_SHELL_STATE = 1 << 20;
 /** As in `launcher/launcher.h`. */
 const MAX_LAYERS = 64;
 
-const REFILL_DELAY_MS = 3;
-/** After a failure a pool waits this long, doubled each time, before it tries again. */
-const RETRY_MS = 200;
-const MAX_RETRY_MS = 30_000;
-
-interface Pool {
-  readonly environment: EnvironmentSpec;
-  readonly ready: NativeSandbox[];
-  target: number;
-  making: number;
-  failures: number;
-  /** Not before this moment of `performance.now()`. */
-  notBefore: number;
-}
+/** Warm sandboxes being made at once when nobody says. */
+const WARM_CONCURRENCY = 4;
 
 /** The launcher in use, with the profiles it knows. */
 interface Launcher {
@@ -82,15 +78,13 @@ interface Launcher {
 class Supervisor implements NativeSandboxProvider, SandboxOwner {
   readonly isolation: string;
   readonly #options: SandboxProviderOptions;
-  readonly #pools = new Map<string, Pool>();
+  readonly #pools: WarmPools<NativeSandbox>;
   readonly #living = new Set<NativeSandbox>();
   /** Rejected or `undefined`: the next sandbox tries to start one. */
   #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
-  #refillTimer: Timer | undefined;
   #nextNumber = 1;
   #nextLayer = 1;
-  #making = 0;
   #closed: Promise<void> | undefined;
 
   constructor(options: SandboxProviderOptions, client: LauncherClient) {
@@ -98,6 +92,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     this.isolation = client.isolation;
     this.#current = client;
     this.#launcher = Promise.resolve(this.#adopt(client));
+    this.#pools = new WarmPools({
+      make: (environment, shell) => this.#make(environment, shell),
+      concurrency: options.warmConcurrency ?? WARM_CONCURRENCY,
+    });
   }
 
   #adopt(client: LauncherClient): Launcher {
@@ -109,11 +107,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   /** Runs when a launcher has ended. What waits in the pools ended with it. */
   #replace(ended: LauncherClient): void {
     if (this.#closed !== undefined) return;
-    for (const pool of this.#pools.values()) pool.ready.length = 0;
+    this.#pools.drop();
     const launcher = ended.close().then(() => this.#start());
     this.#launcher = launcher;
     launcher.then(
-      () => this.#refill(),
+      () => this.#pools.refill(),
       () => {}, // told to whoever asks for a sandbox
     );
   }
@@ -129,7 +127,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   get warmCount(): number {
-    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.ready.length, 0);
+    return this.#pools.count;
+  }
+
+  get warmPools(): readonly WarmPoolStatistics[] {
+    return this.#pools.statistics;
   }
 
   get pausing(): "freeze" | "stop" {
@@ -171,14 +173,21 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    const { network } = environment;
+    if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
+    const reaches = network !== undefined && network.mode !== "none";
     this.#launcher ??= this.#start();
     const launcher = await this.#launcher;
     const base = await this.#base(launcher, environment.profile);
     const number = this.#nextNumber++;
-    const sandbox = new NativeSandbox(launcher.client, number, { environment, layers, owner: this });
+    const sandbox = new NativeSandbox(launcher.client, number, {
+      ...{ environment, layers, owner: this, network: this.#options.network },
+    });
     this.#living.add(sandbox);
     try {
-      await this.#request(launcher.client, number, { environment, base, session, layers });
+      // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
+      await this.#request(launcher.client, number, { environment, base, session: session && !reaches, layers });
+      if (reaches) await sandbox.network.change(network);
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -215,41 +224,51 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return launcher;
   }
 
-  async #freeze(sandbox: NativeSandbox): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
+  async #freeze(
+    sandbox: NativeSandbox,
+    client: LauncherClient,
+  ): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
     const id = this.#nextLayer++;
-    const bytes = await sandbox.freeze(id);
-    const layer = new Layer(id, (dropped) => sandbox.launcher.dropLayer(dropped));
+    const bytes = await sandbox.freeze(id).catch((error: unknown) => {
+      client.dropLayer(id); // given up, it may have become one all the same
+      throw error;
+    });
+    const layer = new Layer(id, (dropped) => client.dropLayer(dropped));
     return { layers: [layer, ...sandbox.layers], bytes };
   }
 
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
-    await this.#ownLauncher(sandbox);
-    const { layers, bytes } = await this.#freeze(sandbox);
-    const { launcher, environment } = sandbox;
+    const { client } = await this.#ownLauncher(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
+    const environment = environmentNow(sandbox);
     const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
-    const snapshot = new NativeSnapshot(launcher, contents);
+    const snapshot = new NativeSnapshot(client, contents);
     await sandbox.destroy();
     return snapshot;
   }
 
   /** Freezes the sandbox, and lets it go on above what it wrote so far. */
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
-    const { launcher: client, environment } = sandbox;
+    const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
+    const { client } = launcher;
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
-    const { layers, bytes } = await this.#freeze(sandbox);
+    const { layers, bytes } = await this.#freeze(sandbox, client);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
+    const number = this.#nextNumber++;
     try {
-      const number = this.#nextNumber++;
       const base = await this.#base(launcher, environment.profile);
-      await this.#request(client, number, { environment, base, session: shell !== undefined, layers });
+      const session = shell !== undefined && sandbox.network.spec.mode === "none";
+      await this.#request(client, number, { environment, base, session, layers });
       sandbox.continueAs(number, layers);
+      await sandbox.network.reopen();
       await reopenShell(sandbox, shell);
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
+      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
     return snapshot;
@@ -269,16 +288,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    const pool = this.#pools.get(keyOf(environment));
-    for (let sandbox = pool?.ready.shift(); sandbox !== undefined; sandbox = pool?.ready.shift()) {
-      this.#refillSoon();
-      if (sandbox.alive) return sandbox;
-    }
-    return this.#unlessAborted(this.#make(environment, true), signal);
+    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#make(environment, true), signal);
   }
 
-  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#unlessAborted(this.#make(environment, false), signal);
+  async createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#make(environment, false), signal);
   }
 
   async #unlessAborted(making: Promise<NativeSandbox>, signal: AbortSignal | undefined): Promise<NativeSandbox> {
@@ -289,50 +303,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
-    const key = keyOf(environment);
-    const pool = this.#pools.get(key) ?? newPool(environment);
-    pool.target = count;
-    this.#pools.set(key, pool);
-    for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
-    this.#refill();
+    this.#pools.keep(environment, count, true);
   }
 
-  /** A little later, so that the sandbox that was claimed gets its first command done before others are made. */
-  #refillSoon(): void {
-    this.#refillTimer ??= setTimeout(() => {
-      this.#refillTimer = undefined;
-      this.#refill();
-    }, REFILL_DELAY_MS);
-  }
-
-  #refill(): void {
-    const limit = this.#options.warmConcurrency ?? 4;
-    const now = performance.now();
-    for (const pool of this.#pools.values()) {
-      if (now < pool.notBefore) continue;
-      while (this.#making < limit && this.#closed === undefined && pool.ready.length + pool.making < pool.target) {
-        pool.making++;
-        this.#making++;
-        this.#fill(pool);
-      }
-    }
-  }
-
-  async #fill(pool: Pool): Promise<void> {
-    try {
-      const made = await this.#make(pool.environment, true);
-      pool.failures = 0;
-      if (this.#closed === undefined && pool.ready.length < pool.target) pool.ready.push(made);
-      else await made.destroy().catch(() => {});
-    } catch {
-      // Whoever asks for a sandbox meets the same error and tells it; the pool tries again later.
-      const wait = Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** pool.failures++);
-      pool.notBefore = performance.now() + wait;
-      setTimeout(() => this.#refill(), wait + 1).unref();
-    }
-    pool.making--;
-    this.#making--;
-    this.#refill();
+  warmBare(environment: EnvironmentSpec, count: number): void {
+    this.#pools.keep(environment, count, false);
   }
 
   close(): Promise<void> {
@@ -341,10 +316,9 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async #close(): Promise<void> {
-    clearTimeout(this.#refillTimer);
+    this.#pools.close();
     const launcher = await this.#launcher?.catch(() => undefined);
     await launcher?.client.close();
-    this.#pools.clear();
     this.#living.clear();
   }
 
@@ -360,8 +334,13 @@ interface CreateRequest {
   readonly layers: readonly Layer[];
 }
 
+/** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
+function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
+  return { ...environment, network: network.spec };
+}
+
 /** `undefined` where the sandbox has no shell. */
-async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
+export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
   const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
   const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
     if (sandbox.alive) return undefined;
@@ -370,18 +349,9 @@ async function readShellState(sandbox: NativeSandbox): Promise<ShellState | unde
   return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
 }
 
-async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
+export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
   if (shell === undefined) return;
   await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
-}
-
-function newPool(environment: EnvironmentSpec): Pool {
-  return { environment, ready: [], target: 0, making: 0, failures: 0, notBefore: 0 };
-}
-
-function keyOf(environment: EnvironmentSpec): string {
-  const { profile, workdir, cpus, memoryBytes, diskBytes, pids } = environment;
-  return JSON.stringify([profile, workdir, cpus, memoryBytes, diskBytes, pids]);
 }
 
 /**

@@ -83,7 +83,7 @@ function withoutFaults(group: Group): Group {
 
 /**
  * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those whose
- * advantages are all 0, unless a critic or a divergence inside the reward has its own say about them.
+ * advantages are all 0, unless a critic, a divergence inside the reward or a teacher has its own say about them.
  * @param klCoefficient β of this step, where it is not the experiment's.
  * @param rewardMoments what the step before this one left, with running normalisation.
  */
@@ -98,7 +98,10 @@ export function buildBatch(
   const algorithm = composeAlgorithm(experiment.algorithm);
   const groups = [...collected.groups, ...collected.forks].map(withoutFaults);
   const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
-  const used = scores.episodes.filter(({ trajectory, hasSignal }) => hasSignal && trajectory.tokens.mask.includes(1));
+  const isTaught = experiment.distillation !== undefined;
+  const used = scores.episodes.filter(
+    ({ trajectory, hasSignal }) => (hasSignal || isTaught) && trajectory.tokens.mask.includes(1),
+  );
   const result = scores.rewardMoments === undefined ? {} : { rewardMoments: scores.rewardMoments };
   const imitation = imitationWeights(experiment, collected.imitations);
   const optimizer = optimizerAt(experiment, step);

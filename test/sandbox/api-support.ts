@@ -33,8 +33,8 @@ export async function openApi(): Promise<TestApi> {
   const folder = mkdtempSync(join(tmpdir(), "ale-sandbox-api-"));
   const store = await openStore(join(folder, "ale.db"));
   const provider = await openProvider();
-  const capacity = { memoryBytes: 2 ** 33, cpus: 64, diskBytes: 2 ** 33, count: 16 };
-  const sandboxes = new SandboxService({ provider, capacity });
+  const capacity = { memoryBytes: 2 ** 34, cpus: 64, diskBytes: 2 ** 36, count: 16 };
+  const sandboxes = new SandboxService({ provider, capacity, warm: 1 });
   const app = createApp({ store, token: TOKEN });
   const images = new Map([["python:3.11", "host"]]);
   mountSandboxes(app, { service: sandboxes, token: TOKEN, images, gemMaxTurns: 3 });

@@ -10,7 +10,8 @@ import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import * as commands from "./commands.ts";
 import { answer, Code, type Envelope, nonBlank, parse, parseBody, RockError, success } from "./envelope.ts";
-import { type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
+import { addProxies } from "./proxies.ts";
+import { defaultEnvironment, type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
 import { isShownByDefault, NO_FAILURE, rockState, startResult, statusResult } from "./status.ts";
 
 const MAX_LIST = 2000;
@@ -39,6 +40,7 @@ export function rockRoutes({ service, images }: RockOptions): Hono {
   addLife(app, service, images);
   addQueries(app, service);
   addCommands(app, service);
+  addProxies(app, (id) => find(service, id));
   addRefusals(app);
   return app;
 }
@@ -108,7 +110,7 @@ function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   app.post("/warmup/tasks", (c) =>
     answer(c, "start warmup failed", async () => {
       const { image } = await parseBody(c, Warmup);
-      images.profileOf(image); // sandboxes are made in milliseconds; there is nothing to pull
+      service.warm.note(defaultEnvironment(image, images)); // there is nothing to pull
       return success(null, "warmup task started");
     }),
   );
@@ -149,7 +151,7 @@ function addQueries(app: Hono, service: SandboxService): void {
         disk: share(found.diskBytes, found.diskLimitBytes ?? 0),
         disk_log_percent: 0,
         disk_dind_percent: 0,
-        net: 0,
+        net: found.bytesIn + found.bytesOut,
       });
     }),
   );
@@ -235,7 +237,7 @@ function addCommands(app: Hono, service: SandboxService): void {
   );
 }
 
-/** Paths of ROCK that need what is not there: images to commit to, object storage, a network in the sandbox. */
+/** Paths of ROCK that need what is not there: images to commit to, object storage, a screen. */
 function addRefusals(app: Hono): void {
   const refuse = (message: string, why: string) => (c: Context) =>
     answer(c, message, async () => {
@@ -245,6 +247,6 @@ function addRefusals(app: Hono): void {
   app.post("/commit", refuse("commit sandbox failed", "sandboxes cannot be committed to images yet"));
   app.get("/commit/:id", refuse("get commit status failed", "sandboxes cannot be committed to images yet"));
   app.get("/get_token", refuse("get oss sts token failed", "there is no object storage; files go through upload"));
-  const proxy = refuse("http proxy failed", "sandboxes have no network yet, so there is nothing to connect to");
-  for (const path of ["proxy", "proxy/*", "vnc", "vnc/*", "portforward"]) app.all(`/sandboxes/:id/${path}`, proxy);
+  const screen = refuse("vnc failed", "sandboxes have no screen");
+  for (const path of ["vnc", "vnc/*"]) app.all(`/sandboxes/:id/${path}`, screen);
 }

@@ -91,6 +91,11 @@ function environmentOf(request: StartRequest, profile: string): EnvironmentSpec 
   };
 }
 
+/** What a sandbox of this image is when its request says nothing else. */
+export function defaultEnvironment(image: string, images: ImageNames): EnvironmentSpec {
+  return environmentOf(StartRequest.parse({ image }), images.profileOf(image));
+}
+
 /** @throws RockError for what cannot be had. */
 export function toCreateRequest(
   request: StartRequest,

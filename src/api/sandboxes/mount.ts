@@ -4,12 +4,14 @@ import { Hono, type MiddlewareHandler } from "hono";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { GemEnvironments } from "../gem/environments.ts";
 import { gemRoutes } from "../gem/routes.ts";
-import { requireToken } from "../guards.ts";
+import { requireSameSite, requireToken } from "../guards.ts";
 import { rockRoutes } from "../rock/routes.ts";
 import { ImageNames } from "../rock/start-request.ts";
+import type { SocketHandler } from "../serve.ts";
 import { addCommandRoutes } from "./command-routes.ts";
 import { addFileRoutes } from "./file-routes.ts";
 import { addLifeRoutes } from "./life-routes.ts";
+import { addNetworkRoutes } from "./network-routes.ts";
 
 export interface SandboxSurface {
   readonly service: SandboxService;
@@ -24,7 +26,7 @@ const MAX_TURNS = 50;
 
 /** Commands may take long without a byte; limits of time are theirs. */
 const withoutIdleLimit: MiddlewareHandler = async (c, next) => {
-  const server = c.env as Partial<Bun.Server<undefined>> | undefined;
+  const server = c.env as Partial<Bun.Server<SocketHandler>> | undefined;
   server?.timeout?.(c.req.raw, 0);
   await next();
 };
@@ -32,11 +34,13 @@ const withoutIdleLimit: MiddlewareHandler = async (c, next) => {
 /** Everything here needs the token, reading too: what is in a sandbox is its owner's. */
 export function mountSandboxes(app: Hono, { service, token, images, gemMaxTurns }: SandboxSurface): void {
   const guard = requireToken(token);
-  for (const path of ["/v1/sandboxes", "/v1/sandboxes/*", "/apis/*"]) app.use(path, guard, withoutIdleLimit);
+  for (const path of ["/v1/sandboxes", "/v1/sandboxes/*", "/apis/*"])
+    app.use(path, requireSameSite, guard, withoutIdleLimit);
   const native = new Hono();
   addLifeRoutes(native, service);
   addCommandRoutes(native, service);
   addFileRoutes(native, service);
+  addNetworkRoutes(native, service);
   app.route("/v1/sandboxes", native);
   app.route("/apis/envs/sandbox/v1", rockRoutes({ service, images: new ImageNames(images) }));
   const environments = new GemEnvironments({ service, maxTurns: gemMaxTurns ?? MAX_TURNS });

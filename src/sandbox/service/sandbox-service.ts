@@ -4,6 +4,7 @@
  */
 
 import { randomBytes } from "node:crypto";
+import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
@@ -11,7 +12,9 @@ import type { NativeSandbox } from "../native-sandbox.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
+import { joined, needOf } from "./grants.ts";
 import { ManagedSandbox, type ShellRecord, type TimeToLive } from "./managed-sandbox.ts";
+import { WarmEnvironments } from "./warm-environments.ts";
 
 export interface SandboxServiceOptions {
   readonly provider: NativeSandboxProvider;
@@ -19,6 +22,10 @@ export interface SandboxServiceOptions {
   /** Of sandboxes that do not say. */
   readonly ttl?: TimeToLive;
   readonly clock?: Clock;
+  /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
+  readonly warm?: number;
+  /** Called with whatever the guards raise. */
+  readonly onAlert?: (alert: Alert, sandbox: ManagedSandbox) => void;
 }
 
 export interface CreateRequest {
@@ -27,6 +34,8 @@ export interface CreateRequest {
   readonly id?: string | undefined;
   readonly ttl?: Partial<TimeToLive> | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
+  /** Whether its tests and rewards are ours, so that writing where they lie is an alert. Default false. */
+  readonly isGraded?: boolean | undefined;
   /** The longest it waits for room. Default one minute. */
   readonly queueMs?: number | undefined;
   /** Done in a new sandbox before it is ready. */
@@ -55,13 +64,17 @@ export class SandboxService implements AsyncDisposable {
   readonly provider: NativeSandboxProvider;
   readonly #ttl: TimeToLive;
   readonly #clock: Clock;
+  readonly #onAlert: SandboxServiceOptions["onAlert"];
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
+  readonly warm: WarmEnvironments;
   #cancelTimer: (() => void) | undefined;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, warm, onAlert }: SandboxServiceOptions) {
     this.provider = provider;
+    this.warm = new WarmEnvironments(provider, warm ?? 0);
+    this.#onAlert = onAlert;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
@@ -103,7 +116,10 @@ export class SandboxService implements AsyncDisposable {
     const sandbox = this.#register(request, { ...this.#ttl, ...defined(request.ttl) });
     const { environment } = request;
     const ready = this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal));
-    ready.catch(() => {}); // told by the state, too
+    ready.then(
+      () => this.#closed || this.warm.note(environment),
+      () => {}, // told by the state, too
+    );
     return { sandbox, ready };
   }
 
@@ -251,12 +267,12 @@ export class SandboxService implements AsyncDisposable {
   ): Promise<ForkResult> {
     const parent = this.get(id);
     return parent.exclusively(async () => {
-      const { environment, ttl, labels } = parent.spec;
+      const { environment, ttl, labels, isGraded } = parent.spec;
       const shells = await parent.describeShells();
       const snapshot = await parent.running.snapshotFiles();
       try {
         await parent.reopenShells(shells);
-        const child = this.#register({ environment, labels, ...defined(request) }, ttl);
+        const child = this.#register({ environment, labels, isGraded, ...defined(request) }, ttl);
         await this.#make(child, request, (signal) => this.provider.fork(snapshot, signal));
         await child.reopenShells(shells);
         return {
@@ -270,7 +286,8 @@ export class SandboxService implements AsyncDisposable {
     });
   }
 
-  #register({ id = `sb-${randomBytes(6).toString("hex")}`, environment, labels = {} }: CreateRequest, ttl: TimeToLive) {
+  #register(request: CreateRequest, ttl: TimeToLive) {
+    const { id = `sb-${randomBytes(6).toString("hex")}`, environment, labels = {}, isGraded = false } = request;
     if (this.#closed) throw new AleError("sandbox", "the sandbox service is closed");
     if (!ID.test(id))
       throw new AleError("usage", `${JSON.stringify(id)} cannot be the name of a sandbox`, {
@@ -278,9 +295,20 @@ export class SandboxService implements AsyncDisposable {
       });
     if (this.#sandboxes.has(id))
       throw new AleError("usage", `there is a sandbox ${id} already`, { hint: "take another name" });
-    const sandbox = new ManagedSandbox({ id, environment, labels, ttl }, this.#clock);
+    const sandbox: ManagedSandbox = new ManagedSandbox(
+      { id, environment, labels, ttl, isGraded },
+      this.#clock,
+      (alert) => this.#alerted(sandbox, alert),
+    );
     this.#sandboxes.set(id, sandbox);
     return sandbox;
+  }
+
+  #alerted(sandbox: ManagedSandbox, alert: Alert): void {
+    this.#onAlert?.(alert, sandbox);
+    if (alert.action !== "stop") return;
+    const reason = `guard: ${alert.kind}`;
+    this.stop(sandbox.id, reason).catch(() => this.delete(sandbox.id, reason).catch(() => {}));
   }
 
   async #change(
@@ -347,6 +375,7 @@ export class SandboxService implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#cancelTimer?.();
+    this.warm.clear();
     await Promise.all(this.list().map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
   }
 
@@ -361,25 +390,6 @@ export class UnknownSandbox extends AleError {
     super("usage", `there is no sandbox ${JSON.stringify(id)}`, { hint: "ale sandbox ps lists them" });
     this.name = "UnknownSandbox";
   }
-}
-
-function needOf({ memoryBytes, cpus, diskBytes }: EnvironmentSpec): Resources {
-  return { memoryBytes, cpus, diskBytes, count: 1 };
-}
-
-function joined(
-  held: ManagedSandbox["grant"],
-  rest: NonNullable<ManagedSandbox["grant"]>,
-): NonNullable<ManagedSandbox["grant"]> {
-  if (held === undefined) return rest;
-  const need = { ...rest.need, diskBytes: held.need.diskBytes };
-  return {
-    need,
-    release: (kept = NO_RESOURCES) => {
-      held.release({ ...NO_RESOURCES, diskBytes: kept.diskBytes });
-      rest.release({ ...kept, diskBytes: 0 });
-    },
-  };
 }
 
 function fresh(shells: readonly ShellRecord[]): string[] {
