@@ -25,7 +25,7 @@ const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
-export const FORK_BUDGET = 20_000;
+export const FORK_BUDGET = 14_000;
 
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
