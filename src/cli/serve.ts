@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
+import type { ImageStore } from "../images/image-store.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
@@ -32,7 +33,7 @@ export function defineServe(command: Command, cli: CommandLine): void {
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--no-sandboxes", "no sandboxes for others")
     .option("--max-sandboxes <n>", "sandboxes at once", wholeNumber("--max-sandboxes", 1, 100_000), 2000)
-    .option("--sandbox-image <image=profile>", "profile for an image that ROCK's clients name; * is any", addImage)
+    .option("--sandbox-image <image=profile>", "profile or image for one that ROCK's clients name; * is any", addImage)
     .option("--json", "print JSON: url, store, tokenFile, sandboxes")
     .description(
       "Serve the dashboard and the API over all stored runs, running ones included, and sandboxes to whoever has the " +
@@ -64,8 +65,8 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags.maxSandboxes) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
-        const { service } = sandboxes;
-        mountSandboxes(app, { service, token, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
+        const { service, imageStore } = sandboxes;
+        mountSandboxes(app, { service, token, imageStore, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
       }
       await using service = serve(app, { port: flags.port });
       const isolation = sandboxes?.service.provider.isolation ?? null;
@@ -84,23 +85,33 @@ export function defineServe(command: Command, cli: CommandLine): void {
 
 interface OpenService extends AsyncDisposable {
   readonly service: SandboxService;
+  readonly imageStore: ImageStore;
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
 async function openSandboxService(cli: CommandLine, count: number): Promise<OpenService | undefined> {
-  const [{ openSandboxes }, { SandboxService }, { defaultCapacity }] = await Promise.all([
-    import("../experiment/sandboxes.ts"),
-    import("../sandbox/service/sandbox-service.ts"),
-    import("../sandbox/service/capacity.ts"),
-  ]);
+  const [{ openSandboxes }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
+    await Promise.all([
+      import("../experiment/sandboxes.ts"),
+      import("../sandbox/service/sandbox-service.ts"),
+      import("../sandbox/service/capacity.ts"),
+      import("../sandbox/service/archives.ts"),
+      import("../images/image-store.ts"),
+    ]);
   try {
     const provider = await openSandboxes("tasks");
-    const service = new SandboxService({ provider, capacity: defaultCapacity(count) });
+    const home = aleHome(cli.env);
+    const service = new SandboxService({
+      provider,
+      capacity: defaultCapacity(count),
+      archives: new ArchiveStore(home),
+    });
+    await service.loadArchives();
     const close = async () => {
       await service.close();
       await provider.close();
     };
-    return { service, [Symbol.asyncDispose]: close };
+    return { service, imageStore: new ImageStore(home), [Symbol.asyncDispose]: close };
   } catch (error) {
     if (!(error instanceof AleError)) throw error;
     cli.note(`no sandboxes: ${sanitizeLine(error.message)}`);

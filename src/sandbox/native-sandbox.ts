@@ -25,6 +25,7 @@ import {
   type RawResult,
 } from "./protocol.ts";
 import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
+import type { SandboxRoot } from "./roots.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -86,7 +87,10 @@ export class NativeSandbox implements Sandbox {
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
+  readonly #base: string;
   #layers: readonly Layer[];
+  /** Variables that every program of it gets, as its image says. */
+  readonly env: Readonly<Record<string, string>>;
   #gone: string | undefined;
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
@@ -95,17 +99,24 @@ export class NativeSandbox implements Sandbox {
   constructor(
     launcher: LauncherClient,
     number: number,
-    options: { readonly environment: EnvironmentSpec; readonly layers: readonly Layer[]; readonly owner: SandboxOwner },
+    options: { readonly environment: EnvironmentSpec; readonly root: SandboxRoot; readonly owner: SandboxOwner },
   ) {
     this.launcher = launcher;
     this.#number = number;
     this.#owner = options.owner;
-    this.#layers = options.layers;
+    this.#base = options.root.base;
+    this.#layers = options.root.layers;
+    this.env = options.root.env;
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
-    for (const layer of this.#layers) layer.retain();
+    for (const layer of this.#layers) layer.retain(true);
     this.#watch();
+  }
+
+  /** What its root file system is made of. */
+  get root(): SandboxRoot {
+    return { base: this.#base, layers: this.#layers, env: this.env };
   }
 
   /** What frozen sandboxes wrote that this one stands on, newest first. */
@@ -146,8 +157,8 @@ export class NativeSandbox implements Sandbox {
 
   /** Goes on as the launcher's sandbox `number`, which stands on `layers`. */
   continueAs(number: number, layers: readonly Layer[]): void {
-    for (const layer of layers) layer.retain();
-    for (const layer of this.#layers) layer.release();
+    for (const layer of layers) layer.retain(true);
+    for (const layer of this.#layers) layer.release(true);
     this.#layers = layers;
     this.#number = number;
     this.#watch();
@@ -247,7 +258,8 @@ export class NativeSandbox implements Sandbox {
     const [program] = argv;
     if (program === undefined) throw new AleError("sandbox", "exec needs a program");
     checkPath(options.cwd);
-    const { cwd, env, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+    const { cwd, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+    const env = { ...this.env, ...options.env };
     const payload = encodeLaunch({
       first:
         timeoutMs === Number.POSITIVE_INFINITY ? NO_LIMIT : Math.max(1, Math.min(NO_LIMIT - 1, Math.ceil(timeoutMs))),
@@ -327,7 +339,7 @@ export class NativeSandbox implements Sandbox {
       // With the launcher, all its sandboxes have ended.
       if (this.#gone === undefined && this.launcher.alive) throw error;
     } finally {
-      for (const layer of this.#layers) layer.release();
+      for (const layer of this.#layers) layer.release(true);
       this.#layers = [];
       this.#owner.onDestroyed(this);
     }

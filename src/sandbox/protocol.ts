@@ -16,6 +16,7 @@ export const Op = {
   limits: 5,
   freeze: 6,
   drop: 7,
+  stored: 12,
   run: 16,
   exec: 17,
   cancel: 18,
@@ -37,6 +38,8 @@ export const Op = {
   write: 34,
   stat: 35,
   change: 36,
+  copy: 48,
+  pack: 49,
   reply: 64,
   gone: 65,
 } as const;

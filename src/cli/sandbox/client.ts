@@ -41,11 +41,16 @@ export class ServiceClient {
   }
 
   /** @throws AleError("service") when nobody answers; AleError("usage") with what the service says. */
-  async send(method: string, path: string, body?: unknown): Promise<Response> {
+  send(method: string, path: string, body?: unknown): Promise<Response> {
+    return this.request(method, `/v1/sandboxes${path}`, body);
+  }
+
+  /** As `send`, for another path of the service. */
+  async request(method: string, path: string, body?: unknown): Promise<Response> {
     const raw = body instanceof Uint8Array;
     let response: Response;
     try {
-      response = await fetch(`${this.url}/v1/sandboxes${path}`, {
+      response = await fetch(`${this.url}${path}`, {
         method,
         headers: { Authorization: `Bearer ${this.#token}`, ...(raw ? {} : { "Content-Type": "application/json" }) },
         ...(body === undefined ? {} : { body: raw ? (body as Uint8Array<ArrayBuffer>) : JSON.stringify(body) }),

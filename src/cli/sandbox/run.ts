@@ -1,8 +1,10 @@
 /** `ale sandbox run`: a command in a sandbox of its own, here or left with the service. */
 
 import type { Command } from "commander";
+import { aleHome } from "../../config/paths.ts";
 import { AleError } from "../../core/errors.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE } from "../../core/types.ts";
+import { ImageStore } from "../../images/image-store.ts";
 import { sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
 import { listenForInterrupt } from "../interrupt.ts";
@@ -11,6 +13,8 @@ import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } 
 
 interface RunFlags extends ServiceFlags {
   readonly profile: string;
+  readonly image?: string;
+  readonly snapshot?: string;
   readonly cpus: number;
   readonly memory: number;
   readonly disk: number;
@@ -36,6 +40,8 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     )
     .argument("<command...>", "program and arguments, behind --")
     .option("--profile <name>", "what the sandbox is made of", "host")
+    .option("--image <name>", "an image instead (ale images ls)")
+    .option("--snapshot <name>", "a snapshot of the service instead, with --detach")
     .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
     .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
@@ -62,9 +68,9 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
 
 async function runDetached(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   const client = new ServiceClient(cli, flags);
-  const { profile, cpus, memory, disk, processes, timeout, name } = flags;
+  const { profile, image, snapshot, cpus, memory, disk, processes, timeout, name } = flags;
   const sandbox = await client.json<SandboxView>("POST", "", {
-    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes },
+    ...{ profile, image, snapshot, cpus, memoryMb: memory, diskMb: disk, processes },
     ...(name === undefined ? {} : { id: name }),
   });
   const timeoutSeconds = timeout === 0 ? null : timeout;
@@ -79,9 +85,14 @@ async function runDetached(cli: CommandLine, argv: readonly string[], flags: Run
 async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   if (flags.name !== undefined)
     throw new AleError("usage", "--name names a sandbox that stays", { hint: "give --detach, too" });
+  if (flags.snapshot !== undefined)
+    throw new AleError("usage", "snapshots are the service's", { hint: "give --detach, too" });
+  const image = flags.image === undefined ? undefined : await new ImageStore(aleHome(cli.env)).get(flags.image);
+  const workdir = image?.workdir == null || image.workdir === "/" ? WORKDIR : image.workdir;
   const environment: EnvironmentSpec = {
-    profile: flags.profile,
-    workdir: WORKDIR,
+    profile: image === undefined ? flags.profile : IMAGE_PROFILE,
+    image: image?.name,
+    workdir,
     cpus: flags.cpus,
     memoryBytes: flags.memory * MIB,
     diskBytes: flags.disk * MIB,
@@ -92,13 +103,13 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
   await using sandbox = await provider.createBare(environment);
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
-    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: WORKDIR, ...terminalSize() }));
+    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: workdir, ...terminalSize() }));
     return;
   }
   const stdin = flags.stdin ? new Uint8Array(await Bun.stdin.arrayBuffer()) : undefined;
   using interrupt = listenForInterrupt(false, () => {});
   const result = await sandbox.execSeparate(argv, {
-    cwd: WORKDIR,
+    cwd: workdir,
     timeoutMs: flags.timeout === 0 ? Number.POSITIVE_INFINITY : flags.timeout * 1000,
     maxOutputBytes: MAX_OUTPUT_BYTES,
     signal: interrupt.signal,
