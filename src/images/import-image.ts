@@ -119,7 +119,13 @@ class Importer {
         }
       },
     });
-    await pipeline(Readable.from(await openPart(part)), count, createWriteStream(path, { mode: 0o600 }));
+    await pipeline(Readable.from(await openPart(part)), count, createWriteStream(path, { mode: 0o600 })).catch(
+      (cause: unknown) => {
+        const full = explainFull(cause);
+        if (full instanceof AleError) throw full;
+        throw new AleError("usage", `${part.path} cannot be read: ${errorMessage(cause)}`, { cause });
+      },
+    );
     return { path, start: 0, length: (await stat(path)).size };
   }
 

@@ -66,7 +66,8 @@ export class Carrier implements AsyncDisposable {
 
 /** An error of the launcher, with advice where the disk was full. */
 export function explainFull(error: unknown): unknown {
-  if (!(error instanceof AleError) || !/No space left on device|Disk quota exceeded/.test(error.message)) return error;
+  if (!(error instanceof Error) || !/No space left on device|Disk quota exceeded|EDQUOT/i.test(error.message))
+    return error;
   return new AleError("sandbox", `the disk is full: ${error.message}`, {
     hint: "nothing was changed; free some space (df -h), or set ALE_HOME to a larger disk",
     cause: error,

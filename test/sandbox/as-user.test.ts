@@ -23,6 +23,8 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "images",
+  "archive",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

@@ -106,7 +106,13 @@ function defineCommit(command: Command, cli: CommandLine): void {
     .argument("<sandbox>", "the sandbox, running or stopped")
     .argument("<image>", "name of the image; one that has it loses it")
     .option("--json", "print JSON")
-    .addHelpText("after", examples(["ale sandbox commit build tools:2", "ale sandbox run --image tools:2 -- CMD"]))
+    .addHelpText(
+      "after",
+      examples(
+        ["ale sandbox commit build tools:2", "as it is now"],
+        ["ale sandbox run --image tools:2 -- CMD", "a sandbox of it"],
+      ),
+    )
     .action(async (sandbox: string, image: string, flags: Flags) => {
       const made = await new ServiceClient(cli, flags).json<{ name: string; bytes: number; layers: number }>(
         ...(["POST", at(sandbox, "/commit"), { image }] as const),

@@ -29,12 +29,12 @@ export class Archiving {
     sandbox.move("archive", reason);
     const archivedAt = clock.now();
     try {
-      sandbox.root = await this.#store.save(this.#provider.store, files, sandbox.toRecord(archivedAt));
+      sandbox.root = await this.#store.save(this.#provider.store, files, sandbox.toRecord(archivedAt, reason));
     } catch (error) {
       sandbox.move("archive_failed", errorMessage(error));
       throw error;
     }
-    sandbox.move("archive_done");
+    sandbox.move("archive_done", reason);
     sandbox.archivedAt = archivedAt;
     await sandbox.discard();
   }

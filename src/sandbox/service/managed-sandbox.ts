@@ -101,10 +101,10 @@ export class ManagedSandbox {
   }
 
   /** What its archive says of it, for the moment it is written. */
-  toRecord(archivedAt: number): Omit<ArchiveRecord, "root" | "version"> {
+  toRecord(archivedAt: number, reason: string): Omit<ArchiveRecord, "root" | "version"> {
     const { id, environment, labels, ttl } = this.spec;
     const { idleMs, totalMs, stoppedMs, archiveMs, archivedMs } = ttl;
-    const { history } = transition(id, this.#life, "archive_done", archivedAt);
+    const { history } = transition(id, this.#life, "archive_done", archivedAt, reason);
     const limited = (ms: number | undefined) => (ms !== undefined && Number.isFinite(ms) ? ms : null);
     return {
       ...{ id, environment, labels: { ...labels }, history: [...history], createdAt: this.createdAt, archivedAt },
