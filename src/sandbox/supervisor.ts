@@ -380,7 +380,7 @@ function exportCommands(env: Readonly<Record<string, string>>): string {
 /** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
 function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
   const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
-  return Math.max(LEAST_DISK, diskBytes - onDisk);
+  return onDisk === 0 ? diskBytes : Math.max(LEAST_DISK, diskBytes - onDisk);
 }
 
 /** `undefined` where the sandbox has no shell. */

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
+import type { ResolveImage } from "../../src/sandbox/roots.ts";
 import type { Clock } from "../../src/sandbox/service/clock.ts";
 import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
 
@@ -25,7 +26,7 @@ export interface TestProvider extends NativeSandboxProvider {
 }
 
 export async function openProvider(
-  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off" } = {},
+  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off"; resolveImage?: ResolveImage } = {},
 ): Promise<TestProvider> {
   const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
   const provider = await createSandboxProvider({ maskPaths: [], stateDir, ...options });
