@@ -49,7 +49,7 @@ function definePs(command: Command, cli: CommandLine): void {
       const columns = [
         { title: "name", value: (row: SandboxView) => row.id },
         { title: "state", value: (row: SandboxView) => row.state },
-        { title: "profile", value: (row: SandboxView) => row.profile },
+        { title: "made of", value: (row: SandboxView) => row.image ?? row.profile },
         { title: "memory", align: "right" as const, value: (row: SandboxView) => `${row.memoryMb} MB` },
         {
           title: "age",

@@ -67,6 +67,8 @@ export class Roots {
   /** Of images, by folder: placed once, for as long as the launcher lives. */
   readonly #images = new Map<string, Promise<Layer>>();
   readonly #placed = new Set<Layer>();
+  /** By profile, the image it stands for; empty: none. */
+  readonly #profiles = new Map<string, string>();
   #nextLayer = 1;
   #nextStored = STORED + 1;
 
@@ -82,13 +84,24 @@ export class Roots {
 
   /** The root file system that an environment asks for. */
   async of(environment: EnvironmentSpec): Promise<SandboxRoot> {
-    const image = environment.image ?? imageOf(environment.profile);
+    const image = environment.image ?? this.#imageOf(environment.profile);
     if (image === undefined) return { base: `profile:${environment.profile}`, layers: [], env: {} };
     const { resolveImage } = this.#options;
     if (resolveImage === undefined)
       throw new AleError("sandbox", `image ${JSON.stringify(image)} cannot be had: there are no images here`);
     const { base, layers, env } = await resolveImage(image);
     return { base, env, layers: await Promise.all(layers.map((layer) => this.#image(layer))) };
+  }
+
+  /** The image that a profile stands for. Looked up once: sandboxes are made in a few milliseconds. */
+  #imageOf(profile: string): string | undefined {
+    let image = this.#profiles.get(profile);
+    if (image === undefined) {
+      const loaded = loadProfile(profile);
+      image = loaded.kind === "image" ? loaded.image : "";
+      this.#profiles.set(profile, image);
+    }
+    return image === "" ? undefined : image;
   }
 
   #image(stored: StoredLayer): Promise<Layer> {
@@ -175,10 +188,4 @@ export class Roots {
     for (const mask of masksFor(profile, this.#options.maskPaths)) settings.push(["mask", mask]);
     return settings;
   }
-}
-
-/** The image that a profile stands for. */
-function imageOf(profile: string): string | undefined {
-  const loaded = loadProfile(profile);
-  return loaded.kind === "image" ? loaded.image : undefined;
 }

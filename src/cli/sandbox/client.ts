@@ -23,6 +23,7 @@ export interface SandboxView {
   readonly state: string;
   readonly reason: string;
   readonly profile: string;
+  readonly image: string | null;
   readonly memoryMb: number;
   readonly cpus: number;
   readonly createdAt: string;
