@@ -25,7 +25,7 @@ export const LAYERS: readonly (readonly string[])[] = [
     "algorithms",
     "store",
   ],
-  ["rollout", "trainer", "device", "export"],
+  ["rollout", "trainer", "device", "export", "reward", "data"],
   ["experiment"],
   ["api", "web", "cli", "tui"],
 ];
@@ -40,6 +40,7 @@ export const SIBLINGS: Readonly<Record<string, readonly string[]>> = {
   images: ["sandbox"],
   device: ["trainer"],
   rollout: ["device"],
+  data: ["rollout", "export"],
   experiment: ["api"],
   cli: ["tui", "api", "web"],
   api: ["web"],

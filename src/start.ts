@@ -14,6 +14,8 @@ import { setEmbeddedTasks } from "./tasks/source.ts";
 const ROLES: Readonly<Record<Role, () => Promise<void>>> = {
   engine: async () => (await import("./device/engine.ts")).runEngine(),
   "self-test": async () => (await import("./device/self-test.ts")).runSelfTestRole(process.argv.at(-1) ?? ""),
+  "reward-function": async () =>
+    (await import("./reward/function-role.ts")).runRewardFunction(process.argv.at(-1) ?? ""),
 };
 
 /** Failed writes that are remembered; a run goes on for long after its reader has left. */

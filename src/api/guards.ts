@@ -1,6 +1,6 @@
 /** What every request must pass, and what every answer carries. */
 
-import type { MiddlewareHandler } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import { HttpError } from "./http-error.ts";
 import { tokensMatch } from "./token.ts";
 
@@ -27,9 +27,15 @@ const HEADERS: Readonly<Record<string, string>> = {
   "Cross-Origin-Resource-Policy": "same-origin",
 };
 
+/** For what a sandbox answered: no scripts, no requests, and an origin of its own, whatever it says. */
+export const FOREIGN_CONTENT =
+  "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'";
+
 export const securityHeaders: MiddlewareHandler = async (c, next) => {
   await next();
+  const foreign = c.res.headers.get("Content-Security-Policy") === FOREIGN_CONTENT;
   for (const [name, value] of Object.entries(HEADERS)) c.res.headers.set(name, value);
+  if (foreign) c.res.headers.set("Content-Security-Policy", FOREIGN_CONTENT);
   if (!c.res.headers.has("Cache-Control")) c.res.headers.set("Cache-Control", "no-store");
 };
 
@@ -49,6 +55,16 @@ export function requireLocalHost(extra: readonly string[] = []): MiddlewareHandl
   };
 }
 
+/** No requests that a browser makes for pages of others, or for what a sandbox answered: it may add a remembered password. */
+export const requireSameSite: MiddlewareHandler = async (c, next) => {
+  const site = c.req.header("sec-fetch-site") ?? "none";
+  const origin = c.req.header("origin");
+  const foreign = origin !== undefined && URL.parse(origin)?.host !== (c.req.header("host") ?? new URL(c.req.url).host);
+  if (foreign || (site !== "none" && site !== "same-origin"))
+    throw new HttpError(403, "forbidden_origin", "this service does not answer pages of other sites");
+  await next();
+};
+
 /** The token of `Authorization`: after `Bearer`, or as the password of `Basic`, which clients make of `http://ale:TOKEN@host`. */
 function authorized(header: string): string | undefined {
   const [, scheme, value] = /^(Bearer|Basic)\s+(.+)$/i.exec(header) ?? [];
@@ -59,10 +75,19 @@ function authorized(header: string): string | undefined {
 }
 
 /** `Authorization`, `X-API-Key` or `X-Key`, so that foreign SDKs fit. */
+function givenToken({ req }: Context): string | undefined {
+  return authorized(req.header("authorization") ?? "") ?? req.header("x-api-key") ?? req.header("x-key");
+}
+
+export function hasToken(c: Context, token: string): boolean {
+  const given = givenToken(c);
+  return given !== undefined && tokensMatch(given.trim(), token);
+}
+
 export function requireToken(token: string): MiddlewareHandler {
   return async (c, next) => {
-    const given = authorized(c.req.header("authorization") ?? "") ?? c.req.header("x-api-key") ?? c.req.header("x-key");
-    if (given === undefined || !tokensMatch(given.trim(), token)) {
+    if (!hasToken(c, token)) {
+      const given = givenToken(c);
       c.header("WWW-Authenticate", "Bearer");
       throw new HttpError(
         401,

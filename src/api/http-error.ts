@@ -9,7 +9,7 @@ export interface ErrorBody {
 
 /** An error with the HTTP status it is answered with. */
 export class HttpError extends Error {
-  readonly status: 400 | 401 | 403 | 404 | 405 | 409 | 503;
+  readonly status: 400 | 401 | 403 | 404 | 405 | 409 | 426 | 502 | 503;
   readonly code: string;
   readonly hint: string | null;
 

@@ -10,6 +10,18 @@ export interface Service extends AsyncDisposable {
   close(): Promise<void>;
 }
 
+/** What a WebSocket of the service does, given with `upgrade`. */
+export interface SocketHandler {
+  open(socket: Bun.ServerWebSocket<SocketHandler>): void;
+  message(socket: Bun.ServerWebSocket<SocketHandler>, message: string | Buffer): void;
+  /** There is room again for what is sent. */
+  drain(): void;
+  close(code: number, reason: string): void;
+}
+
+/** Bytes of one message, and of what waits to be sent. */
+const MAX_SOCKET_BYTES = 16 << 20;
+
 export interface ServeOptions {
   readonly port: number;
   /** 127.0.0.1 unless the operator decides otherwise. */
@@ -24,10 +36,17 @@ const IDLE_SECONDS = 60;
 /** @throws AleError("service") when the port is in use or may not be used. */
 export function serve(app: Hono, options: ServeOptions): Service {
   const { port, host = "127.0.0.1", portOption = "--port" } = options;
-  let server: Bun.Server<undefined>;
+  let server: Bun.Server<SocketHandler>;
   try {
-    server = Bun.serve({
+    server = Bun.serve<SocketHandler>({
       fetch: app.fetch,
+      websocket: {
+        ...{ maxPayloadLength: MAX_SOCKET_BYTES, backpressureLimit: MAX_SOCKET_BYTES, closeOnBackpressureLimit: true },
+        open: (socket) => socket.data.open(socket),
+        message: (socket, message) => socket.data.message(socket, message),
+        drain: (socket) => socket.data.drain(),
+        close: (socket, code, reason) => socket.data.close(code, reason),
+      },
       ...{ hostname: host, port, idleTimeout: IDLE_SECONDS, development: false },
       // Outside of development Bun 1.4.5 shares ports by default: a second service would take half of the requests.
       reusePort: false,

@@ -1,4 +1,4 @@
-/** From hidden states to log-probabilities of given tokens, and the entropy of the distribution. */
+/** From hidden states to log-probabilities of given tokens, the entropy of the distribution, and its divergence from another. */
 
 import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
 import { gemm, timesMatrix, timesTransposed } from "./matmul.ts";
@@ -10,6 +10,10 @@ export interface TokenDistribution {
   readonly entropy: Tensor;
   /** log p(candidate), [N, K]. */
   readonly candidateLogprobs: Tensor | undefined;
+  /** KL(p ‖ q) = Σ p (log p − log q) over the vocabulary, q being the reference's, [N, 1]. */
+  readonly divergence: Tensor | undefined;
+  /** log p over the vocabulary, [N, V]; no gradients flow through it. */
+  readonly logSoftmax: Tensor;
 }
 
 export interface TokenDistributionInputs {
@@ -21,19 +25,21 @@ export interface TokenDistributionInputs {
   readonly labels: Tensor;
   /** More tokens whose probability is asked for, [N, K]; those of a row differ from each other. */
   readonly candidates?: Tensor | undefined;
-  /** 1 / temperature, a scalar. */
+  /** What the divergence is measured from: its final hidden states [N, e] and its output projection [V, e]; constants. */
+  readonly reference?: { readonly hidden: Tensor; readonly table: Tensor } | undefined;
+  /** 1 / temperature, a scalar; the reference's too. */
   readonly inverseTemperature: Tensor;
 }
 
 /**
- * log p and entropy under softmax(hidden · tableᵀ / temperature).
+ * log p, entropy and divergence under softmax(hidden · tableᵀ / temperature).
  *
- * Backward, for logits z, p = softmax(z), and gradients a of log p(label), c_k of log p(candidate k) and b of the entropy H:
- * dz = a · onehot + Σ_k c_k · onehot_k − p · (a + Σ_k c_k + b · (log p + H)). With a alone, the row factor is applied to
- * the [N, d] side of both products instead of the [N, V] matrix.
+ * Backward, for logits z, p = softmax(z), and gradients a of log p(label), c_k of log p(candidate k), b of the entropy H and
+ * e of the divergence D from q: dz = a · onehot + Σ_k c_k · onehot_k − p · (a + Σ_k c_k + b · (log p + H) + e · (D − log p + log q)).
+ * With a alone, the row factor is applied to the [N, d] side of both products instead of the [N, V] matrix.
  */
 export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs): TokenDistribution {
-  const { hidden, table, labels, candidates, inverseTemperature } = inputs;
+  const { hidden, table, labels, candidates, reference, inverseTemperature } = inputs;
   const [rows, width] = hidden.shape as [number, number];
   const vocabulary = table.shape[0] as number;
   const full = [rows, vocabulary];
@@ -49,11 +55,16 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
   const candidateLogprobs =
     candidates &&
     graph.apply("GatherElements", [logSoftmax, candidates], candidates.shape, { attributes: { axis: { int: 1 } } });
+  const difference = reference && referenceDifference(graph, logSoftmax, reference, inverseTemperature);
+  const divergence = difference && rowDot(graph, probabilities, difference);
 
-  const outputs = [logprobs, entropy, ...(candidateLogprobs === undefined ? [] : [candidateLogprobs])];
-  graph.record(outputs, ([towardsLogprobs, towardsEntropy, towardsCandidates]) => {
+  const outputs = [logprobs, entropy, candidateLogprobs, divergence];
+  const recorded = outputs.filter((output) => output !== undefined);
+  graph.record(recorded, (gradients) => {
+    const towards = outputs.map((output) => (output === undefined ? undefined : gradients[recorded.indexOf(output)]));
+    const [towardsLogprobs, towardsEntropy, towardsCandidates, towardsDivergence] = towards;
     const minusOnes = graph.constant(column, new Float64Array(rows).fill(-1));
-    if (towardsLogprobs !== undefined && towardsEntropy === undefined && towardsCandidates === undefined) {
+    if (towardsLogprobs !== undefined && towards.every((gradient, i) => i === 0 || gradient === undefined)) {
       const residual = addAt(probabilities, indices, minusOnes);
       pullThroughHead(residual, graph.apply("Neg", [towardsLogprobs], column));
       return;
@@ -62,8 +73,15 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
       (soFar, towards) => (towards === undefined ? soFar : plus(graph, soFar, towards)),
       undefined,
     );
-    const perEntry =
-      towardsEntropy && graph.apply("Mul", [graph.apply("Add", [logSoftmax, entropy], full), towardsEntropy], full);
+    const perEntry = [
+      towardsEntropy && graph.apply("Mul", [graph.apply("Add", [logSoftmax, entropy], full), towardsEntropy], full),
+      towardsDivergence &&
+        graph.apply(
+          "Mul",
+          [graph.apply("Sub", [divergence as Tensor, difference as Tensor], full), towardsDivergence],
+          full,
+        ),
+    ].reduce((soFar, term) => (term === undefined ? soFar : plus(graph, soFar, term)), undefined);
     const factor =
       perRow === undefined || perEntry === undefined
         ? (perRow ?? perEntry)
@@ -74,7 +92,7 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
     if (towardsCandidates !== undefined) matrix = addAt(matrix, candidates as Tensor, minus(towardsCandidates));
     pullThroughHead(matrix, minusOnes);
   });
-  return { logprobs, entropy, candidateLogprobs };
+  return { logprobs, entropy, candidateLogprobs, divergence, logSoftmax };
 
   /** `matrix` with `updates` added in the columns `at` of each row. */
   function addAt(matrix: Tensor, at: Tensor, updates: Tensor): Tensor {
@@ -95,6 +113,18 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
       return gemm(graph, matrix, weighted, [vocabulary, width], { transposeA: true }, soFar);
     });
   }
+}
+
+/** log p − log q over the vocabulary, [N, V]. */
+function referenceDifference(
+  graph: Graph,
+  logSoftmax: Tensor,
+  { hidden, table }: { readonly hidden: Tensor; readonly table: Tensor },
+  inverseTemperature: Tensor,
+): Tensor {
+  const scaled = graph.apply("Mul", [hidden, inverseTemperature], hidden.shape);
+  const reference = logSoftmaxOf(graph, timesTransposed(graph, scaled, table));
+  return graph.apply("Sub", [logSoftmax, reference], logSoftmax.shape);
 }
 
 /** z − max z − log Σ exp(z − max z) per row of a matrix. */

@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import { suggest } from "../config/suggest.ts";
 import { AleError } from "../core/errors.ts";
 import type { Bench, Row } from "./benches/bench.ts";
-import { type CommandLine, examples } from "./command-line.ts";
+import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
 import { versionInfo } from "./version-info.ts";
 
@@ -12,6 +12,8 @@ interface BenchFlags {
   readonly json?: boolean;
   readonly threads: number;
   readonly sizes?: readonly string[];
+  readonly rounds?: number;
+  readonly only?: readonly string[];
 }
 
 export function defineBench(command: Command, cli: CommandLine): void {
@@ -20,10 +22,12 @@ export function defineBench(command: Command, cli: CommandLine): void {
     .option("--list", "list them and stop")
     .option("--threads <n>", "threads of the engine", parseThreads, Math.min(2, availableParallelism()))
     .option("--sizes <name...>", "model sizes for the engine: 0.1m 1m 5m 25m 100m (default: up to 25m)")
+    .option("--rounds <n>", "how often each case is measured (sandbox: 100)", wholeNumber("--rounds", 1, 100_000))
+    .option("--only <name...>", "cases to measure, of benches that have several (sandbox)")
     .option("--json", "print JSON: the rows of the bench; with several, an object with the rows of each")
     .description(
-      "Measure on this machine what a training step is made of. Comparisons with other programs (PyTorch, …) are not in " +
-        "the executable: bun run bench in the repository.",
+      "Measure on this machine what a training step is made of. Sandboxes are compared with bubblewrap, runc and podman " +
+        "where they are installed; comparisons with PyTorch and others are in the repository: bun run bench.",
     )
     .addHelpText(
       "after",
@@ -31,6 +35,7 @@ export function defineBench(command: Command, cli: CommandLine): void {
         ["ale bench", "everything, in about a minute"],
         ["ale bench engine --sizes 1m", "training, prefill and decode of one model size"],
         ["ale bench sandbox --json", "for programs; figures of a busy machine say little"],
+        ["ale bench sandbox --only cold --rounds 500", "one case, measured thoroughly"],
       ),
     )
     .action(async (names: string[], flags: BenchFlags) => {
@@ -49,7 +54,9 @@ export function defineBench(command: Command, cli: CommandLine): void {
           rows.push(row);
           if (!flags.json) cli.print(`  ${bench.show(row)}`);
         };
-        await measure(bench, { signal: interrupt.signal, threads: flags.threads, sizes, report });
+        const { threads, rounds, only = [] } = flags;
+        const note = (message: string) => cli.note(cli.paint("dim", `  ${message}`));
+        await measure(bench, { signal: interrupt.signal, threads, sizes, rounds, only, note, report });
       }
       const [only] = Object.values(results);
       if (!flags.json) cli.print(cli.paint("dim", `${flags.threads} threads, load at the start ${load.toFixed(2)}`));

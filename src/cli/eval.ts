@@ -27,7 +27,7 @@ interface EvalFlags {
 export function defineEval(command: Command, cli: CommandLine): void {
   command
     .argument("<suite>", "task suite: a folder, or the name of an embedded suite")
-    .requiredOption("--policy <policy>", "folder of a policy, or oracle, noop, random")
+    .requiredOption("--policy <policy>", "folder of a policy, openai:URL#MODEL, scripted:FILE, or oracle, noop, random")
     .option("--adapter <dir>", "PEFT folder of low-rank adapters to put on the policy")
     .addOption(quantizationOption())
     .option("--samples <n>", "episodes", wholeNumber("--samples", 1, 1_000_000), 420)
@@ -53,6 +53,7 @@ export function defineEval(command: Command, cli: CommandLine): void {
         ["ale eval shell --policy runs/shell-1/policy", "a trained policy on held-out instances"],
         ["ale eval shell --policy oracle --samples 28", "the reference solutions; must reach 100 %"],
         ["ale eval tasks/shell --policy models/shell-start --greedy --json", "greedy decoding, for programs"],
+        ["ale eval shell --policy openai:http://127.0.0.1:8000/v1#qwen3 --samples 28", "a model behind a server"],
       ),
     )
     .action(async (suite: string, flags: EvalFlags) => {
@@ -61,7 +62,9 @@ export function defineEval(command: Command, cli: CommandLine): void {
         const { evaluatePolicy } = await import("../experiment/evaluate.ts");
         const { loadExperiment } = await import("../config/load.ts");
         const config = flags.config ?? configOfRun(flags.adapter ?? flags.policy);
-        const { experiment } = loadExperiment({ files: config === undefined ? [] : [config] });
+        const { isElsewhere, longEpisodeSettings } = await import("../experiment/language-model.ts");
+        const overrides = config === undefined && isElsewhere(flags.policy) ? longEpisodeSettings(flags.policy) : [];
+        const { experiment } = loadExperiment({ files: config === undefined ? [] : [config], overrides });
         const { policy, adapter, quantization, samples, split, temperature, seed, families } = flags;
         const options = {
           suite,

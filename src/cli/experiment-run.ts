@@ -29,6 +29,7 @@ export interface RunFlags {
   readonly serve?: boolean;
   readonly json?: boolean;
   readonly dryRun?: boolean;
+  readonly trust?: boolean;
 }
 
 /** The options that `ale run` and `ale sft` share. */
@@ -62,16 +63,31 @@ export async function loadFromFlags(
   files: readonly string[],
   flags: RunFlags,
 ): Promise<LoadedExperiment> {
+  const overrides = overridesOf(cli, flags);
+  const loaded = loadExperiment({ files, overrides });
+  const { conversationSettings } = await import("../experiment/conversation-limits.ts");
+  const settings = conversationSettings(loaded.experiment, loaded.changed);
+  const trusted = await trustSettings(loaded, flags);
+  if (settings.length + trusted.length === 0) return loaded;
+  return loadExperiment({ files, overrides: [...settings, ...overrides, ...trusted] });
+}
+
+/** `--trust` writes the hash of the reward function into the experiment, so that a resumed run knows it again. */
+async function trustSettings({ experiment }: LoadedExperiment, { trust }: RunFlags): Promise<string[]> {
+  const path = experiment.reward?.function;
+  if (!trust || path === undefined) return [];
+  const { readRewardFunction } = await import("../experiment/reward-function.ts");
+  return [`reward.sha256=${readRewardFunction(path).sha256}`];
+}
+
+/** What the command line sets: named options, then dotted settings. */
+export function overridesOf(cli: CommandLine, flags: RunFlags): string[] {
   const named: string[] = [];
   if (flags.seed !== undefined) named.push(`seed=${flags.seed}`);
   if (flags.name !== undefined) named.push(`name=${flags.name}`);
   if (flags.model !== undefined) named.push(`model.path=${flags.model}`);
   if (flags.deterministic) named.push("deterministic=true");
-  const overrides = [...named, ...cli.overrides];
-  const loaded = loadExperiment({ files, overrides });
-  const { conversationSettings } = await import("../experiment/conversation-limits.ts");
-  const settings = conversationSettings(loaded.experiment, loaded.changed);
-  return settings.length === 0 ? loaded : loadExperiment({ files, overrides: [...settings, ...overrides] });
+  return [...named, ...cli.overrides];
 }
 
 /** Memory of one engine as `--dry-run` reports it. */

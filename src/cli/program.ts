@@ -68,6 +68,11 @@ export const VERBS: readonly Verb[] = [
     summary: "list, check and render tasks",
     load: async () => (await import("./tasks.ts")).defineTasks,
   },
+  {
+    name: "data",
+    summary: "make, filter and select tasks for training",
+    load: async () => (await import("./data.ts")).defineData,
+  },
   { name: "runs", summary: "list and show stored runs", load: async () => (await import("./runs.ts")).defineRuns },
   {
     name: "export",

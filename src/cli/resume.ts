@@ -1,13 +1,13 @@
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Command } from "commander";
 import { differingKeys, type LoadedExperiment, parseExperiment } from "../config/load.ts";
 import { AleError } from "../core/errors.ts";
-import type { RunExperiment } from "../experiment/api.ts";
 import type { RunRecord } from "../store/records.ts";
 import type { PanelHistory } from "../tui/panel-state.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { watchRun } from "./experiment-run.ts";
+import { continueRecipe, executorOf, isRecipeFolder } from "./recipe.ts";
 import { findRun, noStore, readStore, storePathOf } from "./stored-runs.ts";
 
 interface ResumeFlags {
@@ -31,17 +31,20 @@ export function defineResume(command: Command, cli: CommandLine): void {
       examples(
         ["ale resume", "the last run that did not finish"],
         ["ale resume shell-1rxf", "by the beginning of its id"],
-        ["ale resume runs/second", "by its run directory"],
+        ["ale resume runs/second", "by its run directory; of a recipe, on to its last stage"],
       ),
     )
     .action(async (name: string | undefined, flags: ResumeFlags) => {
+      if (name !== undefined && isRecipeFolder(name)) return continueRecipe(cli, name, flags);
       const storePath = storePathOf(cli, flags.store);
       const run = name === undefined ? await lastUnfinished(storePath) : await findRun(storePath, name);
       refuseUnlessResumable(run);
       const loaded = await loadStored(storePath, run);
       const history = await readHistory(storePath, run);
       const target = { outDir: run.outDir, storePath, flags, resumeRunId: run.id, ...(history && { history }) };
-      await watchRun(cli, loaded, target, executorOf(run));
+      await watchRun(cli, loaded, target, executorOf(run.algorithm === "sft" ? "sft" : "run"));
+      const recipe = dirname(run.outDir);
+      if (isRecipeFolder(recipe)) await continueRecipe(cli, recipe, flags);
     });
 }
 
@@ -56,11 +59,6 @@ async function readHistory(storePath: string, run: RunRecord): Promise<PanelHist
     evaluations: await store.readEvaluations(run.id),
     workedMs: run.wallSeconds * 1000,
   }));
-}
-
-function executorOf(run: RunRecord): RunExperiment {
-  if (run.algorithm === "sft") return async (options) => (await import("../experiment/sft.ts")).runSft(options);
-  return async (options) => (await import("../experiment/run.ts")).runExperiment(options);
 }
 
 async function lastUnfinished(storePath: string): Promise<RunRecord> {

@@ -1,9 +1,11 @@
 import { join } from "node:path";
 import type { Command } from "commander";
+import type { Hono } from "hono";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
 import type { ImageStore } from "../images/image-store.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
+import type { AlertRecorder } from "../store/record-alerts.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -15,7 +17,9 @@ interface ServeFlags {
   readonly json?: boolean;
   readonly sandboxes: boolean;
   readonly maxSandboxes: number;
+  readonly warmSandboxes: number;
   readonly sandboxImage?: ReadonlyMap<string, string>;
+  readonly teacher?: string;
 }
 
 /** `NAME=PROFILE`, given any number of times. */
@@ -33,8 +37,15 @@ export function defineServe(command: Command, cli: CommandLine): void {
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--no-sandboxes", "no sandboxes for others")
     .option("--max-sandboxes <n>", "sandboxes at once", wholeNumber("--max-sandboxes", 1, 100_000), 2000)
+    .option(
+      "--warm-sandboxes <n>",
+      "kept ready of each kind that was asked for lately",
+      wholeNumber("--warm-sandboxes", 0, 1000),
+      4,
+    )
     .option("--sandbox-image <image=profile>", "profile or image for one that ROCK's clients name; * is any", addImage)
-    .option("--json", "print JSON: url, store, tokenFile, sandboxes")
+    .option("--teacher <dir>", "tell clients how likely this model finds their prompts (POST /v1/completions)")
+    .option("--json", "print JSON: url, store, tokenFile, sandboxes, teacher")
     .description(
       "Serve the dashboard and the API over all stored runs, running ones included, and sandboxes to whoever has the " +
         "token (docs/api.md), until Ctrl-C. Reading of runs is open to this machine; what changes state, and all of the " +
@@ -46,6 +57,7 @@ export function defineServe(command: Command, cli: CommandLine): void {
         ["ale serve", "http://127.0.0.1:4242"],
         ["ale serve --port 0 --json", "on a free port, for programs"],
         ["ale serve --sandbox-image '*=host'", "whatever image ROCK's clients name, they get this machine's programs"],
+        ["ale serve --teacher models/big", "a teacher for runs on other machines ([distillation])"],
         ["curl -s http://127.0.0.1:4242/v1/runs", "what it answers"],
       ),
     )
@@ -62,25 +74,47 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using store = await openStore(path, { mode: "read" });
       const token = loadToken(tokenFile);
       const app = createApp({ store, token });
-      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags.maxSandboxes) : undefined;
+      const { AlertRecorder } = await import("../store/record-alerts.ts");
+      await using alerts = new AlertRecorder(path);
+      await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags, alerts) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service, imageStore } = sandboxes;
         mountSandboxes(app, { service, token, imageStore, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
       }
+      await using teacher =
+        flags.teacher === undefined ? undefined : await mountTeacher(cli, app, flags.teacher, token);
       await using service = serve(app, { port: flags.port });
       const isolation = sandboxes?.service.provider.isolation ?? null;
-      if (flags.json) cli.printJson({ url: service.url, store: path, tokenFile, sandboxes: isolation });
+      const lent = teacher && flags.teacher;
+      if (flags.json)
+        cli.printJson({ url: service.url, store: path, tokenFile, sandboxes: isolation, teacher: lent ?? null });
       else {
         cli.print(`dashboard  ${cli.paint("bold", service.url)}`);
         cli.print(`store      ${sanitizeLine(path)}`);
         cli.print(`token      ${sanitizeLine(tokenFile)}`);
         cli.print(`sandboxes  ${isolation ?? "none"}`);
+        if (lent !== undefined) cli.print(`teacher    ${sanitizeLine(lent)}`);
         cli.print(cli.paint("dim", "Ctrl-C ends it"));
       }
       using interrupt = listenForInterrupt(false, () => {});
       await new Promise<void>((resolve) => interrupt.signal.addEventListener("abort", () => resolve(), { once: true }));
     });
+}
+
+/** Lends a model's judgement to whoever has the token. */
+async function mountTeacher(cli: CommandLine, app: Hono, folder: string, token: string): Promise<AsyncDisposable> {
+  const [{ serveTeacher }, { scoringRoutes }, { ScoreQueue }, { requireToken }] = await Promise.all([
+    import("../experiment/teacher.ts"),
+    import("../api/scoring/routes.ts"),
+    import("../api/scoring/score-queue.ts"),
+    import("../api/guards.ts"),
+  ]);
+  const served = await serveTeacher(folder, (reason) => cli.note(`the teacher's engine is started again: ${reason}`));
+  const queue = new ScoreQueue(served.teacher, served.vocabularySize);
+  for (const path of ["/v1/models", "/v1/completions"]) app.use(path, requireToken(token));
+  app.route("/v1", scoringRoutes({ ...served, queue, model: folder }));
+  return served;
 }
 
 interface OpenService extends AsyncDisposable {
@@ -89,7 +123,11 @@ interface OpenService extends AsyncDisposable {
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
-async function openSandboxService(cli: CommandLine, count: number): Promise<OpenService | undefined> {
+async function openSandboxService(
+  cli: CommandLine,
+  flags: ServeFlags,
+  alerts: AlertRecorder,
+): Promise<OpenService | undefined> {
   const [{ openSandboxes }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
     await Promise.all([
       import("../experiment/sandboxes.ts"),
@@ -102,9 +140,12 @@ async function openSandboxService(cli: CommandLine, count: number): Promise<Open
     const provider = await openSandboxes("tasks");
     const home = aleHome(cli.env);
     const service = new SandboxService({
-      provider,
-      capacity: defaultCapacity(count),
+      ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
       archives: new ArchiveStore(home),
+      onAlert: (alert, { id }) => {
+        alerts.add({ ...alert, sandbox: id });
+        cli.note(`guard: ${alert.kind} in sandbox ${id}${alert.action === "stop" ? ", stopped" : ""}`);
+      },
     });
     await service.loadArchives();
     const close = async () => {

@@ -124,9 +124,11 @@ export const KlSchema = z
       .describe("Added to the loss, or taken off the rewards before advantages are computed"),
     coefficient: range(0, 1000, 0.001, "β, its weight; where it adapts, what it starts from"),
     estimator: z
-      .enum(["k1", "abs", "k2", "k3", "k3-clamped-ratio"])
+      .enum(["k1", "abs", "k2", "k3", "k3-clamped-ratio", "full"])
       .default("k3")
-      .describe("Estimator of the divergence on sampled tokens; k1 suits rewards, k3 the loss"),
+      .describe(
+        "Estimator of the divergence on sampled tokens, k1 suits rewards, k3 the loss; or `full`: the sum over the vocabulary",
+      ),
     target: z
       .number()
       .min(1e-9)

@@ -2,6 +2,8 @@
 
 import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
+import { type DistillationConfig, isAddress } from "./distillation.ts";
+import type { RewardConfig } from "./reward.ts";
 
 export interface ExperimentProblem {
   readonly path: readonly string[];
@@ -13,20 +15,36 @@ export interface ExperimentProblem {
 interface Settings {
   readonly deterministic: boolean;
   readonly async: { readonly ratio: number };
-  readonly rollout: { readonly redundancy: number };
+  readonly rollout: { readonly redundancy: number; readonly temperature: number };
   readonly algorithm: AlgorithmConfig;
   readonly kl?: { readonly in: "loss" | "reward" } | undefined;
+  readonly distillation?: DistillationConfig | undefined;
+  readonly reward?: RewardConfig | undefined;
 }
 
-export function experimentProblems({ deterministic, async, rollout, algorithm, kl }: Settings): ExperimentProblem[] {
+export function experimentProblems(settings: Settings): ExperimentProblem[] {
+  const { deterministic, async, rollout, algorithm, kl, distillation, reward } = settings;
   const problems: ExperimentProblem[] = [];
   const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
   if (deterministic && async.ratio > 0)
     refuse("async.ratio", "must be 0 when deterministic = true; which weights answer would depend on timing");
   if (deterministic && rollout.redundancy > 0)
     refuse("rollout.redundancy", "must be 0 when deterministic = true; which episodes count would depend on timing");
-  const { advantage, normMean, normStd } = composeAlgorithm(algorithm);
+  if (deterministic && reward?.ranking?.by === "time")
+    refuse("reward.ranking.by", 'must not be "time" when deterministic = true; times differ from run to run');
+  for (const part of ["judge", "ranking"] as const) {
+    if (deterministic && reward?.[part]?.policy?.startsWith("openai"))
+      refuse(`reward.${part}.policy`, "is a server, which need not answer alike twice; deterministic must be false");
+  }
+  const { advantage, normMean, normStd, failure } = composeAlgorithm(algorithm);
+  if (reward !== undefined && advantage === "ipa" && failure === "minus-one")
+    refuse(
+      "algorithm.failure",
+      'is "minus-one", which keeps only the sign of a reward; with [reward] set "group-centred"',
+    );
   if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
     refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
+    refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   return problems;
 }

@@ -12,9 +12,13 @@ import { QUANTIZATIONS } from "../core/quantization.ts";
 import { AlgorithmSchema, KlSchema } from "./algorithm.ts";
 import { AsyncSchema, FilterSchema } from "./async.ts";
 import { experimentProblems } from "./combinations.ts";
+import { DistillationSchema } from "./distillation.ts";
+import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
+import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
+import { RewardSchema } from "./reward.ts";
 import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
 
@@ -309,12 +313,16 @@ export const ExperimentSchema = z
     async: AsyncSchema.prefault({}),
     algorithm: AlgorithmSchema,
     kl: KlSchema,
+    distillation: DistillationSchema,
     resampling: ResamplingSchema.optional(),
+    remote: RemoteSchema.optional(),
+    reward: RewardSchema.optional(),
     optimizer: OptimizerSchema.prefault({}),
     trainer: TrainerSchema.prefault({}),
     evaluation: EvaluationSchema.prefault({}),
     engine: EngineSchema.prefault({}),
     sandbox: SandboxSchema.prefault({}),
+    guards: GuardedSchema.prefault({}),
     checkpoint: CheckpointSchema.prefault({}),
     service: ServiceSchema.prefault({}),
     timeline: TimelineSchema.prefault({}),

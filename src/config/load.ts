@@ -51,7 +51,14 @@ export function loadExperiment({ files, overrides = [] }: LoadOptions): LoadedEx
   return resolveLayers(files.map(readLayer), overrides);
 }
 
-function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): LoadedExperiment {
+/** As `loadExperiment`, for layers that were read already. */
+export function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): LoadedExperiment {
+  const recipe = layers.find(({ table }) => "stages" in table);
+  if (recipe !== undefined) {
+    throw new AleError("config", `${recipe.name} has stages: it is a recipe of several runs, not one experiment`, {
+      hint: `ale run ${recipe.name} runs them one after the other`,
+    });
+  }
   let merged = layers.reduce((base, layer) => mergeTables(base, layer.table), {} as Record<string, unknown>);
   const parsed = orderOverrides(overrides.map(parseOverride));
   for (const override of parsed) merged = applyOverride(merged, override);
@@ -65,8 +72,8 @@ function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): 
  * Reads one experiment from text, such as the resolved one that a run keeps.
  * @throws AleError("config") as `loadExperiment`; `name` is what messages call the text.
  */
-export function parseExperiment(name: string, toml: string): LoadedExperiment {
-  return resolveLayers([parseLayer(name, toml)], []);
+export function parseExperiment(name: string, toml: string, overrides: readonly string[] = []): LoadedExperiment {
+  return resolveLayers([parseLayer(name, toml)], overrides);
 }
 
 /** Hash, changed settings and TOML of an experiment that was already checked. */
@@ -127,7 +134,8 @@ function flatten(table: Readonly<Record<string, unknown>>, prefix = "", into = n
   return into;
 }
 
-function readLayer(path: string): Layer {
+/** An experiment file as a layer of settings. */
+export function readLayer(path: string): Layer {
   const { name, text } = readExperimentText(path);
   return parseLayer(name, text);
 }

@@ -63,7 +63,7 @@ export function prepareEmptyFolder(path: string, what = `the folder ${path}`, if
   const folder = resolve(path);
   const holds = listFolder(folder, path);
   if (holds.length > 0) {
-    const isRun = holds.includes("config.toml") || holds.includes("metrics.jsonl");
+    const isRun = ["config.toml", "metrics.jsonl", "recipe.json"].some((file) => holds.includes(file));
     const shown = `${holds.slice(0, 3).join(", ")}${holds.length > 3 ? ", …" : ""}`;
     throw new AleError("usage", `${path} is not empty (${shown})`, {
       hint: `${isRun ? ifRun : ""}give another folder: --out ${nextName(path)}`,

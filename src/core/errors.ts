@@ -16,6 +16,7 @@ export type ErrorCode =
   | "sandbox"
   | "engine"
   | "service"
+  | "remote"
   | "storage_full"
   | "interrupted"
   | "internal";

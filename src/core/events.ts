@@ -3,6 +3,7 @@
  * store are subscribers, so no layer prints by itself.
  */
 
+import type { AlertAction, AlertKind } from "./alerts.ts";
 import type { Split, StopReason } from "./types.ts";
 
 /** Where an episode stands. */
@@ -69,6 +70,17 @@ export type AleEvent =
       readonly unit: string;
       readonly metrics?: Readonly<Record<string, number>>;
     }
+  /** A guard raised an alert, in an episode or in a sandbox of the service, whose evidence is its owner's. */
+  | {
+      readonly type: "guard.alert";
+      readonly kind: AlertKind;
+      readonly action: AlertAction;
+      readonly episodeId?: string;
+      readonly step?: number;
+      readonly turn?: number | null;
+      readonly sandbox?: string;
+      readonly evidence?: string;
+    }
   | { readonly type: "engine.restarted"; readonly device: string; readonly reason: string; readonly restarts: number }
   | { readonly type: "run.finished"; readonly runId: string; readonly status: RunStatus; readonly reason?: string }
   | { readonly type: "log"; readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
@@ -80,6 +92,7 @@ const LASTING: ReadonlySet<EventType> = new Set([
   "run.started",
   "step.finished",
   "evaluation.finished",
+  "guard.alert",
   "engine.restarted",
   "run.finished",
   "log",

@@ -1,6 +1,6 @@
 /** The seams between layers. Each port fits on a screen; `experiment/run.ts` is where implementations meet. */
 
-import type { EnvironmentSpec, SandboxFile } from "./types.ts";
+import type { ConnectionRecord, EnvironmentSpec, NetworkSpec, SandboxFile } from "./types.ts";
 
 /** What a command left behind. `output` is stdout and stderr in the order they were written, both ends kept. */
 export interface CommandResult {
@@ -52,6 +52,8 @@ export interface Sandbox extends AsyncDisposable {
   exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive>;
   importFolder(folder: string, archive: SandboxArchive): Promise<void>;
   limitEvents(): Promise<LimitEvents>;
+  /** Ways in and out; absent where a provider has none, which then refuses environments that ask for some. */
+  readonly network?: SandboxNetwork;
   /**
    * Keeps what the files are now, at any size in a few milliseconds, for `SandboxProvider.fork`. Every process ends, and
    * this sandbox goes on with a new shell in the same folder with the same exported variables.
@@ -59,6 +61,37 @@ export interface Sandbox extends AsyncDisposable {
   snapshot(): Promise<SandboxSnapshot>;
   /** Ends all processes and removes mounts, cgroups and folders. Safe to call twice. */
   destroy(): Promise<void>;
+}
+
+/** Where connections to a port inside a sandbox end up: a handler of requests, or a socket of this machine. */
+export type EndpointTarget =
+  | { readonly fetch: (request: Request) => Response | Promise<Response> }
+  | { readonly unix: string }
+  | { readonly host: string; readonly port: number };
+
+export interface NetworkUsage {
+  /** Bytes that left the sandbox, and that came to it; connections that are open included. */
+  readonly bytesOut: number;
+  readonly bytesIn: number;
+  readonly connections: number;
+  readonly denied: number;
+}
+
+/** The ways between a sandbox, whose network namespace is empty, and everything else. */
+export interface SandboxNetwork {
+  /** What the sandbox may reach now. */
+  readonly spec: NetworkSpec;
+  /** Changes that, from this moment on: connections through the proxy that are open end. @throws AleError("usage") for bad rules. */
+  change(spec: NetworkSpec): Promise<void>;
+  /** `127.0.0.1:port` in the sandbox leads to `target`, and nowhere else, until it is disposed of. */
+  serve(port: number, target: EndpointTarget): Promise<AsyncDisposable>;
+  /** Path of a unix socket of this machine each connection to which is one to `127.0.0.1:port` in the sandbox. */
+  forward(port: number): Promise<string>;
+  /** The newest thousand that have ended, the oldest first. */
+  readonly connections: readonly ConnectionRecord[];
+  readonly usage: NetworkUsage;
+  /** Calls `listener` for each connection when it has ended, or was refused. */
+  onConnection(listener: (record: ConnectionRecord) => void): void;
 }
 
 /** The files of a sandbox at one moment; any number of sandboxes can start from it. Disposing forgets it. */
@@ -70,6 +103,22 @@ export interface SandboxSnapshot extends AsyncDisposable {
   readonly lostProcesses: number;
 }
 
+/** Sandboxes of one environment that are made before they are wanted. */
+export interface WarmPoolStatistics {
+  readonly environment: EnvironmentSpec;
+  /** Whether they have their first shell running already. */
+  readonly shell: boolean;
+  /** Sandboxes the pool is to hold, holds, and is making. */
+  readonly target: number;
+  readonly ready: number;
+  readonly making: number;
+  /** Sandboxes that were handed out at once, and that were wanted while none was ready. */
+  readonly claims: number;
+  readonly misses: number;
+  /** Attempts to fill it that failed. */
+  readonly failures: number;
+}
+
 export interface SandboxProvider extends AsyncDisposable {
   /** The isolation level this machine reaches with this provider. */
   readonly isolation: string;
@@ -79,6 +128,8 @@ export interface SandboxProvider extends AsyncDisposable {
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<Sandbox>;
   /** Keeps `count` sandboxes of this environment ready. */
   warm(environment: EnvironmentSpec, count: number): void;
+  /** Where the provider keeps some: the pools there are. */
+  readonly warmPools?: readonly WarmPoolStatistics[];
   close(): Promise<void>;
 }
 

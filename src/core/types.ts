@@ -6,6 +6,8 @@
  * task and seed; a *weight version* counts published optimizer steps.
  */
 
+import type { Alert } from "./alerts.ts";
+
 /** Which pool of a task family an instance draws from. The pools are disjoint. */
 export type Split = "train" | "dev" | "heldout";
 export const SPLITS: readonly Split[] = ["train", "dev", "heldout"];
@@ -41,6 +43,51 @@ export interface EnvironmentSpec {
   readonly memoryBytes: number;
   readonly diskBytes: number;
   readonly pids: number;
+  /** What the sandbox may reach; nothing when omitted. */
+  readonly network?: NetworkSpec;
+}
+
+/** `allowlist`: what is listed; `public`: every public host besides. Either through Ale's proxy, HTTP and TLS only. */
+export type NetworkMode = "none" | "allowlist" | "public";
+
+export interface NetworkSpec {
+  readonly mode: NetworkMode;
+  /**
+   * `host`, `*.host` (names below it), an address, or a range (`10.1.0.0/16`, `[2001:db8::]/32`); with `:port`, else ports 80
+   * and 443. Addresses that are not public are reached only where an address or range in this list says so.
+   */
+  readonly allow: readonly string[];
+  readonly limits?: Partial<NetworkLimits>;
+}
+
+/** Of one sandbox, over its whole life but for `connections`. */
+export interface NetworkLimits {
+  /** At once. */
+  readonly connections: number;
+  readonly totalConnections: number;
+  /** Bytes that leave the sandbox. */
+  readonly bytesOut: number;
+  readonly bytesIn: number;
+}
+
+/** One connection of a sandbox, or the attempt at one. */
+export interface ConnectionRecord {
+  /** `proxy`: out, through the proxy; `endpoint`: to a handler on this machine; `inbound`: from outside to a port of the sandbox. */
+  readonly kind: "proxy" | "endpoint" | "inbound";
+  /** Milliseconds since 1970 when it began. */
+  readonly at: number;
+  readonly ms: number;
+  /** As the sandbox named it; empty where it named none. */
+  readonly host: string;
+  readonly port: number;
+  /** What was connected to; `null` where nothing was. */
+  readonly address: string | null;
+  readonly verdict: "allowed" | "denied" | "failed";
+  /** Why it was denied, failed or ended early; empty otherwise. */
+  readonly reason: string;
+  /** Bytes that left the sandbox, and that came to it. */
+  readonly bytesOut: number;
+  readonly bytesIn: number;
 }
 
 /** A Harbor-form task, loaded or rendered from a family. */
@@ -77,6 +124,7 @@ export type StopReason =
   | "pids" // the sandbox hit its process limit
   | "disk" // the sandbox's disk was full
   | "shell_died" // the session's shell is gone
+  | "guard" // a guard stopped the sandbox
   | "sandbox_error" // the sandbox failed for a reason of ours
   | "engine_error" // generation failed
   | "grader_error" // the verifier failed or gave no usable reward
@@ -120,6 +168,12 @@ export interface Turn {
   readonly observedMs: number;
 }
 
+/** Tests of a verifier that passed, of all that ran. */
+export interface TestCounts {
+  readonly passed: number;
+  readonly total: number;
+}
+
 /** The record of one episode. A failed episode is data (`stopReason`, `error`), never an exception. */
 export interface Trajectory {
   readonly episodeId: string;
@@ -135,8 +189,14 @@ export interface Trajectory {
   readonly tokens: TokenRecord;
   readonly turns: readonly Turn[];
   readonly reward: number;
+  /** What the verifier wrote besides, by its keys. */
+  readonly scores?: Readonly<Record<string, number>>;
+  /** Left out where the verifier told none, or nobody asked. */
+  readonly tests?: TestCounts;
   readonly stopReason: StopReason;
   readonly error?: string;
+  /** What the guards raised; left out where that is nothing. */
+  readonly alerts?: readonly Alert[];
   readonly isolation: string;
   readonly grading: GradingMode;
   readonly startedAt: number;

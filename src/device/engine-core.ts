@@ -1,6 +1,7 @@
 /** What an engine holds: one model's weights, its generation and its training. No messages here. */
 
 import { AleError } from "../core/errors.ts";
+import type { TeacherScores } from "../core/teacher.ts";
 import type { RecordSpan } from "../core/timeline.ts";
 import { configFromHuggingFace, type DecoderConfig } from "../models/config.ts";
 import type { DeviceParameters } from "../models/device-parameters.ts";
@@ -20,7 +21,7 @@ import { type DeviceParts, deviceParameters, openDevice } from "./device-parts.t
 import { Exchange, MEETING_DEADLINE_MS } from "./exchange.ts";
 import { CACHE_BYTES, planMemory } from "./memory-plan.ts";
 import { PolicyWeights } from "./policy-weights.ts";
-import type { EngineInfo, EngineOptions, ParityRequest, UpdateRequest } from "./protocol.ts";
+import type { EngineInfo, EngineOptions, ParityRequest, ScoreRequest, UpdateRequest } from "./protocol.ts";
 import { SharedLearner } from "./shared-learner.ts";
 import { DEFAULT_TRAIN_SHARE } from "./work-share.ts";
 
@@ -68,9 +69,10 @@ export class EngineCore {
     };
     const { work = "both" } = options;
     const doesTrain = options.frozen === undefined && work !== "generate";
+    const doesScore = work === "score";
     this.#context = options.context;
     this.#exchange = doesTrain ? openExchange(options, store, goOn) : undefined;
-    if (doesTrain) {
+    if (doesTrain || doesScore) {
       const shared = {
         maxTokensPerMicroBatch: options.microBatchTokens,
         executor,
@@ -84,9 +86,9 @@ export class EngineCore {
         parameters === undefined
           ? new Learner(config, store, { ...shared, threads, packing })
           : new DeviceLearner(config, store, parameters, shared);
-      const learner = new PausingLearner(this.#learner, goOn);
+      const learner = doesTrain ? new PausingLearner(this.#learner, goOn) : undefined;
       this.#trainer =
-        this.#exchange === undefined
+        this.#exchange === undefined || learner === undefined
           ? learner
           : new SharedLearner(learner, store, this.#exchange, {
               threads,
@@ -96,8 +98,8 @@ export class EngineCore {
               onStep: (slot) => parameters?.storeChanged(slot),
             });
     }
-    this.generation = work === "train" ? undefined : makeGeneration(options, weights, parameters);
-    this.#determinism = options.deterministic ? this.#proveDeterminism() : undefined;
+    this.generation = work === "train" || doesScore ? undefined : makeGeneration(options, weights, parameters);
+    this.#determinism = options.deterministic && !doesScore ? this.#proveDeterminism() : undefined;
   }
 
   /**
@@ -172,6 +174,18 @@ export class EngineCore {
   /** The training side of a probe that another engine makes. */
   probedLogprobs(sequences: readonly Int32Array[]): Float32Array[] {
     return trains(this.#learner).logprobs(probedSequences(sequences, this.#context), this.#published().slot);
+  }
+
+  /** Log-probabilities under the published weights, and the most likely tokens where they are asked for. */
+  score({ sequences, options }: ScoreRequest): TeacherScores {
+    const { temperature, top: count, vocabularySize } = options;
+    const among = Math.min(vocabularySize, this.#weights.config.vocabularySize);
+    const terms = count === 0 ? {} : { top: { count: Math.min(count, among), among } };
+    const { slot } = this.#published();
+    const { logprobs, topIds, topLogprobs } = trains(this.#learner).forward(sequences, slot, temperature, terms);
+    if (terms.top === undefined) return { logprobs };
+    const ids = topIds.map((row) => Int32Array.from(row));
+    return { logprobs, top: { count: terms.top.count, ids, logprobs: topLogprobs } };
   }
 
   dispose(): void {

@@ -23,6 +23,7 @@ const SPANS: Partial<Record<EngineCall, EngineSpan>> = {
   save: "save",
   probeParity: "probe",
   probedLogprobs: "probe",
+  score: "probe",
 };
 
 /** Calls that use the learner: one at a time, and the next waits until it is over. */
@@ -244,6 +245,8 @@ export class EngineLoop {
         return this.#loaded().probeParity(call.body);
       case "probedLogprobs":
         return this.#loaded().probedLogprobs(call.body.sequences);
+      case "score":
+        return this.#loaded().score(call.body);
       case "stats":
         return this.#stats(this.#loaded());
       case "stop":

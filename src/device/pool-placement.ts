@@ -11,8 +11,8 @@ export type PoolPlacement =
   | { readonly kind: "shared" | "elastic" }
   | { readonly kind: "split"; readonly trainers: number };
 
-/** What an engine is for; its memory plan follows from it. */
-export type EngineWork = "both" | "train" | "generate";
+/** What an engine is for; its memory plan follows from it. Those that score belong to no pool: they are teachers. */
+export type EngineWork = "both" | "train" | "generate" | "score";
 
 /** What each of `engines` engines is for. @throws AleError("config") when a split leaves nobody to generate. */
 export function assignWork(placement: PoolPlacement, engines: number): readonly EngineWork[] {

@@ -2,6 +2,7 @@
 
 import type { MatrixStorage } from "../core/matrix-storage.ts";
 import type { Generation, SamplingOptions } from "../core/ports.ts";
+import type { ScoreOptions, TeacherScores } from "../core/teacher.ts";
 import type { Spans } from "../core/timeline.ts";
 import type { LoraConfig } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
@@ -45,6 +46,8 @@ export interface EngineOptions {
   readonly valueHead?: boolean;
   /** Folder of the frozen model that a divergence is measured from; with adapters their base needs no mention. */
   readonly reference?: string;
+  /** Whether that divergence is over the whole vocabulary. Default false. */
+  readonly divergence?: boolean;
   /** What weight decay leaves alone. */
   readonly noDecay?: readonly NoDecay[];
   /** Form of the frozen model's matrices; needs `lora` or `frozen`. */
@@ -53,7 +56,10 @@ export interface EngineOptions {
   readonly storage?: MatrixStorage;
   /** Train nothing: the model of this folder, kept once, without gradients and optimizer state. */
   readonly frozen?: { readonly folder: string };
-  /** One that only trains has no caches and no decode batch, one that only generates no gradients. Default `both`. */
+  /**
+   * One that only trains has no caches and no decode batch, one that only generates no gradients; one that scores has neither
+   * and is `frozen`. Default `both`.
+   */
   readonly work?: EngineWork;
   /** File of the parameter store, which all engines of a pool map. */
   readonly storeFile: string;
@@ -112,6 +118,8 @@ export interface EngineCalls {
   probeParity: { readonly request: ParityRequest; readonly reply: ParityReport };
   /** What training says about sequences that another engine probes. */
   probedLogprobs: { readonly request: ProbedRequest; readonly reply: readonly Float32Array[] };
+  /** What the model of an engine that scores says about sequences. */
+  score: { readonly request: ScoreRequest; readonly reply: TeacherScores };
   stats: { readonly request: Record<string, never>; readonly reply: EngineStats };
   stop: { readonly request: Record<string, never>; readonly reply: Record<string, never> };
 }
@@ -131,6 +139,11 @@ export interface UpdateRequest {
   readonly attempt: number;
   /** Ranks of those that take part, in order; all of the pool when omitted. */
   readonly members?: readonly number[];
+}
+
+export interface ScoreRequest {
+  readonly sequences: readonly Int32Array[];
+  readonly options: ScoreOptions;
 }
 
 export interface ProbedRequest {

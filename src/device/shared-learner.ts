@@ -79,11 +79,15 @@ export class SharedLearner implements PolicyLearner {
     sequences: readonly Int32Array[],
     slot: Slot,
     temperature: number,
-    { values, candidates }: ForwardTerms = {},
+    { values, candidates, divergence }: ForwardTerms = {},
   ): Promise<ForwardResult> {
     const shares = this.#cut(sequences);
     const picked = candidates && { ...candidates, ids: this.#pick(shares, candidates.ids) };
-    const terms = { ...(values && { values }), ...(picked && { candidates: picked }) };
+    const terms = {
+      ...(values && { values }),
+      ...(picked && { candidates: picked }),
+      ...(divergence && { divergence }),
+    };
     const mine = await this.#learner.forward(this.#pick(shares, sequences), slot, temperature, terms);
     return {
       logprobs: await this.#gatherRows("log-probabilities", shares, sequences, mine.logprobs, 1),
@@ -92,6 +96,10 @@ export class SharedLearner implements PolicyLearner {
         candidates === undefined
           ? []
           : await this.#gatherRows("candidates", shares, sequences, mine.candidateLogprobs, candidates.count),
+      // Only teachers are asked for these, and a teacher is one engine.
+      topIds: [],
+      topLogprobs: [],
+      divergences: divergence ? await this.#gatherRows("divergence", shares, sequences, mine.divergences, 1) : [],
     };
   }
 
@@ -129,20 +137,22 @@ export class SharedLearner implements PolicyLearner {
     weights: readonly Float32Array[],
     slot: Slot,
     temperature: number,
-    { entropyWeights, values, candidates }: BackwardTerms = {},
-  ): Promise<{ readonly loss: number; readonly entropy: number }> {
+    { entropyWeights, values, candidates, divergenceWeights }: BackwardTerms = {},
+  ): Promise<{ readonly loss: number; readonly entropy: number; readonly divergence: number }> {
     const shares = this.#cut(sequences);
     const pick = <T>(items: readonly T[]) => this.#pick(shares, items);
     const own = await this.#learner.backward(pick(sequences), pick(weights), slot, temperature, {
       entropyWeights: entropyWeights && pick(entropyWeights),
       values: values && { ...values, weights: pick(values.weights) },
       candidates: candidates && { ...candidates, ids: pick(candidates.ids), weights: pick(candidates.weights) },
+      divergenceWeights: divergenceWeights && pick(divergenceWeights),
     });
-    const all = await this.#gatherNumbers("gradients", [own.loss, own.entropy * own.tokens, own.tokens]);
-    const [loss = 0, entropy = 0, tokens = 0] = [0, 1, 2].map((k) =>
+    const mine = [own.loss, own.entropy * own.tokens, own.tokens, own.divergence];
+    const all = await this.#gatherNumbers("gradients", mine);
+    const [loss = 0, entropy = 0, tokens = 0, divergence = 0] = [0, 1, 2, 3].map((k) =>
       all.reduce((sum, values) => sum + (values[k] as number), 0),
     );
-    return { loss, entropy: tokens === 0 ? 0 : entropy / tokens };
+    return { loss, entropy: tokens === 0 ? 0 : entropy / tokens, divergence };
   }
 
   /** All engines have told what `backward` found, so the gradients are complete. */

@@ -1,9 +1,7 @@
 /** `ale eval`: success of a policy on a suite. */
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
-import { join } from "node:path";
-import type { Experiment } from "../config/experiment.ts";
+import { cpus } from "node:os";
+import type { TranscriptFormat } from "../agent/format.ts";
 import { AleError } from "../core/errors.ts";
 import type { Policy } from "../core/ports.ts";
 import { wilsonInterval } from "../core/statistics.ts";
@@ -13,11 +11,11 @@ import { collectGroups } from "../rollout/collect.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import { grade } from "../sandbox/grading.ts";
 import { checkSuite } from "../tasks/check.ts";
-import { findAdapter } from "./adapter.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
-import { assertRoom, type PolicySource, policyFromFolder } from "./policy-source.ts";
-import { episodeContext, startEngines, warmUp } from "./resources.ts";
+import { isElsewhere, openLanguageModel } from "./language-model.ts";
+import { assertRoom, policyFromFolder } from "./policy-source.ts";
+import { episodeContext, warmUp } from "./resources.ts";
 import { openSandboxes } from "./sandboxes.ts";
 import { loadRunnableSuite } from "./suites.ts";
 
@@ -31,7 +29,8 @@ interface Outcome {
 
 /** Evaluates a policy folder, or one of `oracle`, `noop` and `random`. */
 export const evaluatePolicy: EvaluatePolicy = async (options) => {
-  if (options.adapter !== undefined && ["oracle", "noop", "random"].includes(options.policy)) {
+  const hasNoFolder = ["oracle", "noop", "random"].includes(options.policy) || isElsewhere(options.policy);
+  if (options.adapter !== undefined && hasNoFolder) {
     throw new AleError("usage", `--adapter needs a policy's folder, and ${options.policy} is none`);
   }
   const started = performance.now();
@@ -94,20 +93,12 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
 async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
   const suite = loadRunnableSuite(options.suite, loadOptions(options));
-  const isRandom = options.policy === "random";
   const { experiment } = options;
-  const { systemPrompt } = experiment.rollout;
-  const path = isRandom ? "models/shell-start" : options.policy;
-  const source = policyFromFolder(path, { adapter: options.adapter, systemPrompt });
-  assertRoom(source, experiment);
-  await using provider = await openSandboxes(
-    options.suite,
-    isRandom ? [] : [options.policy, ...(options.adapter === undefined ? [] : [options.adapter])],
-  );
-  await using policy = await openPolicy(options, experiment, source);
+  await using model = await openPolicy(options);
+  await using provider = await openSandboxes(options.suite, model.hidden);
   const { temperature, greedy, split } = options;
   const context = episodeContext(
-    { options: { experiment, hub, signal }, source, provider, engine: policy.policy },
+    { options: { experiment, hub, signal }, source: model, provider, engine: model.policy },
     { temperature, greedy },
   );
   const tasks = evaluationTasks(suite, split, options.samples, options.seed);
@@ -128,24 +119,19 @@ async function playEpisodes(options: EvaluateOptions) {
   return { outcomes, isolation: provider.isolation };
 }
 
+/** What answers, and how episodes are written for it. */
 async function openPolicy(
   options: EvaluateOptions,
-  experiment: Experiment,
-  source: PolicySource,
-): Promise<AsyncDisposable & { readonly policy: Policy }> {
-  if (options.policy === "random") {
-    return { policy: new RandomPolicy(source.tokenizer.vocabularySize), [Symbol.asyncDispose]: async () => {} };
+): Promise<
+  AsyncDisposable & { readonly policy: Policy; readonly format: TranscriptFormat; readonly hidden: readonly string[] }
+> {
+  const { policy, experiment } = options;
+  if (policy === "random") {
+    const source = policyFromFolder("models/shell-start", { systemPrompt: experiment.rollout.systemPrompt });
+    assertRoom(source, experiment);
+    const random = new RandomPolicy(source.tokenizer.vocabularySize);
+    return { policy: random, format: source.format, hidden: [], [Symbol.asyncDispose]: async () => {} };
   }
-  const folder = mkdtempSync(join(tmpdir(), "ale-eval-"));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
-  try {
-    const frozen = { folder: findAdapter(options.policy, options.adapter).model };
-    const { quantization = experiment.model.quantization } = options;
-    const settings = { ...experiment, model: { ...experiment.model, quantization } };
-    const engine = await startEngines(settings, { ...source, frozen }, folder, options.hub);
-    return { policy: engine, [Symbol.asyncDispose]: () => engine.stop().finally(remove) };
-  } catch (error) {
-    remove();
-    throw error;
-  }
+  const model = await openLanguageModel(policy, options);
+  return { ...model, format: model.format(experiment.rollout.systemPrompt) };
 }

@@ -90,7 +90,11 @@ export function collectOptions({ options, limiter }: RunParts, stepOf: () => num
   return {
     limiter,
     retries: options.experiment.rollout.retries,
-    onEpisode: (trajectory: Trajectory) =>
+    onEpisode: (trajectory: Trajectory) => {
+      const { episodeId, alerts = [] } = trajectory;
+      for (const { kind, action, turn, evidence } of alerts) {
+        options.hub.emit({ type: "guard.alert", step: stepOf(), episodeId, kind, action, turn, evidence });
+      }
       options.hub.emit({
         type: "episode.finished",
         episodeId: trajectory.episodeId,
@@ -102,7 +106,8 @@ export function collectOptions({ options, limiter }: RunParts, stepOf: () => num
         turns: trajectory.turns.length,
         tokens: trajectory.tokens.ids.length,
         ms: Date.now() - trajectory.startedAt,
-      }),
+      });
+    },
   };
 }
 

@@ -58,11 +58,12 @@ export async function startEngines(
 function learning(
   { algorithm, kl, optimizer, sft }: Experiment,
   { folder, lora }: Pick<PolicySource, "folder" | "lora">,
-): Pick<EngineOptions, "valueHead" | "reference" | "noDecay"> {
-  const isCompared = kl !== undefined || sft.stages.some(({ objective = "sft" }) => objective !== "sft");
+): Pick<EngineOptions, "valueHead" | "reference" | "divergence" | "noDecay"> {
+  const isCompared = kl !== undefined || sft.stages.some(({ objective }) => objective === "dpo" || objective === "ipo");
   return {
     ...(hasCritic(composeAlgorithm(algorithm)) && { valueHead: true }),
     ...(isCompared && lora === undefined && folder !== undefined && { reference: folder }),
+    ...(kl?.estimator === "full" && { divergence: true }),
     ...(optimizer.noDecay && { noDecay: optimizer.noDecay }),
   };
 }
@@ -111,7 +112,7 @@ export function episodeContext(
   { options, source, provider, engine }: EpisodeParts,
   sampling: EpisodeContext["sampling"],
 ): EpisodeContext {
-  const { rollout, sandbox } = options.experiment;
+  const { rollout, sandbox, reward } = options.experiment;
   return {
     policy: engine,
     provider,
@@ -121,6 +122,7 @@ export function episodeContext(
     limits: agentLimits(options.experiment),
     sampling,
     grading: sandbox.grading,
+    withTests: reward?.outcome === "pass-rate" || reward?.function !== undefined,
     episodeMs: rollout.episodeSeconds * 1000,
     sandboxes: new Limiter(sandbox.concurrency),
     ...(rollout.latency && { latency: { law: rollout.latency, members: rollout.groupSize } }),

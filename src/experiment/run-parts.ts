@@ -12,7 +12,7 @@ import { startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
 import { openSandboxes } from "./sandboxes.ts";
-import { startService } from "./service.ts";
+import { requirePort, startService } from "./service.ts";
 import { suitePaths } from "./suites.ts";
 
 /** Everything a run works with. */
@@ -43,6 +43,7 @@ export async function executeRun(
 ): Promise<RunResult> {
   const { hub, outDir } = options;
   const { suite, source } = plan;
+  await requirePort(options);
   const { experiment, settings } = fitMemory(options.experiment, source);
   // A run can be stopped by an interrupt and through the API.
   const stop = new AbortController();

@@ -3,7 +3,8 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { AleError, errorMessage } from "../core/errors.ts";
-import type { Task } from "../core/types.ts";
+import type { Task, Trajectory } from "../core/types.ts";
+import { isDropped, trainable } from "../rollout/alerts.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { groupFilter, type KeepGroup } from "../rollout/filter.ts";
 import { Rollout, type RolloutState, type SlotName } from "../rollout/rollout.ts";
@@ -20,7 +21,9 @@ export async function openRollout(
 ): Promise<Rollout> {
   const { options, session } = parts;
   const { experiment } = options;
+  const { guards } = experiment;
   const { groups, groupSize, redundancy, retries, filter } = experiment.rollout;
+  const reject = filter && groupFilter(filter, filter.module === undefined ? undefined : await load(filter.module));
   const { limiter, onEpisode } = collectOptions(parts, stepOf);
   const rollout = {
     context,
@@ -28,7 +31,10 @@ export async function openRollout(
     onEpisode,
     taskOf: (slot: SlotName) => tasks.of(slot),
     keyOf: (slot: SlotName) => groupKey(parts, slot),
-    ...(filter && { reject: groupFilter(filter, filter.module === undefined ? undefined : await load(filter.module)) }),
+    isSpoiled: (trajectory: Trajectory) => isDropped(trajectory, guards),
+    ...(reject && {
+      reject: (group: readonly Trajectory[], slot: SlotName) => reject(trainable(group, guards), slot),
+    }),
   };
   const state = session.resumedState.rollout as RolloutState | undefined;
   const resumed = state && { state, done: await session.resumedPending() };

@@ -5,7 +5,7 @@ import type { Trajectory } from "../core/types.ts";
 import { beginWait } from "../core/waits.ts";
 
 /** Phases of a run; the `commit` of a step ends after it was handed over, so it is stored with the next. */
-const RUN_PHASES = ["record", "collect", "update", "evaluate", "checkpoint", "commit"] as const;
+const RUN_PHASES = ["record", "collect", "teach", "update", "evaluate", "checkpoint", "commit"] as const;
 export type RunPhase = (typeof RUN_PHASES)[number];
 
 const EPISODE_PHASES = ["reset", "generate", "tool", "grade"] as const;

@@ -2,6 +2,7 @@
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { Hono } from "hono";
 import { createApp } from "../api/app.ts";
 import { type Service, serve } from "../api/serve.ts";
 import { loadToken } from "../api/token.ts";
@@ -13,6 +14,13 @@ import type { RunOptions } from "./api.ts";
 
 /** The port nobody asked for: runs side by side each get one of their own. */
 const DEFAULT_PORT = 4242;
+const PORT_OPTION = "--service.port";
+
+/** Before anything of the run exists. @throws AleError("service") when a port the experiment names is taken. */
+export async function requirePort({ serve: served, experiment }: RunOptions): Promise<void> {
+  const { port } = experiment.service;
+  if (served && port !== DEFAULT_PORT) await serve(new Hono(), { port, portOption: PORT_OPTION }).close();
+}
 
 /**
  * Serves the run while it lasts. When the default port is taken, as by another run, a free one is used.
@@ -43,7 +51,7 @@ export async function startService(
 
 function bind(app: ReturnType<typeof createApp>, port: number): Service {
   try {
-    return serve(app, { port, portOption: "--service.port" });
+    return serve(app, { port, portOption: PORT_OPTION });
   } catch (error) {
     if (port !== DEFAULT_PORT || !(error instanceof AleError) || error.code !== "service") throw error;
     return serve(app, { port: 0 });

@@ -1,14 +1,16 @@
 /**
- * `ale sft`: stages that imitate demonstrations recorded in sandboxes or the solved episodes of a run, or that prefer solved
- * episodes to failures.
+ * `ale sft`: stages that imitate demonstrations recorded in sandboxes, the solved episodes of a run or the policy's own, that
+ * prefer solved episodes to failures, or that learn from a teacher.
  */
 
 import { compactFormat } from "../agent/compact-format.ts";
 import { mean } from "../algorithms/statistics.ts";
+import { isAddress } from "../config/distillation.ts";
 import type { Experiment, SftStage } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
+import { configFromHuggingFace } from "../models/config.ts";
 import type { Suite } from "../tasks/suite.ts";
 import { DemonstrationOrder, stageRate } from "../trainer/supervised.ts";
 import type { SupervisedRecord, TurnMaskSettings } from "../trainer/turn-masks.ts";
@@ -21,13 +23,15 @@ import {
   planDemonstrations,
   recordDemonstrations,
 } from "./demonstrations.ts";
+import { distillationExamples } from "./distill-stage.ts";
 import { environmentsOf } from "./evaluation.ts";
 import { Evaluator, evaluationMetrics } from "./evaluator.ts";
-import { type PolicySource, presetConfig, startingPolicy } from "./policy-source.ts";
+import { type PolicySource, policyFromFolder, presetConfig, startingPolicy } from "./policy-source.ts";
 import { agentLimits, warmUp } from "./resources.ts";
+import { planRevisit } from "./revisit-stage.ts";
 import { executeRun, type RunParts } from "./run-parts.ts";
 import { imitationExamples, preferenceExamples, type StageExamples } from "./stage-examples.ts";
-import { readPreferencePairs, readSolvedEpisodes } from "./stored-episodes.ts";
+import { readAllEpisodes, readPreferencePairs, readSolvedEpisodes } from "./stored-episodes.ts";
 import { loadTasks } from "./suites.ts";
 
 /** Steps whose mean is one row of metrics. */
@@ -55,7 +59,7 @@ function totalSteps({ sft }: Experiment): number {
 function planStages(options: RunOptions, suite: Suite): DemonstrationPlan[][] {
   const { seed, sft } = options.experiment;
   return sft.stages.map((stage, s) => {
-    if (stage.trajectories !== undefined) return [];
+    if (stage.trajectories !== undefined || stage.revisit !== undefined) return [];
     const sampler = suite.sampler(seed + 1_000_003 * (s + 1), "train");
     const tasks = Array.from({ length: sft.demonstrations }, (_, i) => sampler.at(i));
     const without = tasks.find((task) => task.demonstrations.length === 0);
@@ -75,6 +79,8 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
     throw new AleError("config", "lora: adapters need a model to belong to", { hint: "set model.path" });
   }
   if (model.path !== undefined) return startingPolicy(options.experiment);
+  const teacher = sft.stages.find((stage) => stage.teacher !== undefined && !isAddress(stage.teacher))?.teacher;
+  if (teacher !== undefined) return studentOf(teacher, options.experiment);
   if (plans.length === 0) {
     throw new AleError(
       "config",
@@ -92,6 +98,14 @@ function startingPoint(options: RunOptions, plans: readonly DemonstrationPlan[])
     textFiles: new Map([["tokenizer.json", text]]),
     weights: { kind: "random", seed },
   };
+}
+
+/** Random weights of a preset, with the tokenizer of the teacher. */
+function studentOf(teacher: string, { model, seed }: Experiment): PolicySource {
+  const { modelConfig, tokenizer, format, textFiles } = policyFromFolder(teacher);
+  const { vocabularySize } = configFromHuggingFace(modelConfig, `${teacher}/config.json`);
+  const weights = { kind: "random", seed } as const;
+  return { modelConfig: presetConfig(model.preset, vocabularySize), tokenizer, format, textFiles, weights };
 }
 
 /** Is the policy evaluated after `step`, counted over all stages? */
@@ -118,41 +132,58 @@ class SupervisedRun {
     let offset = 0;
     for (const [s, stage] of sft.stages.entries()) {
       if (session.committedStep < offset + stage.steps) {
-        const records = await session.timeline.time("record", offset, () => this.#collect(s));
-        await this.#train(s, offset, records);
+        const examples = await session.timeline.time("record", offset, () => this.#collect(s, offset));
+        await this.#train(s, offset, examples);
       }
       offset += stage.steps;
     }
   }
 
   /** What a stage learns from. */
-  async #collect(number: number): Promise<StageExamples> {
+  async #collect(number: number, offset: number): Promise<StageExamples> {
     const { options, session, source } = this.#parts;
     const { experiment, hub } = options;
-    const { maskErrors = false, maskIrrelevant = false, stages } = experiment.sft;
-    const masks = { maskErrors, maskIrrelevant };
-    const stage = stages[number] as SftStage;
+    const stage = experiment.sft.stages[number] as SftStage;
     const { trajectories: run, perGroup, objective = "sft" } = stage;
-    if (run === undefined) return imitationExamples(experiment, await this.#record(number, masks), hub);
-    const { store } = session;
-    if (objective === "sft") {
-      const records = await readSolvedEpisodes(store, source.format, { run, perGroup, masks });
-      return imitationExamples(experiment, records, hub);
+    if (run !== undefined && (objective === "dpo" || objective === "ipo")) {
+      const pairs = await readPreferencePairs(session.store, source.format, { run, perGroup });
+      return preferenceExamples(experiment, stage, pairs, hub);
     }
-    return preferenceExamples(
-      experiment,
-      stage,
-      await readPreferencePairs(store, source.format, { run, perGroup }),
-      hub,
-    );
+    const { records, metrics } = await this.#records(number, offset);
+    const examples =
+      objective === "distill"
+        ? await distillationExamples(this.#parts, stage, records)
+        : imitationExamples(experiment, records, hub);
+    return { ...examples, metrics: { ...examples.metrics, ...metrics } };
   }
 
-  async #record(stage: number, masks: TurnMaskSettings): Promise<SupervisedRecord[]> {
+  /** Sequences to imitate, or to ask a teacher about. */
+  async #records(
+    number: number,
+    offset: number,
+  ): Promise<{ readonly records: readonly SupervisedRecord[]; readonly metrics?: Readonly<Record<string, number>> }> {
+    const { options, session, source } = this.#parts;
+    const { maskErrors = false, maskIrrelevant = false, stages } = options.experiment.sft;
+    const masks = { maskErrors, maskIrrelevant };
+    const stage = stages[number] as SftStage;
+    const { trajectories: run, perGroup, episodes = "solved", revisit } = stage;
+    if (run !== undefined) {
+      const read = episodes === "all" ? readAllEpisodes : readSolvedEpisodes;
+      return { records: await read(session.store, source.format, { run, perGroup, masks }) };
+    }
+    if (revisit === undefined) {
+      return { records: await this.#record(this.#stages[number] as readonly DemonstrationPlan[], masks) };
+    }
+    const plan = await planRevisit(this.#parts, { stage: { ...stage, revisit }, number, offset }, masks);
+    return { records: [...plan.own, ...(await this.#record(plan.demonstrations, masks))], metrics: plan.metrics };
+  }
+
+  async #record(plans: readonly DemonstrationPlan[], masks: TurnMaskSettings): Promise<SupervisedRecord[]> {
+    if (plans.length === 0) return [];
     const { options, provider, source } = this.#parts;
     const { experiment, hub } = options;
     // a resumed run records them again, so there is nothing to finish
     const signal = AbortSignal.any([options.signal, options.stop]);
-    const plans = this.#stages[stage] as readonly DemonstrationPlan[];
     warmUp(provider, environmentsOf(plans.map(({ task }) => task)), experiment.sandbox.warm);
     const limits = agentLimits(experiment);
     const { concurrency } = experiment.sandbox;

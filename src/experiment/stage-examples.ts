@@ -52,12 +52,12 @@ export function preferenceExamples(
   };
 }
 
-function pick<T>(examples: readonly T[], numbers: readonly number[]): T[] {
+export function pick<T>(examples: readonly T[], numbers: readonly number[]): T[] {
   return numbers.map((i) => examples[i] as T);
 }
 
-/** Those of which every sequence fits into an episode. @throws AleError("config") when none does. */
-function fit<T>(
+/** Those examples of which every sequence fits into an episode. @throws AleError("config") when none does. */
+export function fit<T>(
   { rollout }: Experiment,
   examples: readonly T[],
   sequences: (example: T) => readonly TokenRecord[],

@@ -20,6 +20,7 @@ export interface StoredEpisodes {
 /** Ends of an episode that say nothing about the policy. */
 const NOT_ITS_OWN: readonly StopReason[] = ["sandbox_error", "engine_error", "grader_error", "cancelled"];
 
+const isItsOwn = ({ stopReason }: EpisodeDetail): boolean => !NOT_ITS_OWN.includes(stopReason);
 const isSolved = ({ reward }: EpisodeDetail): boolean => reward >= 1;
 
 /**
@@ -44,6 +45,21 @@ export async function readSolvedEpisodes(
 }
 
 /**
+ * Training episodes however they ended, the shortest of each group first; what a teacher is to judge.
+ * @throws AleError("config") as `readSolvedEpisodes`.
+ */
+export async function readAllEpisodes(
+  store: Store,
+  format: TranscriptFormat,
+  { run, perGroup, masks }: StoredEpisodes & { readonly masks: TurnMaskSettings },
+): Promise<SupervisedRecord[]> {
+  const groups = await readGroups(store, format, run);
+  const own = groups.flatMap((group) => shortestFirst(group.filter(isItsOwn)).slice(0, perGroup));
+  if (own.length > 0) return own.map(({ tokens, turns }) => maskTurns(tokens, turns, masks));
+  throw new AleError("config", `sft.stages: run ${run} has no training episode`, { hint: "ale runs ls" });
+}
+
+/**
  * Of each group, its solved episodes beside its failures, the shortest of both first.
  * @throws AleError("config") as `readSolvedEpisodes`, and when no group has both.
  */
@@ -54,8 +70,7 @@ export async function readPreferencePairs(
 ): Promise<PreferencePairOf<TokenRecord>[]> {
   const groups = await readGroups(store, format, run);
   const pairs = groups.flatMap((group) => {
-    const own = group.filter(({ stopReason }) => !NOT_ITS_OWN.includes(stopReason));
-    return pairUp(shortestFirst(own), isSolved, perGroup);
+    return pairUp(shortestFirst(group.filter(isItsOwn)), isSolved, perGroup);
   });
   if (pairs.length > 0)
     return pairs.map(({ chosen, rejected }) => ({ chosen: chosen.tokens, rejected: rejected.tokens }));
@@ -70,7 +85,8 @@ async function readGroups(store: Store, format: TranscriptFormat, name: string):
   const run = (isFolder ? await store.findRunByFolder(name) : undefined) ?? (await store.getRun(name));
   const groups = new Map<string, EpisodeDetail[]>();
   for await (const episode of store.episodes({ runId: run.id, purpose: "train" })) {
-    if (!episode.tokens.mask.includes(1)) continue;
+    // What the guards raised an alert for is nobody's example.
+    if (!episode.tokens.mask.includes(1) || episode.alerts.length > 0) continue;
     assertReadable(episode, format);
     groups.set(episode.groupId, [...(groups.get(episode.groupId) ?? []), episode]);
   }

@@ -45,6 +45,12 @@ export const COLUMNS: readonly Column[] = [
   { name: "reward", type: "DOUBLE", meaning: "from the task's verifier; 1 is solved", read: (e) => e.reward },
   { name: "stop_reason", type: "STRING", meaning: "why the episode ended", read: (e) => e.stopReason },
   { name: "error", type: "STRING", nullable: true, meaning: "what failed, where something did", read: (e) => e.error },
+  {
+    name: "alerts",
+    type: "JSON",
+    meaning: "what the sandbox guards raised: list of {kind, at, turn, evidence, action}; an empty one is the rule",
+    read: (e) => e.alerts,
+  },
   { name: "isolation", type: "STRING", meaning: "isolation level of the sandbox", read: (e) => e.isolation },
   { name: "grading", type: "STRING", meaning: "clean, stopped or live", read: (e) => e.grading },
   { name: "started_at", type: "TIMESTAMP", meaning: "start of the episode, UTC", read: (e) => new Date(e.startedAt) },

@@ -65,7 +65,9 @@ test("JSON lines hold every episode with every token, float32 to the bit", () =>
     expect(Float32Array.from(rows[i].logprobs)).toEqual(new Float32Array(episode.tokens.logprobs));
     expect(rows[i].token_ids).toEqual(Array.from(episode.tokens.ids));
     expect(rows[i].turns).toEqual([...episode.turns]);
+    expect(rows[i].alerts).toEqual([...episode.alerts]);
   }
+  expect(episodes.flatMap(({ alerts }) => alerts).length).toBeGreaterThan(0);
   expect(Object.keys(rows[0])).toEqual(COLUMNS.map((column) => column.name));
 });
 
@@ -87,6 +89,7 @@ test("Parquet holds the same rows, compressed, with the meaning of its columns",
     expect(row.error ?? null).toBe(episode.error);
     expect(row.started_at).toEqual(new Date(episode.startedAt));
     expect(row.turns).toEqual(JSON.parse(JSON.stringify(episode.turns)));
+    expect(row.alerts).toEqual([...episode.alerts]);
     expect(row.turn_ids as number[]).toEqual(Array.from(episode.tokens.turnIds));
     expect(Float32Array.from(row.logprobs as number[])).toEqual(new Float32Array(episode.tokens.logprobs));
   }

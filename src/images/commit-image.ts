@@ -2,6 +2,7 @@
 
 import type { SandboxSnapshot } from "../core/ports.ts";
 import { explainFull } from "../sandbox/carrier.ts";
+import { needStore } from "../sandbox/layer-store.ts";
 import { removeTree } from "../sandbox/remove-tree.ts";
 import type { NativeSandboxProvider } from "../sandbox/supervisor.ts";
 import type { ImageStore } from "./image-store.ts";
@@ -27,7 +28,7 @@ export async function commitImage(
   await store.sweep();
   const folder = await store.newFolder();
   try {
-    const root = await provider.store.keep(files, folder, { stays: (path) => store.layerOf(path) !== undefined });
+    const root = await needStore(provider).keep(files, folder, { stays: (path) => store.layerOf(path) !== undefined });
     const layers: string[] = [];
     for (const { path, bytes, entries = 0 } of root.layers) {
       const known = store.layerOf(path);

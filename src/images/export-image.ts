@@ -8,6 +8,7 @@ import { pipeline } from "node:stream/promises";
 import { createGzip, createZstdCompress } from "node:zlib";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { SandboxSnapshot } from "../core/ports.ts";
+import { needStore } from "../sandbox/layer-store.ts";
 import { removeTree } from "../sandbox/remove-tree.ts";
 import type { StoredRoot } from "../sandbox/roots.ts";
 import type { NativeSandboxProvider } from "../sandbox/supervisor.ts";
@@ -33,7 +34,7 @@ export async function* exportTar(
 ): AsyncGenerator<Uint8Array> {
   const folder = await store.newFolder();
   try {
-    await provider.store.pack(source, folder, "files", DEFAULT_LIMITS.bytes);
+    await needStore(provider).pack(source, folder, "files", DEFAULT_LIMITS.bytes);
     const path = join(folder, "files");
     await using bytes = new ByteSource(await openPart({ path, start: 0, length: Bun.file(path).size }));
     yield* toTar(bytes);

@@ -1,5 +1,6 @@
 /** One tar file, unpacked by a confined sandbox into a folder of the host that becomes a layer. */
 
+import { needStore } from "../sandbox/layer-store.ts";
 import { concat } from "../sandbox/protocol.ts";
 import type { NativeSandboxProvider } from "../sandbox/supervisor.ts";
 import { ByteSource, type FilePart, openPart } from "./byte-source.ts";
@@ -51,7 +52,7 @@ export async function unpackTar(
     hasher.update(chunk);
   });
   const entries = new LayerEntries({ allowance, ...options });
-  await using carrier = await provider.store.carrier(folder);
+  await using carrier = await needStore(provider).carrier(folder);
   const batch = new Batch((bytes) => carrier.place(bytes));
   for (const entry of entries.roots()) await batch.add(entry);
   for await (const item of readTarItems(source)) {

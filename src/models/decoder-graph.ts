@@ -7,7 +7,15 @@ import { rmsNorm } from "../autodiff/rms-norm.ts";
 import type { MatrixStorage } from "../core/matrix-storage.ts";
 import { keptInBfloat16 } from "./bfloat16-matrices.ts";
 import type { DecoderConfig } from "./config.ts";
-import { ENTROPY, emitHead, type LossTerms, lossSeeds, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
+import {
+  ENTROPY,
+  emitHead,
+  type LossTerms,
+  lossSeeds,
+  referenceTableOf,
+  VALUE_HEAD_BIAS,
+  VALUE_HEAD_WEIGHT,
+} from "./decoder-head.ts";
 import { decoderContext, decoderLayer, type TokenShape } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
 import {
@@ -104,7 +112,8 @@ export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOp
     graph.output(LOGITS, linear(graph, hidden, projection));
     return graph;
   }
-  const head = emitHead(graph, { hidden, table: projection, parameter, terms });
+  const referenceTable = () => referenceTableOf(graph, projection, adapters !== undefined);
+  const head = emitHead(graph, { hidden, table: projection, parameter, terms, referenceTable });
   if (!withGradients) return graph;
 
   graph.output(ENTROPY, head.entropy);

@@ -9,7 +9,7 @@ import { Graph, type Tensor } from "../autodiff/graph.ts";
 import { rmsNorm } from "../autodiff/rms-norm.ts";
 import type { DecoderConfig } from "./config.ts";
 import { accumulatedName, gradientName, IDS, trainableLayout } from "./decoder-graph.ts";
-import { ENTROPY, emitHead, type LossTerms, lossSeeds } from "./decoder-head.ts";
+import { ENTROPY, emitHead, type LossTerms, lossSeeds, referenceTableOf } from "./decoder-head.ts";
 import { decoderContext, decoderLayer, type TokenShape } from "./decoder-layer.ts";
 import type { Adapters } from "./lora.ts";
 import { EMBEDDING, FINAL_NORM, headName, type ParameterEntry, parameterLayout } from "./parameters.ts";
@@ -92,13 +92,15 @@ export interface HeadGraphOptions {
  * gradients ENTROPY, HIDDEN_GRADIENT and the gradients of the head's trainable tensors added to what was there.
  */
 export function headGraph(model: LayeredModel, { tokens, gradients, terms }: HeadGraphOptions): Graph {
-  const { config } = model;
+  const { config, adapters } = model;
   const graph = new Graph("cpu");
   const parameters = declareParameters(graph, model, headEntries(model, terms), gradients);
   const parameter = (name: string) => parameters.get(name) as Tensor;
   const start = graph.input(HIDDEN, [tokens, config.hiddenSize], { differentiable: gradients });
   const hidden = rmsNorm(graph, start, parameter(FINAL_NORM), config.normEps);
-  const head = emitHead(graph, { hidden, table: parameter(headName(config)), parameter, terms });
+  const table = parameter(headName(config));
+  const referenceTable = () => referenceTableOf(graph, table, adapters !== undefined);
+  const head = emitHead(graph, { hidden, table, parameter, terms, referenceTable });
   if (!gradients) return graph;
   graph.output(ENTROPY, head.entropy);
   const seeds = lossSeeds(graph, head, terms);

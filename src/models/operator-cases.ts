@@ -39,6 +39,17 @@ export function operator<Name extends string>(build: CheckedFunction<Name>, inpu
   return { build: build as CheckedFunction, inputs };
 }
 
+const DISTRIBUTION = {
+  hidden: normal("h", 4, 5),
+  table: normal("t", 7, 5),
+  labels: integers([4], [0, 6, 3, 3]),
+  inverseTemperature: { shape: [], values: [0.75], constant: true },
+};
+const REFERENCE = {
+  states: { ...normal("s", 4, 5), constant: true },
+  projection: { ...normal("q", 7, 5), constant: true },
+};
+
 /** Every operator at least once: what each profile and each device is tested on. */
 export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
   "add, broadcast over rows and columns": operator((graph, { a, b, c }) => [add(graph, add(graph, a, b), c)], {
@@ -152,6 +163,25 @@ export const OPERATOR_CASES: Readonly<Record<string, OperatorCase>> = {
       candidates: integers([4, 3], [0, 1, 2, 5, 4, 3, 3, 6, 1, 2, 4, 0]),
       inverseTemperature: { shape: [], values: [0.75], constant: true },
     },
+  ),
+  "tokenDistribution: divergence from a reference, with log-probability and entropy": operator(
+    (graph, { hidden, table, labels, inverseTemperature, states, projection }) => {
+      const reference = { hidden: states, table: projection };
+      const { logprobs, entropy, divergence } = tokenDistribution(graph, {
+        ...{ hidden, table, labels, inverseTemperature, reference },
+      });
+      return [logprobs, entropy, ...(divergence === undefined ? [] : [divergence])];
+    },
+    { ...DISTRIBUTION, ...REFERENCE },
+  ),
+  "tokenDistribution: divergence alone, from the same projection": operator(
+    (graph, { hidden, table, labels, inverseTemperature, states }) => {
+      const reference = { hidden: states, table };
+      const { divergence } = tokenDistribution(graph, { hidden, table, labels, inverseTemperature, reference });
+      return divergence === undefined ? [] : [divergence];
+    },
+    // As adapters have it: the projection is nobody's to train.
+    { ...DISTRIBUTION, table: { ...DISTRIBUTION.table, constant: true }, states: REFERENCE.states },
   ),
   "tokenDistribution: candidates alone": operator(
     (graph, inputs) => {

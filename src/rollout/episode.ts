@@ -5,6 +5,7 @@
 
 import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
+import type { Alert } from "../core/alerts.ts";
 import { errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
@@ -16,6 +17,7 @@ import type {
   PhaseTimes,
   StopReason,
   Task,
+  TestCounts,
   TokenRecord,
   Trajectory,
   Turn,
@@ -23,6 +25,9 @@ import type {
 import { beginWait } from "../core/waits.ts";
 import { EngineLost } from "../device/engine-client.ts";
 import { grade } from "../sandbox/grading.ts";
+import { GuardMonitor } from "../sandbox/guards/guard-monitor.ts";
+import { GuardWatch } from "../sandbox/guards/guard-watch.ts";
+import { guardsOf } from "../sandbox/profiles.ts";
 import { type EnvironmentLatency, turnLatency } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
@@ -34,6 +39,8 @@ export interface EpisodeContext {
   readonly limits: AgentLimits;
   readonly sampling: Omit<SamplingOptions, "maxTokens" | "stopIds">;
   readonly grading: GradingMode;
+  /** Whether graders look for how many tests passed. */
+  readonly withTests?: boolean;
   /** Wall-clock limit of an episode in milliseconds. */
   readonly episodeMs: number;
   /** Bounds sandboxes that are being started or graded at once. */
@@ -77,8 +84,11 @@ interface Outcome {
   turns: readonly Turn[];
   stopReason: StopReason;
   reward: number;
+  scores?: Readonly<Record<string, number>>;
+  tests?: TestCounts;
   isolation: string;
   error?: string;
+  alerts?: readonly Alert[];
 }
 
 /** Runs one episode to its end. Rejects only with `EngineLost` or when `context.signal` is aborted. */
@@ -125,6 +135,9 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
   );
+  const settings = guardsOf(task.environment.profile);
+  const guard = new GuardWatch({ settings, environment: task.environment });
+  using monitor = new GuardMonitor(sandbox, guard, settings);
   try {
     outcome.isolation = sandbox.isolation;
     outcome.stopReason = "engine_error";
@@ -140,12 +153,16 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
       signal: context.signal,
       ...(context.latency && { latency: turnLatency(context.latency, plan) }),
       ...(start === undefined ? {} : { start: { context: start.context, turn: start.fork.anchor - 1 } }),
+      guard,
       onPhase: (phase) => clock.enter(phase),
     });
     Object.assign(outcome, result);
     await session.close();
-    if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
+    await monitor.lookAtFiles(task);
+    if (guard.stopped !== undefined) outcome.stopReason = "guard";
+    else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
   } finally {
+    if (guard.alerts.length > 0) outcome.alerts = [...guard.alerts];
     await sandbox.destroy();
   }
 }
@@ -171,10 +188,16 @@ async function judge(
 ): Promise<void> {
   clock.enter("grade");
   const result = await context.sandboxes.run(() =>
-    grade(context.provider, sandbox, task, { mode: context.grading, signal: context.signal }),
+    grade(context.provider, sandbox, task, {
+      mode: context.grading,
+      signal: context.signal,
+      withTests: context.withTests ?? false,
+    }),
   );
   if (result.error === undefined) {
     outcome.reward = result.reward;
+    if (result.scores !== undefined) outcome.scores = result.scores;
+    if (result.tests !== undefined) outcome.tests = result.tests;
   } else {
     outcome.stopReason = "grader_error";
     outcome.error = result.error;

@@ -9,7 +9,7 @@ import type { SlotName } from "./rollout.ts";
 export type KeepGroup = (rewards_G: number[], family: string) => boolean;
 
 /**
- * The `reject` of a rollout. A queue loses at most `attempts` groups in a row: where nothing would ever pass, training goes
+ * The `reject` of a rollout, about the members that training sees; a group without any is rejected, too. A queue loses at most `attempts` groups in a row: where nothing would ever pass, training goes
  * on with what there is.
  */
 export function groupFilter(
@@ -33,6 +33,7 @@ function passes(
   family: string,
   keep: KeepGroup | undefined,
 ): boolean {
+  if (rewards_G.length === 0) return false;
   const average = mean(rewards_G);
   const spread = standardDeviation(rewards_G);
   if (equal && spread <= ZERO_SPREAD) return false;

@@ -106,6 +106,7 @@ describe("whatever environments do, and in whatever order", () => {
         ...(rng.next() < 0.5 ? { ratio: rng.int(0, 3), inOrder: true } : { ratio: rng.int(0, 12) / 4 }),
         policy,
         replace: rng.next() < 0.5,
+        ...(rng.next() < 0.5 ? { isSpoiled: (score) => score === 0 } : {}),
         ...(rng.next() < 0.3 && groupSize > 1 ? { reject: (scores) => new Set(scores).size === 1 } : {}),
       };
       const batchSize = rng.int(1, options.groups * options.slotsPerStep);
@@ -117,7 +118,11 @@ describe("whatever environments do, and in whatever order", () => {
           expect(staleness).toBe(step - createStep);
           expect(staleness).toBeLessThanOrEqual(Math.ceil(options.ratio));
           expect(staleness).toBeGreaterThanOrEqual(0);
-          expect(results).toHaveLength(options.groupSize);
+          const { isSpoiled = () => false, redundancy } = options;
+          const useful = results.filter(({ result }) => !isSpoiled(result)).length;
+          // As many as wanted, or all that could be had; never more than it takes.
+          expect(results.length === groupSize + redundancy ? useful <= groupSize : useful === groupSize).toBe(true);
+          expect(results.length).toBeLessThanOrEqual(groupSize + (options.isSpoiled ? redundancy : 0));
           expect(seen.size).toBeLessThan(seen.add(`${group}/${episode}`).size);
         }
         const oldest = slots.filter(({ staleness }) => staleness > options.ratio);
@@ -125,6 +130,31 @@ describe("whatever environments do, and in whatever order", () => {
       }
     }
   });
+});
+
+test("redundant environments stand in for spoiled results, as far as they go", () => {
+  const options = { environmentsPerGroup: 4, groupSize: 2, redundancy: 1, isSpoiled: (score: number) => score < 0 };
+  const outcomesOf = (...scores: number[]) => {
+    const queues = new GroupQueues({ ...ONE, ...options });
+    queues.advance(0);
+    for (const environment of [0, 1, 2]) expect(queues.request(environment)).toBe(0);
+    const outcomes = scores.map((score, environment) => queues.put(environment, score).outcome);
+    const results = queues.takeBatch(1, 0)?.slots[0]?.results.map(({ result }) => result);
+    return [outcomes, results];
+  };
+  expect(outcomesOf(1, 2)).toEqual([
+    ["stored", "completed"],
+    [1, 2],
+  ]);
+  expect(outcomesOf(1, -2, 3)).toEqual([
+    ["stored", "stored", "completed"],
+    [1, -2, 3],
+  ]);
+  // two are spoiled and one stood in: nobody waits for what cannot come
+  expect(outcomesOf(-1, -2, 3)).toEqual([
+    ["stored", "stored", "completed"],
+    [-1, -2, 3],
+  ]);
 });
 
 const ONE: GroupQueueOptions<number> = {

@@ -162,11 +162,12 @@ export class GroupQueues<Result> {
     const nothing = { episode, served: [], surplus: [] };
     if (!this.#isQueued(slot)) return { ...nothing, outcome: "ignored" };
     slot.results.push({ environment, result });
-    const { groupSize, reject } = this.#options;
-    if (slot.results.length < groupSize) return { ...nothing, outcome: "stored" };
-    if (slot.results.length > groupSize) return { ...nothing, outcome: "redundant" };
+    if (slot.completion !== undefined) return { ...nothing, outcome: "redundant" };
+    const counting = this.#counting(slot);
+    if (counting === undefined) return { ...nothing, outcome: "stored" };
+    const { reject } = this.#options;
     const surplus = this.#workersOf(slot);
-    const results = slot.results.map((each) => each.result);
+    const results = counting.map((each) => each.result);
     if (reject?.(results, keyOf(slot))) {
       this.#remove(slot);
       this.#addSlot(group);
@@ -273,7 +274,7 @@ export class GroupQueues<Result> {
       if (slot === undefined) return undefined;
       const staleness = wanted.step - slot.createStep;
       if (this.#admits(wanted, staleness)) {
-        const results = slot.results.slice(0, this.#options.groupSize);
+        const results = this.#counting(slot) ?? [];
         wanted.slots.push({ ...keyOf(slot), staleness, results });
       } else {
         wanted.discarded.push({ ...keyOf(slot), staleness });
@@ -281,6 +282,17 @@ export class GroupQueues<Result> {
     }
     this.#wanted = undefined;
     return { slots: wanted.slots, discarded: wanted.discarded };
+  }
+
+  /** The first results of which `groupSize` are of use, or all that the slot may have; `undefined`: they are not there yet. */
+  #counting({ results }: Slot<Result>): SlotResult<Result>[] | undefined {
+    const { groupSize, redundancy, isSpoiled } = this.#options;
+    let useful = 0;
+    const last = results.findIndex(({ result }, i) => {
+      if (!isSpoiled?.(result)) useful++;
+      return useful === groupSize || i + 1 === groupSize + redundancy;
+    });
+    return last < 0 ? undefined : results.slice(0, last + 1);
   }
 
   #admits({ slots, count }: Wanted<Result>, staleness: number): boolean {

@@ -35,6 +35,19 @@ export function batchMetrics({ groups, lead }: RolloutBatch, version: number): R
   };
 }
 
+/**
+ * What episodes cost their environments: `rollout/env_steps` is commands executed, those of a replayed expert included;
+ * `rollout/forked_prefix_turns` is turns that forked episodes did not have to execute because their sandbox is a copy.
+ * @param replayed commands that experts' replays executed.
+ */
+export function environmentMetrics(trajectories: readonly Trajectory[], replayed: number): Record<string, number> {
+  const commands = trajectories.flatMap(({ turns }) => turns.filter(({ command }) => command !== ""));
+  return {
+    "rollout/env_steps": commands.length + replayed,
+    "rollout/forked_prefix_turns": trajectories.reduce((sum, { fork }) => sum + (fork ? fork.anchor - 1 : 0), 0),
+  };
+}
+
 /** `version` for a trajectory without sampled tokens. */
 function oldestVersion({ tokens }: Trajectory, version: number): number {
   const { mask, versions, kvOldest } = tokens;

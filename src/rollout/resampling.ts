@@ -34,6 +34,8 @@ export interface Resampled {
   readonly groups: readonly Group[];
   /** What to imitate: an expert's tokens, and how many of its chunks from the first. */
   readonly imitations: readonly { readonly tokens: TokenRecord; readonly chunks: number }[];
+  /** Commands executed to reach the experts' states. */
+  readonly replayed: number;
   readonly metrics: Readonly<Record<string, number>>;
 }
 
@@ -80,14 +82,18 @@ export class Resampler {
     const done = results.filter((result) => result !== undefined);
     const without = hard.length - done.length;
     const outcomes = done.flatMap((result) => result.groups.flatMap(outcomesOf));
+    const prefixes = done.flatMap(({ anchors }) => anchors.map((anchor) => anchor - 1));
     return {
       groups: done.flatMap((result) => result.groups),
       imitations: done.flatMap((result) => result.imitation ?? []),
+      replayed: done.reduce((sum, { replayed }) => sum + replayed, 0),
       metrics: {
         "resampling/tasks": done.length,
         "resampling/without_expert": without,
         "resampling/episodes": outcomes.length,
         "resampling/score/mean": mean(outcomes),
+        // 0 once no task needs an expert any more
+        "resampling/expert_chunks": prefixes.length === 0 ? 0 : mean(prefixes),
         "resampling/crucial_chunks": done.reduce((sum, result) => sum + result.crucial, 0),
       },
     };
@@ -117,7 +123,7 @@ export class Resampler {
       const last = Math.max(0, ...crucial);
       const imitation =
         last > 0 && this.#settings.imitation > 0 ? { tokens: replayed.tokens, chunks: last } : undefined;
-      return { groups: forked, imitation, crucial: crucial.length };
+      return { groups: forked, imitation, crucial: crucial.length, anchors, replayed: replayed.chunks - 1 };
     } finally {
       await releaseSnapshots(replayed.snapshots);
     }

@@ -39,6 +39,8 @@ export interface RolloutParts {
   keyOf(slot: SlotName): CollectKey;
   /** Whether a finished group is to be thrown away and replaced. */
   reject?(group: readonly Trajectory[], slot: SlotName): boolean;
+  /** Whether training leaves the trajectory out, so that a redundant episode shall stand in for it. */
+  isSpoiled?(trajectory: Trajectory): boolean;
   onEpisode?(trajectory: Trajectory): void;
 }
 
@@ -113,9 +115,11 @@ export class Rollout implements BatchSource {
     const environmentsPerGroup = (2 * Math.ceil(ratio) + 1) * (groupSize + redundancy);
     this.#environments = groups * environmentsPerGroup;
     const reject = parts.reject?.bind(parts);
+    const isSpoiled = parts.isSpoiled?.bind(parts);
     const options = {
       ...{ groups, environmentsPerGroup, groupSize, redundancy, ratio, policy, slotsPerStep: 1, replace: true },
       ...(reject === undefined ? {} : { reject }),
+      ...(isSpoiled === undefined ? {} : { isSpoiled }),
     };
     this.#queues =
       resumed === undefined ? new GroupQueues(options) : GroupQueues.restore(options, this.#refill(resumed));

@@ -26,6 +26,11 @@ export interface GroupQueueOptions<Result> {
   readonly inOrder?: boolean;
   /** Slots that were dropped for their age are made up for, so that rollout keeps its lead over training. */
   readonly replace?: boolean;
+  /**
+   * Whether a result is of no use. Redundant environments make up for those, as far as they go; after them the slot is complete
+   * with what there is.
+   */
+  readonly isSpoiled?: (result: Result) => boolean;
   /** Whether a completed slot is to be thrown away and replaced, e.g. because all its rewards are equal. */
   readonly reject?: (results: readonly Result[], slot: SlotKey) => boolean;
 }
@@ -53,7 +58,7 @@ export interface Dropped extends SlotKey {
 export interface BatchedSlot<Result> extends SlotKey {
   /** Train step − create step. */
   readonly staleness: number;
-  /** The first `groupSize` results, in the order they came. */
+  /** The first `groupSize` useful results, and all spoiled ones before the slot was complete, in the order they came. */
   readonly results: readonly SlotResult<Result>[];
 }
 

@@ -131,6 +131,24 @@ describe("session", () => {
     single.release();
   });
 
+  test("numbers too small to be normal count as 0, on the caller's thread and in the background", () => {
+    const x = new Float32Array([1e-40]);
+    const y = new Float32Array(1);
+    const feeds = { x: float32Value(x, [1]) };
+    const graph = new OnnxBuilder();
+    graph.node("Mul", [graph.input("x", "float32", [1]), graph.scalar("float32", 2)], { outputs: ["y"] });
+    graph.output("y", "float32", [1]);
+    const doubling = new Session(graph.encode(), { threads: 2 });
+    doubling.prepare(feeds, { y: float32Value(y, [1]) })();
+    expect(y[0]).toBe(0);
+    y[0] = 1;
+    const background = doubling.prepareBackground(feeds, { y: float32Value(y, [1]) });
+    background.start();
+    background.wait();
+    expect(y[0]).toBe(0);
+    doubling.release();
+  });
+
   test("an output may alias its input", () => {
     const session = affine(3);
     const x = allocateFloat32(3);

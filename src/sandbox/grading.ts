@@ -10,7 +10,7 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import type { CommandResult, Sandbox, SandboxProvider } from "../core/ports.ts";
 import type { GradingMode, Task } from "../core/types.ts";
 import { type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
-import { quoteFound, readReward, VERIFIER_FOLDER } from "./reward.ts";
+import { quoteFound, readReward, VERIFIER_FOLDER, type Verdict, type VerdictDetails } from "./reward.ts";
 
 const TESTS_FOLDER = "/tests";
 const MAX_OUTPUT_BYTES = 16 << 10;
@@ -18,6 +18,8 @@ const MAX_OUTPUT_BYTES = 16 << 10;
 export interface GradeOptions {
   /** Default `clean`. */
   readonly mode?: GradingMode;
+  /** Also look for a report of how many tests passed. */
+  readonly withTests?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -36,7 +38,7 @@ export interface GradePhases {
   readonly read: number;
 }
 
-export interface GradeResult {
+export interface GradeResult extends VerdictDetails {
   readonly reward: number;
   readonly mode: GradingMode;
   readonly ms: number;
@@ -57,35 +59,34 @@ export async function grade(
   const mode = options.mode ?? "clean";
   const clock = new PhaseClock();
   const started = performance.now();
-  const done = (reward: number, error?: string): GradeResult => ({
-    reward,
+  const done = (verdict: Verdict): GradeResult => ({
+    reward: 0,
+    ...verdict,
     mode,
     ms: performance.now() - started,
     phases: clock.phases,
-    ...(error === undefined ? {} : { error }),
   });
   try {
-    const verdict =
+    return done(
       mode === "clean"
-        ? await gradeClean(provider, sandbox, task, clock, options.signal)
-        : await gradeInPlace(sandbox, task, mode, clock, options.signal);
-    return "error" in verdict ? done(0, verdict.error) : done(verdict.reward);
+        ? await gradeClean(provider, sandbox, task, clock, options)
+        : await gradeInPlace(sandbox, task, mode, clock, options),
+    );
   } catch (error) {
     if (options.signal?.aborted || (error instanceof AleError && error.code === "interrupted")) throw error;
-    return done(0, errorMessage(error));
+    return done({ error: errorMessage(error) });
   }
 }
-
-type Judged = { readonly reward: number } | { readonly error: string };
 
 async function gradeClean(
   provider: SandboxProvider,
   sandbox: Sandbox,
   task: Task,
   clock: PhaseClock,
-  signal: AbortSignal | undefined,
-): Promise<Judged> {
+  options: GradeOptions,
+): Promise<Verdict> {
   const { environment } = task;
+  const { signal } = options;
   const making = clock.time("create", () => makeFresh(provider, task, signal));
   making.catch(() => {}); // awaited below, when the agent's sandbox is done with
   let archive: Uint8Array;
@@ -105,7 +106,7 @@ async function gradeClean(
         fresh.upload(VERIFIER_FOLDER, []),
       ]);
     });
-    return await runTests(fresh, task, clock, signal);
+    return await runTests(fresh, task, clock, options);
   } finally {
     await fresh.destroy();
   }
@@ -124,8 +125,8 @@ async function gradeInPlace(
   task: Task,
   mode: GradingMode,
   clock: PhaseClock,
-  signal: AbortSignal | undefined,
-): Promise<Judged> {
+  options: GradeOptions,
+): Promise<Verdict> {
   if (mode === "stopped") await clock.time("stop", () => sandbox.killAll());
   const { replaceFolder } = sandbox;
   if (replaceFolder === undefined)
@@ -135,20 +136,20 @@ async function gradeInPlace(
     await replaceFolder.call(sandbox, TESTS_FOLDER, task.tests);
     await replaceFolder.call(sandbox, VERIFIER_FOLDER, []);
   });
-  return runTests(sandbox, task, clock, signal);
+  return runTests(sandbox, task, clock, options);
 }
 
 async function runTests(
   sandbox: Sandbox,
   task: Task,
   clock: PhaseClock,
-  signal: AbortSignal | undefined,
-): Promise<Judged> {
+  { signal, withTests }: GradeOptions,
+): Promise<Verdict> {
   const result = await clock.time("test", () => runScript(sandbox, task, signal));
   return clock.time("read", async () => {
     // Nothing may write while the reward is read.
     await sandbox.killAll();
-    const verdict = await readReward(sandbox);
+    const verdict = await readReward(sandbox, withTests);
     if (!("error" in verdict) && result.status === "exited") return verdict;
     const limits = await sandbox.limitEvents();
     return { error: explain(result, task, limits, "error" in verdict ? verdict.error : undefined) };

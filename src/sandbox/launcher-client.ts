@@ -11,9 +11,12 @@ import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher }
 
 const START_MS = 10_000;
 const STOP_MS = 3_000;
+const DESTROY_MS = 20_000;
 /** Times a launcher is started when a signal ends it before it has answered. */
 const START_ATTEMPTS = 3;
 const KEPT_STDERR = 4_000;
+/** In the launcher's folder, which is its current one. */
+export const SOCKETS = "net";
 /** The longest a timer can run. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -57,6 +60,8 @@ export class LauncherClient {
   readonly pausing: "freeze" | "stop";
   /** Resolves with the reason when the launcher has ended, however that came about. */
   readonly ended: Promise<string>;
+  /** Folder of the unix sockets between the launcher and this process, which nobody else may enter. */
+  readonly socketFolder: string;
   readonly #record: LauncherRecord;
   readonly #connection: Connection;
 
@@ -65,6 +70,7 @@ export class LauncherClient {
     this.isolation = reached.isolation;
     this.pausing = reached.pausing;
     this.#record = record;
+    this.socketFolder = join(record.folder, SOCKETS);
     this.ended = connection.ended;
   }
 
@@ -87,13 +93,16 @@ export class LauncherClient {
     const record = await recordLauncher(options.stateDir);
     const stage = join(record.folder, "stage");
     await mkdir(stage, { recursive: true });
-    const connection = new Connection(path);
+    await mkdir(join(record.folder, SOCKETS), { recursive: true, mode: 0o700 });
+    // An empty environment: the sandboxes' inits are clones of this process.
+    const connection = new Connection([path], { name: "the sandbox launcher", env: {} });
     try {
       record.launcher = connection.pid;
       await record.save();
       const settings = encodeSettings([
         ["stage", stage],
         ["name", record.name],
+        ["folder", record.folder],
         ["cgroups", options.cgroups === "auto" ? 1 : 0],
       ]);
       const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);
@@ -143,7 +152,7 @@ export class LauncherClient {
   }
 
   cancel(request: number, sandbox: number): void {
-    this.#connection.send(encodeMessage(Op.cancel, request, sandbox, new Uint8Array(0)));
+    this.#connection.cancel(request, sandbox);
   }
 
   /** Calls `listener` once when the sandbox ends by itself. */
@@ -163,6 +172,11 @@ export class LauncherClient {
 
   goOn(sandbox: number): void {
     this.#connection.goOn(sandbox);
+  }
+
+  /** Ends a sandbox; of one that is gone already, nothing. */
+  async destroy(sandbox: number): Promise<void> {
+    await this.request(Op.destroy, sandbox, new Uint8Array(0), `destroying sandbox s${sandbox}`, DESTROY_MS);
   }
 
   /** Lets go of a frozen sandbox's files. Nobody waits for it: what stands on them keeps them. */
@@ -188,8 +202,16 @@ function startHint(message: string): string {
   return "run `ale doctor`, which tries each part by itself";
 }
 
-/** The launcher process and the requests in flight. */
-class Connection {
+export interface ConnectionOptions {
+  /** What the process is called in messages. */
+  readonly name: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** In a session of its own, where Ctrl-C does not reach it; the launcher sees to that itself. */
+  readonly detached?: boolean;
+}
+
+/** A process that speaks frames on its standard input and output, and the requests in flight. */
+export class Connection {
   readonly gone = new Map<number, (reason: string) => void>();
   readonly ended: Promise<string>;
   readonly #process: Subprocess<"pipe", "pipe", "pipe">;
@@ -197,12 +219,16 @@ class Connection {
   readonly #pending = new Map<number, Pending>();
   #nextRequest = 1;
   #flushing = false;
+  readonly #name: string;
   #reason: string | undefined;
   #stderr = "";
 
-  constructor(path: string) {
-    // An empty environment: the sandboxes' inits are clones of this process.
-    this.#process = Bun.spawn([path], { stdin: "pipe", stdout: "pipe", stderr: "pipe", env: {}, cwd: "/" });
+  constructor(command: readonly string[], { name, env, detached = false }: ConnectionOptions) {
+    this.#name = name;
+    this.#process = Bun.spawn([...command], {
+      ...{ stdin: "pipe", stdout: "pipe", stderr: "pipe", cwd: "/" },
+      ...{ env: { ...env }, detached },
+    });
     this.#input = this.#process.stdin;
     this.ended = this.#read();
     this.#readErrors();
@@ -239,8 +265,8 @@ class Connection {
     const { signalCode, exitCode } = this.#process;
     const told = this.#stderr.trim();
     const how = signalCode === null ? `ended with code ${exitCode}` : `was ended by ${signalCode}`;
-    this.#reason = `the sandbox launcher ${how}${told === "" ? "" : `: ${told}`}`;
-    const error = new AleError("sandbox", this.#reason, { hint: "the next sandbox starts a new launcher" });
+    this.#reason = `${this.#name} ${how}${told === "" ? "" : `: ${told}`}`;
+    const error = new AleError("sandbox", this.#reason, { hint: "the next sandbox starts a new one" });
     for (const pending of this.#pending.values()) {
       clearTimeout(pending.timer);
       pending.reject(error);
@@ -313,7 +339,7 @@ class Connection {
     const reply = new Promise<Reply>((resolve, reject) => {
       const expire = () => {
         this.#pending.delete(request);
-        reject(new AleError("sandbox", `${what}: the sandbox launcher did not answer within ${timeoutMs} ms`));
+        reject(new AleError("sandbox", `${what}: ${this.#name} did not answer within ${timeoutMs} ms`));
       };
       const wait = Math.min(timeoutMs, MAX_TIMER_MS);
       const timer = setTimeout(expire, wait);
@@ -327,6 +353,10 @@ class Connection {
     const endWait = beginWait(who, what.replace(/ in sandbox s\d+$/, ""), timeoutMs);
     reply.then(endWait, endWait);
     return [request, reply];
+  }
+
+  cancel(request: number, sandbox: number): void {
+    this.send(encodeMessage(Op.cancel, request, sandbox, new Uint8Array(0)));
   }
 
   send(bytes: Uint8Array): void {
@@ -344,11 +374,11 @@ class Connection {
     });
   }
 
-  /** The launcher ends its sandboxes when its input ends. */
+  /** What reads the frames ends when its input does. */
   async stop(): Promise<void> {
     await Promise.resolve(this.#input.end()).catch(() => {});
     try {
-      await deadline("the end of the sandbox launcher", STOP_MS, this.ended, "sandbox");
+      await deadline(`the end of ${this.#name}`, STOP_MS, this.ended, "sandbox");
     } catch {
       this.#process.kill("SIGKILL");
       await this.ended;

@@ -145,6 +145,14 @@ export class LayerStore {
   }
 }
 
+/** @throws AleError("sandbox") where sandboxes stand on no layers. */
+export function needStore({ store }: { readonly store?: LayerStore }): LayerStore {
+  if (store !== undefined) return store;
+  throw new AleError("sandbox", "sandboxes of this backend can neither be archived nor become images", {
+    hint: "use the backend native",
+  });
+}
+
 /** Whether a base is made of this machine's programs, and keeps changes of /usr apart. */
 export function isHost(base: string): boolean {
   if (!base.startsWith("profile:")) return base === BARE;

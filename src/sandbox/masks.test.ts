@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DEFAULT_GUARDS } from "./guards/settings.ts";
 import { masksFor } from "./masks.ts";
 import type { SandboxProfile } from "./profiles.ts";
 
@@ -11,6 +12,7 @@ const host: SandboxProfile = {
   description: "",
   binds: ["/etc/alternatives"],
   masks: ["/usr/share/hidden"],
+  guards: DEFAULT_GUARDS,
 };
 
 test("host: what lies below the folders that are shown, nothing else", () => {
@@ -38,6 +40,7 @@ test("directory: as paths of the sandbox, links resolved", () => {
     root: join(base, "link"),
     binds: [],
     masks: ["/key"],
+    guards: DEFAULT_GUARDS,
   };
   // The root itself, what is above it and what is beside it are not inside.
   const paths = [join(base, "way"), join(base, "root"), base, join(base, "rootless"), join(base, "root/later")];

@@ -1,4 +1,4 @@
-/** One sandbox of the `native` backend, as the control process sees it. */
+/** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
 import { isAbsolute } from "node:path";
 import { AleError } from "../core/errors.ts";
@@ -11,7 +11,10 @@ import type {
   SandboxSnapshot,
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
-import type { LauncherClient, Reply } from "./launcher-client.ts";
+import { decodeObservation, type Observation } from "./guards/observation.ts";
+import type { InitChannel } from "./init-channel.ts";
+import { type Reply, SOCKETS } from "./launcher-client.ts";
+import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -24,7 +27,14 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import { decodeRead, decodeStatistics, encodeLaunch, encodeRead, type SandboxStatistics } from "./requests.ts";
+import {
+  decodeRead,
+  decodeStatistics,
+  encodeLaunch,
+  encodeRead,
+  encodeStat,
+  type SandboxStatistics,
+} from "./requests.ts";
 import type { SandboxRoot } from "./roots.ts";
 import type { Layer } from "./snapshots.ts";
 
@@ -34,7 +44,6 @@ const FILES_MS = 30_000;
 /** Longer than the limit inside, which names the cause. */
 const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
-const DESTROY_MS = 20_000;
 const FREEZE_MS = 20_000;
 const PAUSE_MS = 10_000;
 /** For the launcher: a command without a time limit. */
@@ -83,7 +92,8 @@ export class NativeSandbox implements Sandbox {
   readonly id: string;
   readonly isolation: string;
   readonly environment: EnvironmentSpec;
-  readonly launcher: LauncherClient;
+  readonly launcher: InitChannel;
+  readonly network: NativeNetwork;
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
@@ -97,9 +107,14 @@ export class NativeSandbox implements Sandbox {
   #paused = false;
 
   constructor(
-    launcher: LauncherClient,
+    launcher: InitChannel,
     number: number,
-    options: { readonly environment: EnvironmentSpec; readonly root: SandboxRoot; readonly owner: SandboxOwner },
+    options: {
+      readonly environment: EnvironmentSpec;
+      readonly root: SandboxRoot;
+      readonly owner: SandboxOwner;
+      readonly network?: NetworkOptions | undefined;
+    },
   ) {
     this.launcher = launcher;
     this.#number = number;
@@ -110,6 +125,7 @@ export class NativeSandbox implements Sandbox {
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
+    this.network = this.#makeNetwork(options.network);
     for (const layer of this.#layers) layer.retain(true);
     this.#watch();
   }
@@ -124,11 +140,28 @@ export class NativeSandbox implements Sandbox {
     return this.#layers;
   }
 
+  #makeNetwork(options: NetworkOptions | undefined): NativeNetwork {
+    const sandbox = this;
+    return new NativeNetwork(
+      {
+        id: this.id,
+        socketFolder: this.launcher.socketFolder,
+        launcherFolder: SOCKETS,
+        get alive() {
+          return sandbox.alive;
+        },
+        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+      },
+      options,
+    );
+  }
+
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
       if (number !== this.#number || this.#gone !== undefined) return;
       this.#gone = reason;
+      this.network.close().catch(() => {});
       for (const listener of this.#goneListeners) listener(reason);
     });
   }
@@ -155,8 +188,12 @@ export class NativeSandbox implements Sandbox {
     return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
   }
 
-  /** Goes on as the launcher's sandbox `number`, which stands on `layers`. */
+  /**
+   * Goes on as the launcher's sandbox `number`, which stands on `layers`.
+   * @throws AleError("sandbox") when it was destroyed meanwhile.
+   */
   continueAs(number: number, layers: readonly Layer[]): void {
+    this.#check();
     for (const layer of layers) layer.retain(true);
     for (const layer of this.#layers) layer.release(true);
     this.#layers = layers;
@@ -205,6 +242,24 @@ export class NativeSandbox implements Sandbox {
   async statistics(): Promise<SandboxStatistics> {
     const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
+  }
+
+  /** Processes and TCP sockets, for the guards. */
+  async observe(): Promise<Observation> {
+    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    return decodeObservation(payload, performance.now());
+  }
+
+  /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
+  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    const settings = encodeSettings(paths.map((path) => ["path", path]));
+    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
+    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
+    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
+    const found = await Promise.all(
+      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
+    );
+    return paths.filter((_, i) => found[i]?.missing === false);
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
@@ -333,8 +388,8 @@ export class NativeSandbox implements Sandbox {
   async #destroy(): Promise<void> {
     this.launcher.forget(this.#number);
     try {
-      const what = `destroying sandbox ${this.id}`;
-      await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
+      await this.network.close();
+      await this.launcher.destroy(this.#number);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.
       if (this.#gone === undefined && this.launcher.alive) throw error;

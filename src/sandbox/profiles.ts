@@ -4,6 +4,7 @@ import { isAbsolute } from "node:path";
 import { parse } from "smol-toml";
 import { z } from "zod";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { DEFAULT_GUARDS, type GuardSettings, GuardsSchema } from "./guards/settings.ts";
 import { listProfiles, readProfileText } from "./profile-texts.ts";
 
 const absolute = z.string().refine(isAbsolute, "must be an absolute path");
@@ -18,6 +19,7 @@ const ProfileSchema = z.discriminatedUnion("kind", [
     binds: z.array(absolute).default([]),
     /** Paths hidden in the sandbox. */
     masks: z.array(absolute).default([]),
+    guards: GuardsSchema.prefault({}),
   }),
   z.strictObject({
     name: z.string(),
@@ -27,6 +29,7 @@ const ProfileSchema = z.discriminatedUnion("kind", [
     root: absolute,
     binds: z.array(absolute).default([]),
     masks: z.array(absolute).default([]),
+    guards: GuardsSchema.prefault({}),
   }),
   z.strictObject({
     name: z.string(),
@@ -37,10 +40,24 @@ const ProfileSchema = z.discriminatedUnion("kind", [
     /** Paths hidden in the sandbox: none, for an image holds nothing of this machine. */
     binds: z.array(absolute).length(0).default([]),
     masks: z.array(absolute).length(0).default([]),
+    guards: GuardsSchema.prefault({}),
   }),
 ]);
 
 export type SandboxProfile = z.infer<typeof ProfileSchema>;
+
+const guardsByText = new Map<string, GuardSettings>();
+
+/** What guards of sandboxes of that profile look for; the usual where this backend has profiles of its own. */
+export function guardsOf(name: string): GuardSettings {
+  const text = readProfileText(name);
+  if (text === undefined) return DEFAULT_GUARDS;
+  const known = guardsByText.get(text);
+  if (known !== undefined) return known;
+  const { guards } = loadProfile(name);
+  guardsByText.set(text, guards);
+  return guards;
+}
 
 /**
  * Reads a profile.

@@ -54,10 +54,22 @@ export async function ownMark(): Promise<ProcessMark> {
   throw new AleError("sandbox", "/proc is not readable", { hint: "mount it: mount -t proc proc /proc" });
 }
 
+/** A new name for something on the machine that ends with this process; it says whose it is. */
+export async function ownedName(): Promise<string> {
+  const { pid, start } = await ownMark();
+  return `ale-${pid}-${start}-${++counter}`;
+}
+
+/** Whether a name is one of `ownedName`'s, of a process that has ended. */
+export async function isOrphan(name: string): Promise<boolean> {
+  const [, pid, start] = NAME.exec(name) ?? [];
+  return pid !== undefined && start !== undefined && !(await isAlive({ pid: Number(pid), start }));
+}
+
 /** Notes a launcher that is about to start. */
 export async function recordLauncher(stateDir: string): Promise<LauncherRecord> {
   const owner = await ownMark();
-  const name = `ale-${owner.pid}-${owner.start}-${++counter}`;
+  const name = await ownedName();
   const folder = join(stateDir, name);
   const record: LauncherRecord = {
     name,
@@ -135,8 +147,7 @@ export async function reapGroupsBeside(groups: readonly string[]): Promise<numbe
   let count = 0;
   for (const parent of new Set(groups.map((group) => dirname(group)))) {
     for (const name of await readdir(parent).catch(() => [])) {
-      const [, pid, start] = NAME.exec(name) ?? [];
-      if (pid === undefined || start === undefined || (await isAlive({ pid: Number(pid), start }))) continue;
+      if (!(await isOrphan(name))) continue;
       await removeGroup(join(parent, name));
       count++;
     }
@@ -151,8 +162,7 @@ export async function reapGroupsBeside(groups: readonly string[]): Promise<numbe
 export async function reapOrphans(stateDir: string): Promise<number> {
   let count = 0;
   for (const name of await readdir(stateDir).catch(() => [])) {
-    const [, pid, start] = NAME.exec(name) ?? [];
-    if (pid === undefined || start === undefined || (await isAlive({ pid: Number(pid), start }))) continue;
+    if (!(await isOrphan(name))) continue;
     const folder = join(stateDir, name);
     const record = await readRecord(folder);
     if (record?.launcher !== undefined && (await isAlive(record.launcher))) kill(record.launcher.pid);

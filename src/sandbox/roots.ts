@@ -9,8 +9,8 @@ import { join, resolve } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import type { LauncherClient } from "./launcher-client.ts";
-import { masksFor } from "./masks.ts";
-import { loadProfile, type SandboxProfile } from "./profiles.ts";
+import { type MaskedRoot, masksFor } from "./masks.ts";
+import { loadProfile } from "./profiles.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { Layer } from "./snapshots.ts";
 
@@ -178,12 +178,10 @@ export class Roots {
       await mkdir(empty, { recursive: true });
       return [["root", empty]];
     }
-    const profile: SandboxProfile =
-      kind === "directory:"
-        ? { name, kind: "directory", description: "", root: rest, binds: [], masks: [] }
-        : loadProfile(rest);
+    const profile: MaskedRoot =
+      kind === "directory:" ? { kind: "directory", root: rest, binds: [], masks: [] } : loadProfile(rest);
     const settings: [string, string | number][] = [];
-    if (profile.kind === "directory") settings.push(["root", profile.root]);
+    if (profile.root !== undefined) settings.push(["root", profile.root]);
     for (const bind of profile.binds) settings.push(["bind", bind]);
     for (const mask of masksFor(profile, this.#options.maskPaths)) settings.push(["mask", mask]);
     return settings;

@@ -6,7 +6,7 @@
 import { totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
-import type { SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
+import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { targetSettings } from "./carrier.ts";
 import { limitSettings } from "./environment-limits.ts";
@@ -14,6 +14,8 @@ import { LauncherClient } from "./launcher-client.ts";
 import { LayerBudget } from "./layer-budget.ts";
 import { LayerStore, type MakeOptions } from "./layer-store.ts";
 import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
+import type { NetworkOptions } from "./network/native-network.ts";
+import { NetworkPolicy } from "./network/policy.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
 import { removeTree } from "./remove-tree.ts";
@@ -26,6 +28,7 @@ import {
   restoreShellState,
   type ShellState,
 } from "./snapshots.ts";
+import { WarmPools } from "./warm-pools.ts";
 
 export interface SandboxProviderOptions {
   /** Host paths that no sandbox may see: Ale itself, its caches and data, task folders. */
@@ -40,26 +43,37 @@ export interface SandboxProviderOptions {
   readonly resolveImage?: ResolveImage;
   /** Memory for frozen files, beyond which they go to disk. Default half of the machine's. */
   readonly frozenBytes?: number;
+  /** How sandboxes that may reach something do so. */
+  readonly network?: NetworkOptions;
 }
 
 /** A provider that can also leave out the shell, for sandboxes that only grade. */
 export interface NativeSandboxProvider extends SandboxProvider {
-  /** A fresh sandbox, never from the pool, whose shell starts with the first `run`. */
+  /** A fresh sandbox whose shell starts with the first `run`; from the pool of such sandboxes where one waits. */
   createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox>;
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox>;
   /** Ends a sandbox and keeps its files, for `fork`. */
   retire(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
-  /** Layers between memory and disk. */
-  readonly store: LayerStore;
+  /** Layers between memory and disk; `undefined` where there are none, as in containers. */
+  readonly store?: LayerStore;
   /** The memory that frozen files take. */
-  readonly frozen: LayerBudget;
+  readonly frozen?: LayerBudget;
   /** How sandboxes are paused here: frozen by their control group, or each process stopped by a signal. */
   readonly pausing: "freeze" | "stop";
+  /** As `warm`, of sandboxes for `createBare`. */
+  warmBare(environment: EnvironmentSpec, count: number): void;
   /** Sandboxes that wait to be handed out. */
   readonly warmCount: number;
+  readonly warmPools: readonly WarmPoolStatistics[];
   /** Process id of the launcher, for tests and diagnosis. */
   readonly launcherPid: number;
+}
+
+/** A provider whose sandboxes stand on layers. */
+export interface LayeredSandboxProvider extends NativeSandboxProvider {
+  readonly store: LayerStore;
+  readonly frozen: LayerBudget;
 }
 
 const CREATE_MS = 30_000;
@@ -70,20 +84,8 @@ const MAX_SHELL_STATE = 1 << 20;
 const MAX_LAYERS = 64;
 const LEAST_DISK = 1 << 20;
 
-const REFILL_DELAY_MS = 3;
-/** After a failure a pool waits this long, doubled each time, before it tries again. */
-const RETRY_MS = 200;
-const MAX_RETRY_MS = 30_000;
-
-interface Pool {
-  readonly environment: EnvironmentSpec;
-  readonly ready: NativeSandbox[];
-  target: number;
-  making: number;
-  failures: number;
-  /** Not before this moment of `performance.now()`. */
-  notBefore: number;
-}
+/** Warm sandboxes being made at once when nobody says. */
+const WARM_CONCURRENCY = 4;
 
 /** The launcher in use, with the bases and layers it knows. */
 interface Launcher {
@@ -91,21 +93,19 @@ interface Launcher {
   readonly roots: Roots;
 }
 
-class Supervisor implements NativeSandboxProvider, SandboxOwner {
+class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   readonly isolation: string;
   readonly store: LayerStore;
   readonly frozen: LayerBudget;
   readonly #options: SandboxProviderOptions;
   /** Base that each layer in memory was written over. */
   readonly #basesOfLayers = new WeakMap<Layer, string>();
-  readonly #pools = new Map<string, Pool>();
+  readonly #pools: WarmPools<NativeSandbox>;
   readonly #living = new Set<NativeSandbox>();
   /** Rejected or `undefined`: the next sandbox tries to start one. */
   #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
-  #refillTimer: Timer | undefined;
   #nextNumber = 1;
-  #making = 0;
   #closed: Promise<void> | undefined;
 
   constructor(options: SandboxProviderOptions, client: LauncherClient) {
@@ -118,6 +118,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     this.frozen = new LayerBudget(options.frozenBytes ?? totalmem() / 2, (layer) => this.#spill(layer));
     this.#current = client;
     this.#launcher = Promise.resolve(this.#adopt(client));
+    this.#pools = new WarmPools({
+      make: (environment, shell) => this.#makeFresh(environment, shell),
+      concurrency: options.warmConcurrency ?? WARM_CONCURRENCY,
+    });
   }
 
   #adopt(client: LauncherClient): Launcher {
@@ -129,11 +133,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   /** Runs when a launcher has ended. What waits in the pools ended with it. */
   #replace(ended: LauncherClient): void {
     if (this.#closed !== undefined) return;
-    for (const pool of this.#pools.values()) pool.ready.length = 0;
+    this.#pools.drop();
     const launcher = ended.close().then(() => this.#start());
     this.#launcher = launcher;
     launcher.then(
-      () => this.#refill(),
+      () => this.#pools.refill(),
       () => {}, // told to whoever asks for a sandbox
     );
   }
@@ -149,7 +153,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   get warmCount(): number {
-    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.ready.length, 0);
+    return this.#pools.count;
+  }
+
+  get warmPools(): readonly WarmPoolStatistics[] {
+    return this.#pools.statistics;
   }
 
   get pausing(): "freeze" | "stop" {
@@ -172,12 +180,19 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async #make(environment: EnvironmentSpec, what: MakeOptions): Promise<NativeSandbox> {
+    const { network } = environment;
+    if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
+    const reaches = network !== undefined && network.mode !== "none";
     const launcher = await this.#ready();
     const number = this.#nextNumber++;
-    const sandbox = new NativeSandbox(launcher.client, number, { environment, root: what.root, owner: this });
+    const sandbox = new NativeSandbox(launcher.client, number, {
+      ...{ environment, root: what.root, owner: this, network: this.#options.network },
+    });
     this.#living.add(sandbox);
     try {
-      await this.#request(launcher, number, environment, what);
+      // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
+      await this.#request(launcher, number, environment, { ...what, session: what.session && !reaches });
+      if (reaches) await sandbox.network.change(network);
       if (what.session && Object.keys(what.root.env).length > 0)
         await sandbox.run(exportCommands(what.root.env), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
       return sandbox;
@@ -220,11 +235,17 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return launcher;
   }
 
-  async #freeze(sandbox: NativeSandbox, roots: Roots): Promise<SandboxRoot & { readonly bytes: number }> {
+  async #freeze(
+    sandbox: NativeSandbox,
+    { client, roots }: Launcher,
+  ): Promise<SandboxRoot & { readonly bytes: number }> {
     const id = roots.nextLayer();
-    const bytes = await sandbox.freeze(id);
+    const bytes = await sandbox.freeze(id).catch((error: unknown) => {
+      client.dropLayer(id); // given up, it may have become one all the same
+      throw error;
+    });
     const layer = new Layer(id, bytes, (dropped) => {
-      sandbox.launcher.dropLayer(dropped.id);
+      client.dropLayer(dropped.id);
       this.frozen.remove(dropped);
       if (dropped.path !== undefined) removeTree(dropped.path).catch(() => {}); // it goes with the launcher's folder
     });
@@ -239,10 +260,10 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
-    const { roots } = await this.#ownLauncher(sandbox);
-    const root = await this.#freeze(sandbox, roots);
-    const { launcher, environment } = sandbox;
-    const snapshot = new NativeSnapshot(launcher, { ...root, environment, shell: undefined, lostProcesses: 0 });
+    const launcher = await this.#ownLauncher(sandbox);
+    const root = await this.#freeze(sandbox, launcher);
+    const environment = environmentNow(sandbox);
+    const snapshot = new NativeSnapshot(launcher.client, { ...root, environment, shell: undefined, lostProcesses: 0 });
     await sandbox.destroy();
     await this.frozen.settle();
     return snapshot;
@@ -250,22 +271,26 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   /** Freezes the sandbox, and lets it go on above what it wrote so far. */
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
-    const { launcher: client, environment } = sandbox;
+    const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
+    const { client } = launcher;
     await this.frozen.makeRoom();
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
-    const { bytes, ...root } = await this.#freeze(sandbox, launcher.roots);
+    const { bytes, ...root } = await this.#freeze(sandbox, launcher);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
     const snapshot = new NativeSnapshot(client, { ...root, environment, shell, bytes, lostProcesses });
+    const number = this.#nextNumber++;
     try {
-      const number = this.#nextNumber++;
-      await this.#request(launcher, number, environment, { session: shell !== undefined, root });
+      const session = shell !== undefined && sandbox.network.spec.mode === "none";
+      await this.#request(launcher, number, environment, { session, root });
       sandbox.continueAs(number, root.layers);
+      await sandbox.network.reopen();
       await reopenShell(sandbox, shell);
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
+      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
     return snapshot;
@@ -286,16 +311,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    const pool = this.#pools.get(keyOf(environment));
-    for (let sandbox = pool?.ready.shift(); sandbox !== undefined; sandbox = pool?.ready.shift()) {
-      this.#refillSoon();
-      if (sandbox.alive) return sandbox;
-    }
-    return this.#unlessAborted(this.#makeFresh(environment, true), signal);
+    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#makeFresh(environment, true), signal);
   }
 
-  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#unlessAborted(this.#makeFresh(environment, false), signal);
+  async createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#makeFresh(environment, false), signal);
   }
 
   async #unlessAborted(making: Promise<NativeSandbox>, signal: AbortSignal | undefined): Promise<NativeSandbox> {
@@ -306,50 +326,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
-    const key = keyOf(environment);
-    const pool = this.#pools.get(key) ?? newPool(environment);
-    pool.target = count;
-    this.#pools.set(key, pool);
-    for (const surplus of pool.ready.splice(count)) surplus.destroy().catch(() => {});
-    this.#refill();
+    this.#pools.keep(environment, count, true);
   }
 
-  /** A little later, so that the sandbox that was claimed gets its first command done before others are made. */
-  #refillSoon(): void {
-    this.#refillTimer ??= setTimeout(() => {
-      this.#refillTimer = undefined;
-      this.#refill();
-    }, REFILL_DELAY_MS);
-  }
-
-  #refill(): void {
-    const limit = this.#options.warmConcurrency ?? 4;
-    const now = performance.now();
-    for (const pool of this.#pools.values()) {
-      if (now < pool.notBefore) continue;
-      while (this.#making < limit && this.#closed === undefined && pool.ready.length + pool.making < pool.target) {
-        pool.making++;
-        this.#making++;
-        this.#fill(pool);
-      }
-    }
-  }
-
-  async #fill(pool: Pool): Promise<void> {
-    try {
-      const made = await this.#makeFresh(pool.environment, true);
-      pool.failures = 0;
-      if (this.#closed === undefined && pool.ready.length < pool.target) pool.ready.push(made);
-      else await made.destroy().catch(() => {});
-    } catch {
-      // Whoever asks for a sandbox meets the same error and tells it; the pool tries again later.
-      const wait = Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** pool.failures++);
-      pool.notBefore = performance.now() + wait;
-      setTimeout(() => this.#refill(), wait + 1).unref();
-    }
-    pool.making--;
-    this.#making--;
-    this.#refill();
+  warmBare(environment: EnvironmentSpec, count: number): void {
+    this.#pools.keep(environment, count, false);
   }
 
   close(): Promise<void> {
@@ -358,10 +339,9 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async #close(): Promise<void> {
-    clearTimeout(this.#refillTimer);
+    this.#pools.close();
     const launcher = await this.#launcher?.catch(() => undefined);
     await launcher?.client.close();
-    this.#pools.clear();
     this.#living.clear();
   }
 
@@ -383,8 +363,13 @@ function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
   return onDisk === 0 ? diskBytes : Math.max(LEAST_DISK, diskBytes - onDisk);
 }
 
+/** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
+function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
+  return { ...environment, network: network.spec };
+}
+
 /** `undefined` where the sandbox has no shell. */
-async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
+export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
   const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
   const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
     if (sandbox.alive) return undefined;
@@ -393,25 +378,16 @@ async function readShellState(sandbox: NativeSandbox): Promise<ShellState | unde
   return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
 }
 
-async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
+export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
   if (shell === undefined) return;
   await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
-}
-
-function newPool(environment: EnvironmentSpec): Pool {
-  return { environment, ready: [], target: 0, making: 0, failures: 0, notBefore: 0 };
-}
-
-function keyOf(environment: EnvironmentSpec): string {
-  const { profile, image, workdir, cpus, memoryBytes, diskBytes, pids } = environment;
-  return JSON.stringify([profile, image, workdir, cpus, memoryBytes, diskBytes, pids]);
 }
 
 /**
  * Starts a launcher and returns the sandboxes' provider. Removes first what a killed `ale` left in `stateDir`.
  * @throws AleError("sandbox") when this machine does not allow sandboxes; the hint says what would.
  */
-export async function createSandboxProvider(options: SandboxProviderOptions): Promise<NativeSandboxProvider> {
+export async function createSandboxProvider(options: SandboxProviderOptions): Promise<LayeredSandboxProvider> {
   await reapOrphans(options.stateDir);
   const cgroups = options.cgroups ?? "auto";
   return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));

@@ -11,7 +11,7 @@ import { concat } from "./protocol.ts";
 /** Bytes of a header; contents are padded to a multiple of it. */
 export const BLOCK = 512;
 const ENTRY_BYTES = 40;
-const Kind = { end: 0, file: 1, folder: 2, link: 3, hardLink: 4 } as const;
+export const Kind = { end: 0, file: 1, folder: 2, link: 3, hardLink: 4 } as const;
 const FLAGS: Readonly<Record<number, string>> = {
   ...{ [Kind.file]: "0", [Kind.folder]: "5", [Kind.link]: "2", [Kind.hardLink]: "1" },
 };
@@ -35,7 +35,8 @@ interface Entry {
   readonly content: Uint8Array;
 }
 
-function* readArchive(archive: SandboxArchive): Generator<Entry> {
+/** The entries of an archive, as the sandbox sent them. */
+export function* readArchive(archive: SandboxArchive): Generator<Entry> {
   const view = new DataView(archive.buffer, archive.byteOffset, archive.byteLength);
   for (let at = 0; at + ENTRY_BYTES <= archive.length; ) {
     const kind = view.getUint8(at);
@@ -262,4 +263,21 @@ export function checkSum(block: Uint8Array): void {
 
 function notTar(): AleError {
   return new AleError("usage", "that is no tar file", { hint: "compressed ones have to be unpacked first: gzip -d" });
+}
+
+/** The archive without the entries that `keep` refuses, by their paths. */
+export function filterArchive(archive: SandboxArchive, keep: (path: string) => boolean): SandboxArchive {
+  const parts: Uint8Array[] = [];
+  for (const entry of readArchive(archive)) if (keep(decoder.decode(entry.path))) parts.push(...encodeEntry(entry));
+  return concat([...parts, new Uint8Array(ENTRY_BYTES)]);
+}
+
+/** A tar file of `entries`, owned by root; a link's content is where it leads. */
+export function writeTar(entries: Iterable<TarEntry>): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array[] = [];
+  for (const { kind, path, mode, content } of entries) {
+    const entry = { kind: Kind[kind], path: encoder.encode(path), mode, uid: 0, gid: 0, modified: 0, content };
+    parts.push(...encodeEntry(entry));
+  }
+  return new Uint8Array(archiveToTar(concat([...parts, new Uint8Array(ENTRY_BYTES)])));
 }

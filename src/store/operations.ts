@@ -1,5 +1,6 @@
 /** What the writer can be asked to do. Each operation is applied completely or not at all. */
 
+import type { Alert } from "../core/alerts.ts";
 import type { AleEvent, EvaluationSummary, RunStatus } from "../core/events.ts";
 import type { Track } from "../core/timeline.ts";
 import type { Task, Trajectory } from "../core/types.ts";
@@ -74,6 +75,12 @@ export interface NewEpisode extends Omit<Trajectory, "tokens" | "spans"> {
   readonly sampledTokens: number;
 }
 
+/** An alert of a sandbox of the service; its event is recorded with it. */
+export interface SandboxAlert extends Alert {
+  /** Name of the sandbox. */
+  readonly sandbox: string;
+}
+
 export type WriteOperation =
   | { readonly type: "createRun"; readonly run: NewRun; readonly owner: string }
   | { readonly type: "claimRun"; readonly runId: string; readonly owner: string; readonly steps?: number }
@@ -95,7 +102,8 @@ export type WriteOperation =
       readonly commit: Omit<StepCommit, "pending"> & { readonly pending?: PendingCommit };
     }
   | { readonly type: "truncateAfter"; readonly runId: string; readonly step: number }
-  | { readonly type: "appendEvents"; readonly events: readonly NewEvent[] };
+  | { readonly type: "appendEvents"; readonly events: readonly NewEvent[] }
+  | { readonly type: "appendAlerts"; readonly alerts: readonly SandboxAlert[] };
 
 /** The columns of a task; its files stay in the suite. */
 export type StoredTask = Pick<Task, "id" | "suite" | "family" | "split" | "seed"> & { readonly instruction?: string };
@@ -110,6 +118,7 @@ export interface WriteResults {
   readonly commitStep: null;
   readonly truncateAfter: Truncation;
   readonly appendEvents: null;
+  readonly appendAlerts: null;
 }
 
 export type OperationType = WriteOperation["type"];

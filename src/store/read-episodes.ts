@@ -4,6 +4,7 @@ import { and, asc, count, countDistinct, desc, eq, gt, gte, inArray, lt, type SQ
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
 import type { Turn } from "../core/types.ts";
+import { selectAlertsOf } from "./read-alerts.ts";
 import type { EpisodeDetail, EpisodeFilter, EpisodePage, EpisodeRecord, FamilyRecord } from "./records.ts";
 import { episodes, groups, tasks, tokens, turns } from "./schema.ts";
 import { unpackTokens } from "./tokens.ts";
@@ -31,6 +32,7 @@ const COLUMNS = {
   turns: episodes.turns,
   tokens: episodes.tokens,
   sampledTokens: episodes.sampledTokens,
+  alerts: sql<number>`(SELECT count(*) FROM alerts WHERE alerts.episode_id = ${episodes.id})`.mapWith(Number),
   startedAt: episodes.startedAt,
   phases: {
     reset: episodes.resetMs,
@@ -121,17 +123,19 @@ async function withDetail(database: LibSQLDatabase, rows: readonly Row[]): Promi
   for (const { episodeId, turn, ...rest } of turnRows) turnsOf.get(episodeId)?.push({ index: turn, ...rest });
   const blocks = await database.select().from(tokens).where(inArray(tokens.episodeId, ids));
   const tokensOf = new Map(blocks.map(({ episodeId, ...block }) => [episodeId, block]));
+  const alertsOf = await selectAlertsOf(database, ids);
   const instructions = await selectInstructions(
     database,
     rows.map((row) => row.taskId),
   );
-  return rows.map(({ rowId, turns: _turns, tokens: _tokens, ...episode }) => {
+  return rows.map(({ rowId, turns: _turns, tokens: _tokens, alerts: _alerts, ...episode }) => {
     const block = tokensOf.get(rowId);
     if (block === undefined) throw new AleError("store", `episode ${episode.id} has no tokens`);
     return {
       ...episode,
       instruction: instructions.get(episode.taskId) ?? null,
       turns: turnsOf.get(rowId) ?? [],
+      alerts: alertsOf.get(rowId) ?? [],
       tokens: unpackTokens(block),
     };
   });

@@ -1,5 +1,6 @@
 /** What reading the store gives. */
 
+import type { Alert } from "../core/alerts.ts";
 import type { EvaluationSummary, RunStatus } from "../core/events.ts";
 import type { PhaseTimes, Split, StopReason, TokenRecord, Turn } from "../core/types.ts";
 import type { EpisodePurpose } from "./schema.ts";
@@ -77,13 +78,31 @@ export interface EpisodeRecord {
   readonly turns: number;
   readonly tokens: number;
   readonly sampledTokens: number;
+  /** Number of alerts of the guards. */
+  readonly alerts: number;
   readonly startedAt: number;
   readonly phases: PhaseTimes;
 }
 
-export interface EpisodeDetail extends Omit<EpisodeRecord, "turns" | "tokens"> {
+/** An alert of an episode, or of a sandbox of the service. */
+export interface AlertRecord extends Alert {
+  readonly id: number;
+  readonly runId: string | null;
+  readonly episodeId: string | null;
+  readonly step: number | null;
+  readonly sandbox: string | null;
+}
+
+export interface AlertPage {
+  readonly alerts: readonly AlertRecord[];
+  /** Give it as `cursor` to get the next page; null on the last one. */
+  readonly nextCursor: string | null;
+}
+
+export interface EpisodeDetail extends Omit<EpisodeRecord, "turns" | "tokens" | "alerts"> {
   readonly instruction: string | null;
   readonly turns: readonly Turn[];
+  readonly alerts: readonly Alert[];
   readonly tokens: TokenRecord;
 }
 

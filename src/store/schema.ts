@@ -6,6 +6,7 @@
 
 import { sql } from "drizzle-orm";
 import { blob, check, index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
+import type { AlertAction, AlertKind } from "../core/alerts.ts";
 import type { RunStatus } from "../core/events.ts";
 import type { GradingMode, Split, StopReason } from "../core/types.ts";
 import { foreignText } from "./foreign-text.ts";
@@ -196,6 +197,25 @@ export const pendingEpisodes = sqliteTable(
     data: blob("data", { mode: "buffer" }).notNull(),
   },
   (t) => [primaryKey({ columns: [t.runId, t.key] })],
+);
+
+/** What the sandbox guards raised, in episodes of runs and in sandboxes of the service. */
+export const alerts = sqliteTable(
+  "alerts",
+  {
+    id: integer("id").primaryKey({ autoIncrement: true }),
+    /** Null for sandboxes of the service. */
+    runId: text("run_id").references(() => runs.id, cascade),
+    episodeId: integer("episode_id").references(() => episodes.id, cascade),
+    /** Name of the service's sandbox; null for episodes. */
+    sandbox: text("sandbox"),
+    turn: integer("turn"),
+    kind: text("kind").$type<AlertKind>().notNull(),
+    action: text("action").$type<AlertAction>().notNull(),
+    at: integer("at").notNull(),
+    evidence: text("evidence").notNull(),
+  },
+  (t) => [index("alerts_run").on(t.runId, t.id), index("alerts_episode").on(t.episodeId)],
 );
 
 export const metrics = sqliteTable(

@@ -197,6 +197,41 @@ test("pruned checkpoints are not offered", async () => {
   expect((await store.readCheckpoints(run)).map((checkpoint) => checkpoint.step)).toEqual([3, 4]);
 });
 
+test("alerts are kept with their episodes, go with them, and are listed the newest first", async () => {
+  const run = await writeSampleRun(store, { name: "alerts", steps: 4, groups: 3, groupSize: 2, evaluations: 1 });
+  const { alerts } = await store.readAlerts({ runId: run });
+  const { episodes } = await store.readEpisodes({ runId: run }, { limit: 500 });
+  const marked = episodes.filter((episode) => episode.alerts > 0);
+  expect(alerts.map(({ episodeId, step, kind }) => [episodeId, step, kind])).toEqual([
+    [`${run}/train/4/1/0`, 4, "protected_write"],
+    [`${run}/train/1/1/0`, 1, "tunnel"],
+    [`${run}/train/1/1/0`, 1, "protected_write"],
+  ]);
+  expect(marked.map(({ id, alerts: count }) => [id, count])).toEqual([
+    [`${run}/train/1/1/0`, 2],
+    [`${run}/train/4/1/0`, 1],
+  ]);
+  const detail = await store.readEpisode(marked[0]?.id ?? "");
+  expect(detail?.alerts).toMatchObject([{ kind: "protected_write" }, { kind: "tunnel", turn: 1, action: "stop" }]);
+  const page = await store.readAlerts({ runId: run }, { limit: 2 });
+  const rest = await store.readAlerts({ runId: run }, { limit: 2, cursor: page.nextCursor ?? "" });
+  expect([...page.alerts, ...rest.alerts]).toEqual([...alerts]);
+  expect(rest.nextCursor).toBeNull();
+  await store.truncateAfter(run, 3);
+  expect((await store.readAlerts({ runId: run, kind: "protected_write" })).alerts.map(({ step }) => step)).toEqual([1]);
+});
+
+test("alerts of the service's sandboxes stand beside their events, which do not tell what was done", async () => {
+  const since = await store.lastEventId();
+  const alert = { kind: "scan", at: 5, turn: null, evidence: "nmap scans", action: "stop", sandbox: "sb-1" } as const;
+  await store.appendAlerts([alert]);
+  const { alerts } = await store.readAlerts({ service: true });
+  expect(alerts).toMatchObject([{ ...alert, runId: null, episodeId: null, step: null }]);
+  const [event] = await store.readEvents({ sinceId: since });
+  expect(event).toMatchObject({ type: "guard.alert", body: { kind: "scan", action: "stop", sandbox: "sb-1" } });
+  expect(JSON.stringify(event)).not.toContain("nmap");
+});
+
 test("truncation removes later steps and whatever has no commit, and nothing else", async () => {
   const run = await writeSampleRun(store, { name: "truncate", steps: 5, groups: 2, groupSize: 2, evaluations: 2 });
   const other = await writeSampleRun(store, { name: "untouched", steps: 2, groups: 2, groupSize: 2 });

@@ -17,6 +17,7 @@ import type {
   NewRun,
   Pending,
   PendingCommit,
+  SandboxAlert,
   StepCommit,
   StoredTask,
   Truncation,
@@ -24,9 +25,11 @@ import type {
 } from "./operations.ts";
 import { processIdentity } from "./owner.ts";
 import { selectPending } from "./pending-episodes.ts";
+import { type AlertFilter, type AlertPageRequest, selectAlerts } from "./read-alerts.ts";
 import * as readEpisodes from "./read-episodes.ts";
 import * as readRuns from "./read-runs.ts";
 import type {
+  AlertPage,
   CheckpointRecord,
   CommittedStep,
   EpisodeDetail,
@@ -209,6 +212,11 @@ export class Store implements AsyncDisposable {
     await this.#persist(() => [{ type: "appendEvents", events }, events.length * 256, []]);
   }
 
+  /** Alerts of the service's sandboxes, with their events; those of episodes are stored with them. */
+  async appendAlerts(alerts: readonly SandboxAlert[]): Promise<void> {
+    await this.#persist(() => [{ type: "appendAlerts", alerts }, alerts.length * 1024, []]);
+  }
+
   // --- reading -------------------------------------------------------------------------------------------------------
 
   /** Newest first. */
@@ -322,6 +330,11 @@ export class Store implements AsyncDisposable {
   /** Episodes and successes per family and split, over all runs or one. */
   async readFamilies(runId?: string): Promise<FamilyRecord[]> {
     return this.#read((database) => readEpisodes.selectFamilies(database, runId));
+  }
+
+  /** Alerts of the guards, the newest first. */
+  async readAlerts(filter: AlertFilter = {}, page: AlertPageRequest = {}): Promise<AlertPage> {
+    return this.#read((database) => selectAlerts(database, filter, page));
   }
 
   /** Events after `sinceId`, oldest first. */

@@ -64,6 +64,8 @@ export async function writeEpisodes(
   await insertRows(raw, schema.episodes, rows);
   const turns = trajectories.flatMap((trajectory, i) => turnRows(trajectory, first + i));
   await insertRows(raw, schema.turns, turns);
+  const alerts = trajectories.flatMap((trajectory, i) => alertRows(trajectory, runId, first + i));
+  await insertRows(raw, schema.alerts, alerts);
   const tokens = [...packAll(trajectories, operation.tokens)].map((block, i) => ({ episodeId: first + i, ...block }));
   await insertRows(raw, schema.tokens, tokens);
 }
@@ -113,6 +115,10 @@ function turnRows(trajectory: NewEpisode, episodeId: number) {
     generatedMs: turn.generatedMs,
     observedMs: turn.observedMs,
   }));
+}
+
+function alertRows({ alerts = [] }: NewEpisode, runId: string, episodeId: number) {
+  return alerts.map((alert) => ({ ...alert, id: null, runId, episodeId, sandbox: null }));
 }
 
 async function refuseDoubles(raw: Transaction, trajectories: readonly NewEpisode[]): Promise<void> {

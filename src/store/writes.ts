@@ -10,6 +10,7 @@ import type {
   NewEvent,
   NewRun,
   OperationType,
+  SandboxAlert,
   StepCommit,
   Truncation,
   WriteOperation,
@@ -45,6 +46,9 @@ export async function applyOperation(
       return truncateAfter(tx, operation.runId, operation.step);
     case "appendEvents":
       await insertEvents(tx, operation.events);
+      return null;
+    case "appendAlerts":
+      await insertAlerts(tx, operation.alerts);
       return null;
   }
 }
@@ -247,6 +251,16 @@ async function insertEvents(tx: LibSQLDatabase, events: readonly NewEvent[]): Pr
   }
 }
 
+async function insertAlerts(tx: LibSQLDatabase, alerts: readonly SandboxAlert[]): Promise<void> {
+  if (alerts.length === 0) return;
+  await tx.insert(schema.alerts).values(alerts.map((alert) => ({ ...alert })));
+  // What was done in a sandbox is its owner's; the event says only that something was.
+  const events = alerts.map(({ kind, action, at, sandbox }) => {
+    return { runId: null, at, event: { type: "guard.alert" as const, kind, action, sandbox } };
+  });
+  await insertEvents(tx, events);
+}
+
 function stepOf(event: AleEvent): number | null {
-  return "step" in event ? event.step : null;
+  return "step" in event ? (event.step ?? null) : null;
 }

@@ -94,7 +94,8 @@ function selectInstances(suite: Suite, options: CheckOptions): Task[] {
   return tasks.filter(({ id }) => !seen.has(id) && seen.add(id));
 }
 
-async function checkTask(
+/** Checks one instance: nothing done, then the oracle, each in a fresh sandbox. */
+export async function checkTask(
   task: Task,
   provider: SandboxProvider,
   grade: GradeFunction,

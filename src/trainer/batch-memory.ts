@@ -5,11 +5,17 @@ import {
   CANDIDATE_LOGPROBS,
   CANDIDATE_WEIGHTS,
   CANDIDATES,
+  DIVERGENCE,
+  DIVERGENCE_WEIGHTS,
   ENTROPY,
   ENTROPY_WEIGHTS,
   INVERSE_TEMPERATURE,
   LABELS,
   LOGPROBS,
+  REFERENCE_STATES,
+  STATES,
+  TOP_IDS,
+  TOP_LOGPROBS,
   VALUE_WEIGHTS,
   VALUES,
   WEIGHTS,
@@ -24,6 +30,7 @@ type Columns = Readonly<Record<string, Float32Array>>;
 
 export interface BatchMemoryOptions {
   readonly vocabularySize: number;
+  readonly hiddenSize: number;
   /** Type of token ids in the graph; default `int64`. */
   readonly integers?: "int64" | "int32";
 }
@@ -34,7 +41,17 @@ const TERMS = [
   [ENTROPY_WEIGHTS, ENTROPY],
   [VALUE_WEIGHTS, VALUES],
   [CANDIDATE_WEIGHTS, CANDIDATE_LOGPROBS],
+  [DIVERGENCE_WEIGHTS, DIVERGENCE],
 ] as const;
+
+/** Sums over the tokens of a run. */
+export interface BatchSums {
+  loss: number;
+  entropy: number;
+  tokens: number;
+  /** Σ weight · divergence, which is part of the loss with the other sign. */
+  divergence: number;
+}
 
 /** Arrays over the N = rows · length tokens of a rectangle; each token's place predicts the next of its sequence. */
 export class BatchMemory {
@@ -55,9 +72,13 @@ export class BatchMemory {
   /** Places of the sequences: begin, and end (exclusive). */
   #places: readonly { readonly begin: number; readonly end: number }[] = [];
 
-  constructor({ vocabularySize, integers = "int64" }: BatchMemoryOptions, mode: RunnerMode, shape: Rectangle) {
+  constructor(
+    { vocabularySize, hiddenSize, integers = "int64" }: BatchMemoryOptions,
+    mode: RunnerMode,
+    shape: Rectangle,
+  ) {
     const { gradients, terms } = mode;
-    const { candidates = 0 } = terms;
+    const { candidates = 0, divergence = false, states = false, top } = terms;
     const tokens = shape.rows * shape.length;
     this.#vocabularySize = vocabularySize;
     this.#shape = shape;
@@ -78,12 +99,18 @@ export class BatchMemory {
       [ENTROPY_WEIGHTS, gradients && terms.entropy === true, 1],
       [VALUE_WEIGHTS, gradients && hasValues, 1],
       [CANDIDATE_WEIGHTS, gradients && candidates > 0, candidates],
+      [DIVERGENCE_WEIGHTS, gradients && divergence, 1],
+      [REFERENCE_STATES, divergence, hiddenSize],
     ]);
     this.#outputs = columns([
-      [LOGPROBS, true, 1],
+      [STATES, states, hiddenSize],
+      [LOGPROBS, !states, 1],
       [ENTROPY, gradients, 1],
       [VALUES, hasValues, 1],
       [CANDIDATE_LOGPROBS, candidates > 0, candidates],
+      [DIVERGENCE, divergence, 1],
+      [TOP_IDS, top !== undefined, top?.count ?? 0],
+      [TOP_LOGPROBS, top !== undefined, top?.count ?? 0],
     ]);
   }
 
@@ -91,8 +118,9 @@ export class BatchMemory {
     this.#inverseTemperature[0] = 1 / value;
   }
 
-  get logprobs(): Float32Array {
-    return this.#outputs[LOGPROBS] as Float32Array;
+  /** One of the outputs that every run writes. */
+  get first(): Float32Array {
+    return (this.#outputs[STATES] ?? this.#outputs[LOGPROBS]) as Float32Array;
   }
 
   /** See `BatchRunner.load`. */
@@ -125,7 +153,7 @@ export class BatchMemory {
   }
 
   /** See `BatchRunner.addSums`. */
-  addSums(sums: { loss: number; entropy: number; tokens: number }): void {
+  addSums(sums: BatchSums): void {
     for (const { begin, end } of this.#places) {
       for (const [weightName, name] of TERMS) {
         const weights = this.#inputs[weightName];
@@ -133,15 +161,26 @@ export class BatchMemory {
         const term = this.#outputs[name] as Float32Array;
         const width = weights.length / this.tokens;
         for (let i = begin * width; i < end * width; i++) {
-          if (weights[i] !== 0) sums.loss -= (weights[i] as number) * (term[i] as number);
+          if (weights[i] === 0) continue;
+          const weighted = (weights[i] as number) * (term[i] as number);
+          sums.loss -= weighted;
+          if (name === DIVERGENCE) sums.divergence += weighted;
         }
       }
       for (let token = begin; token < end; token++) {
-        if (this.#inputs[WEIGHTS]?.[token] === 0) continue;
+        if (this.#inputs[WEIGHTS]?.[token] === 0 && !this.#hasCandidates(token)) continue;
         sums.entropy += this.#outputs[ENTROPY]?.[token] as number;
         sums.tokens++;
       }
     }
+  }
+
+  /** Whether the loss has a term of the token's candidates. */
+  #hasCandidates(token: number): boolean {
+    const weights = this.#inputs[CANDIDATE_WEIGHTS];
+    if (weights === undefined) return false;
+    const width = weights.length / this.tokens;
+    return weights.subarray(token * width, (token + 1) * width).some((weight) => weight !== 0);
   }
 
   /** Where sequences begin, to be bound to graphs with attention; nothing unless rows hold several sequences. */

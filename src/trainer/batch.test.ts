@@ -50,6 +50,23 @@ describe("episodes of a step", () => {
     expect(batchOf({ type: "grpo" }, [group([1, 1])]).job).toBeUndefined();
   });
 
+  test("without any signal leave what there is to imitate", () => {
+    const failures = group([0, 0]);
+    const expert = failures.trajectories[0] as Trajectory;
+    const experiment = ExperimentSchema.parse({ algorithm: { type: "ipa" }, resampling: { imitation: 0.5 } });
+    const collected = {
+      groups: [failures],
+      forks: [],
+      imitations: [{ tokens: expert.tokens, chunks: 1 }],
+      metrics: {},
+    };
+    const batch = buildBatch(experiment, collected, 1);
+    expect(batch.job).toBeUndefined();
+    expect(batch.imitation?.kind).toBe("supervised");
+    const weights = batch.imitation?.weights[0] ?? [];
+    expect(weights.findIndex((weight) => weight > 0)).toBe(TURN_IDS.indexOf(0));
+  });
+
   test("under which the machine failed do not count, neither alone nor in their group", () => {
     const [whole] = [group([1, 0, 0])];
     const [first, second, failed] = whole.trajectories as [Trajectory, Trajectory, Trajectory];

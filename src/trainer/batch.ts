@@ -10,11 +10,13 @@ import { type Group, MACHINE_FAULTS, type TokenRecord } from "../core/types.ts";
 import type { ParityLimits } from "./mismatch.ts";
 import { learningRate } from "./schedule.ts";
 import { scoreEpisodes } from "./scores.ts";
-import type { OptimizerSettings, PolicyJob } from "./update.ts";
+import type { OptimizerSettings, PolicyJob, SupervisedJob } from "./update.ts";
 
 export interface Batch {
   /** `undefined` when no trajectory carries a signal, e.g. because all groups are solved. */
   readonly job: PolicyJob | undefined;
+  /** What is imitated where no trajectory carries a signal. */
+  readonly imitation?: SupervisedJob;
   /** Moments of all rewards so far, for the next step; only with running normalisation. */
   readonly rewardMoments?: RunningMoments;
 }
@@ -81,7 +83,7 @@ function withoutFaults(group: Group): Group {
 
 /**
  * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those whose
- * advantages are all 0, unless a critic or a divergence inside the reward has its own say about them.
+ * advantages are all 0, unless a critic, a divergence inside the reward or a teacher has its own say about them.
  * @param klCoefficient β of this step, where it is not the experiment's.
  * @param rewardMoments what the step before this one left, with running normalisation.
  */
@@ -96,10 +98,20 @@ export function buildBatch(
   const algorithm = composeAlgorithm(experiment.algorithm);
   const groups = [...collected.groups, ...collected.forks].map(withoutFaults);
   const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
-  const used = scores.episodes.filter(({ trajectory, hasSignal }) => hasSignal && trajectory.tokens.mask.includes(1));
+  const isTaught = experiment.distillation !== undefined;
+  const used = scores.episodes.filter(
+    ({ trajectory, hasSignal }) => (hasSignal || isTaught) && trajectory.tokens.mask.includes(1),
+  );
   const result = scores.rewardMoments === undefined ? {} : { rewardMoments: scores.rewardMoments };
-  if (used.length === 0) return { job: undefined, ...result };
   const imitation = imitationWeights(experiment, collected.imitations);
+  const optimizer = optimizerAt(experiment, step);
+  if (used.length === 0) {
+    return {
+      job: undefined,
+      ...(imitation && { imitation: { kind: "supervised", ...imitation, optimizer } }),
+      ...result,
+    };
+  }
   const tokens = used.map(({ trajectory }) => trajectory.tokens);
   const job: PolicyJob = {
     kind: "policy",
@@ -122,7 +134,7 @@ export function buildBatch(
     kvOldest: tokens.map(({ kvOldest }) => kvOldest),
     parityLimits: parityLimits(experiment),
     orderKey: `${experiment.seed}/minibatches/${step}`,
-    optimizer: optimizerAt(experiment, step),
+    optimizer,
     ...(imitation === undefined ? {} : { imitation }),
   };
   return { job, ...result };

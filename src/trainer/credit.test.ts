@@ -183,7 +183,7 @@ describe("divergence from the start", () => {
   test.each([
     ["loss", "k3", "actor/kl_loss"],
     ["reward", "k1", "actor/reward_kl_penalty"],
-  ])("in the %s, it is 0 at the start and holds the policy back later", async (place, estimator, name) => {
+  ])("in the %s by %s, it is 0 at the start and holds the policy back later", async (place, estimator, name) => {
     // Without a division by the spread, which would let no reward weigh more than another.
     const algorithm = { type: "reinforce" };
     const free = makeLearner(false);
@@ -193,6 +193,47 @@ describe("divergence from the start", () => {
     if (place === "reward") expect(Math.abs(results[0]?.metrics[name] as number)).toBeLessThan(1e-6);
     expect(Math.abs(results.at(-1)?.metrics[name] as number)).toBeGreaterThan(1e-6);
     expect(drift(held)).toBeLessThan(0.5 * drift(free));
+  });
+
+  /** Mean divergence over the vocabulary, at the tokens of episodes. */
+  function meanDivergence({ learner, store }: ReturnType<typeof makeLearner>): number {
+    const slot = store.published?.slot ?? 0;
+    const sequences = collect(learner, slot, () => 1).flatMap((group) => group.trajectories.map((t) => t.tokens.ids));
+    const { divergences } = learner.forward(sequences, slot, 1, { divergence: true });
+    const own = divergences.flatMap((row) => [...row].filter((_, t) => MASK[t] === 1));
+    return own.reduce((sum, value) => sum + value, 0) / own.length;
+  }
+
+  test("over the vocabulary in the loss, its value is the engine's and the policy stays near", async () => {
+    const algorithm = { type: "reinforce" };
+    const [free, held] = [makeLearner(false), makeLearner(false)];
+    await steps(free, { algorithm }, 6);
+    const before = await steps(held, { algorithm, kl: { estimator: "full", coefficient: 3 } }, 6);
+    expect(meanDivergence(held)).toBeLessThan(0.5 * meanDivergence(free));
+    // Two minibatches, of which the second sees what the first made of the weights.
+    const [near, far] = [before.at(-1)?.metrics["actor/kl_loss"] as number, meanDivergence(held)];
+    expect(near / far).toBeGreaterThan(0.5);
+    expect(near / far).toBeLessThan(2);
+  });
+
+  test("over the vocabulary in the reward, an episode pays for the states it went through", async () => {
+    const made = makeLearner(false);
+    await steps(made, { algorithm: { type: "reinforce" } }, 3);
+    const slot = made.store.published?.slot ?? 0;
+    const groups = collect(made.learner, slot, (member) => member % 2);
+    const kl = { in: "reward", estimator: "full", coefficient: 0.5 };
+    const job = jobOf({ algorithm: { type: "reinforce" }, kl }, groups);
+    const { advantages, metrics } = await assignCredit(made.learner, job, slot);
+    const { divergences } = made.learner.forward(job.sequences, slot, 1, { divergence: true });
+    const costs = divergences.map((row) => row.reduce((sum, value, t) => sum + value * (MASK[t] as number), 0));
+    const rewards = costs.map((cost, i) => (i % 2) - 0.5 * cost);
+    for (const i of [1, 6]) {
+      const group = rewards.slice(4 * Math.floor(i / 4), 4 * Math.floor(i / 4) + 4);
+      const centred = (rewards[i] as number) - group.reduce((sum, reward) => sum + reward, 0) / 4;
+      expect(advantages[i]?.[2]).toBeCloseTo(centred, 5);
+    }
+    const total = costs.reduce((sum, cost) => sum + cost, 0);
+    expect(metrics["actor/reward_kl_penalty"]).toBeCloseTo(total / (8 * 5), 5);
   });
 
   test.each(["grpo", "ipa", "step_reinforce", "gigpo"])(

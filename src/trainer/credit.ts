@@ -10,6 +10,8 @@ import { placeReward } from "../algorithms/reward-placement.ts";
 import { mean } from "../algorithms/statistics.ts";
 import { hasCritic } from "../config/composition.ts";
 import type { Slot } from "../models/parameter-store.ts";
+import { taughtAdvantages, teacherMetrics } from "./distillation.ts";
+import type { ForwardResult } from "./loss-terms.ts";
 import type { PolicyJob, PolicyLearner } from "./update.ts";
 
 export interface Critic {
@@ -21,7 +23,7 @@ export interface Critic {
 export interface Credit {
   readonly advantages: readonly ArrayLike<number>[];
   /** What the training engine says under the weights that sampled; known where something needed it. */
-  readonly old?: { readonly logprobs: readonly Float32Array[]; readonly values: readonly Float32Array[] };
+  readonly old?: ForwardResult;
   /** As `old.logprobs`, where the loss tells the two engines apart. */
   readonly proximal?: readonly Float32Array[];
   /** Log-probabilities under the frozen reference, with a KL term. */
@@ -36,11 +38,11 @@ export async function assignCredit(learner: PolicyLearner, job: PolicyJob, publi
   const { algorithm, sequences, temperature, kl } = job;
   const isLearned = hasCritic(algorithm);
   const isRecomputed = algorithm.proximal === "recompute";
-  const needsOld = isLearned || isRecomputed || kl?.in === "reward";
-  const old = needsOld
-    ? await learner.forward(sequences, published, temperature, isLearned ? { values: true } : {})
-    : undefined;
-  const reference = kl && (await learner.referenceLogprobs(sequences, temperature));
+  const needsOld = isLearned || isRecomputed || kl?.in === "reward" || job.teacher?.in === "reward";
+  const isFull = kl?.estimator === "full";
+  const asked = { values: isLearned, divergence: isFull && kl.in === "reward" };
+  const old = needsOld ? await learner.forward(sequences, published, temperature, asked) : undefined;
+  const reference = kl && !isFull ? await learner.referenceLogprobs(sequences, temperature) : undefined;
   const corrections = old && corrected(job, old.logprobs);
   const known = {
     ...(old && { old }),
@@ -48,14 +50,19 @@ export async function assignCredit(learner: PolicyLearner, job: PolicyJob, publi
     ...(reference && { reference }),
     ...(corrections && { corrections }),
   };
-  const penalty = old && reference && kl?.in === "reward" ? penalties(job, old.logprobs, reference) : undefined;
-  const metrics = { ...penaltyMetrics(job, penalty), ...correctionMetrics(job, corrections) };
+  const penalty = old && kl?.in === "reward" ? penalties(job, old, reference) : undefined;
+  const metrics = {
+    ...penaltyMetrics(job, penalty),
+    ...correctionMetrics(job, corrections),
+    ...teacherMetrics(job, old?.logprobs ?? job.behaviour),
+  };
   if (isLearned && old !== undefined) {
     const { advantages, critic } = estimate(job, old.values, penalty);
-    return { ...known, advantages, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
+    const taught = taughtAdvantages(job, advantages, old.logprobs);
+    return { ...known, advantages: taught, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
   }
   const advantages = penalty === undefined ? job.advantages : penalisedAdvantages(job, penalty);
-  return { ...known, advantages, metrics };
+  return { ...known, advantages: taughtAdvantages(job, advantages, old?.logprobs), metrics };
 }
 
 /** What the correction makes of each sequence; `undefined` without one. */
@@ -88,13 +95,15 @@ function correctionMetrics({ masks }: PolicyJob, corrections: Credit["correction
 /** Divergence of each token from the reference, before the coefficient. */
 function penalties(
   { kl, masks }: PolicyJob,
-  logprobs: readonly Float32Array[],
-  reference: readonly Float32Array[],
+  { logprobs, divergences }: Pick<ForwardResult, "logprobs" | "divergences">,
+  reference: readonly Float32Array[] | undefined,
 ): readonly Float64Array[] {
-  const kind = (kl as NonNullable<PolicyJob["kl"]>).estimator;
+  const { estimator: kind } = kl as NonNullable<PolicyJob["kl"]>;
   return masks.map((mask_T, i) => {
-    const input = { logprobs_T: logprobs[i] as Float32Array, reference_T: reference[i] as Float32Array, mask_T };
-    return klLoss(input, { kind, tokens: 1 }).losses_T;
+    const full_T = divergences[i];
+    if (kind === "full") return Float64Array.from(mask_T, (bit, t) => bit * (full_T?.[t] as number));
+    const reference_T = reference?.[i] as Float32Array;
+    return klLoss({ logprobs_T: logprobs[i] as Float32Array, reference_T, mask_T }, { kind, tokens: 1 }).losses_T;
   });
 }
 

@@ -10,7 +10,7 @@ import {
   trainableLayout,
   trainsEmbedding,
 } from "../models/decoder-graph.ts";
-import { VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
+import { REFERENCE_TABLE, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import { tensorValues } from "../models/parameter-values.ts";
 import { EMBEDDING, type ParameterLayout } from "../models/parameters.ts";
@@ -106,7 +106,7 @@ interface RunnerOptions extends Rectangle {
   readonly mode: RunnerMode;
 }
 
-/** A value no log-probability can have: still there after a background run, it shows that the run failed. */
+/** A value no log-probability and no state can have: still there after a background run, it shows that the run failed. */
 const UNWRITTEN = Number.POSITIVE_INFINITY;
 
 /** One rectangle in one lane. */
@@ -148,11 +148,11 @@ export class DecoderRunner implements BatchRunner {
     this.#memory.temperature = temperature;
     const call = this.#backgroundCalls.get(slot) ?? this.#options.session.prepareBackground(...this.#bindings(slot));
     this.#backgroundCalls.set(slot, call);
-    this.#memory.logprobs[0] = UNWRITTEN;
+    this.#memory.first[0] = UNWRITTEN;
     call.start();
     return () => {
       call.wait();
-      if (this.#memory.logprobs[0] === UNWRITTEN)
+      if (this.#memory.first[0] === UNWRITTEN)
         throw new AleError("engine", "a graph failed while it ran in the background");
     };
   }
@@ -177,6 +177,7 @@ export class DecoderRunner implements BatchRunner {
       [IDS]: idValue(this.#memory.ids, [tokens]),
     };
     if (!hasValues) for (const name of [VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS]) delete feeds[name];
+    if (mode.terms.divergence !== true) delete feeds[REFERENCE_TABLE];
     if (!mode.gradients) return [feeds, fetches];
     if (this.#trainsEmbedding) {
       fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);

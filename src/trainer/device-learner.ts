@@ -8,19 +8,20 @@ import { AleError } from "../core/errors.ts";
 import type { RecordSpan } from "../core/timeline.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { accumulatedName, decoderGraph, gradientName, IDS, trainableLayout } from "../models/decoder-graph.ts";
-import { LOGPROBS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
+import { LOGPROBS, REFERENCE_STATES, REFERENCE_TABLE, STATES, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
 import { type DeviceParameters, type DeviceTensors, download } from "../models/device-parameters.ts";
 import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import type { Adapters } from "../models/lora.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
-import { parameterLayout } from "../models/parameters.ts";
+import { headName, parameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import type { DeviceValue } from "../runtime/provider.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import type { Bindable } from "../runtime/value.ts";
 import { BatchMemory, idValue } from "./batch-memory.ts";
 import { DeviceAdamW, DeviceGradients, DeviceNorm } from "./device-optimizer.ts";
-import { type LaidOut, modeKey, type RunnerMode } from "./executor.ts";
+import { type LaidOut, modeKey, type RunnerMode, type WeightColumns } from "./executor.ts";
+import { noReference } from "./learner.ts";
 import {
   type BackwardResult,
   type BackwardTerms,
@@ -117,9 +118,7 @@ export class DeviceLearner {
 
   /** As `Learner.referenceForwarding`. */
   referenceForwarding(sequences: readonly Int32Array[], temperature: number): MicroOperations<ForwardResult> {
-    if (this.#base === undefined && this.#reference === undefined) {
-      throw new AleError("internal", "this learner has no reference to compare with");
-    }
+    if (this.#base === undefined && this.#reference === undefined) throw noReference();
     return this.#forwarding("reference", sequences, 0, temperature, {});
   }
 
@@ -135,7 +134,8 @@ export class DeviceLearner {
     for (const batch of this.#plan(sequences)) {
       const began = performance.now();
       const runner = this.#runner(mode, batch, model);
-      runner.load(laidOut(batch, sequences), {}, asked.candidates && pick(batch, asked.candidates.ids));
+      const fixed = this.#referenceStates(mode, batch, sequences);
+      runner.load(laidOut(batch, sequences), fixed, asked.candidates && pick(batch, asked.candidates.ids));
       runner.run(slot, temperature);
       for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
       this.#record?.("forward", began, countTokens([batch], sequences));
@@ -164,7 +164,7 @@ export class DeviceLearner {
     terms: BackwardTerms = {},
   ): MicroOperations<BackwardResult> {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
-    const sums = { loss: 0, entropy: 0, tokens: 0 };
+    const sums = { loss: 0, entropy: 0, tokens: 0, divergence: 0 };
     if (terms.values === undefined && this.#parameters.layout.byName.has(VALUE_HEAD_WEIGHT)) {
       throw new AleError("internal", "a store with a value head is trained with values");
     }
@@ -173,7 +173,10 @@ export class DeviceLearner {
     for (const batch of this.#plan(sequences)) {
       const began = performance.now();
       const runner = this.#runner(mode, batch, "policy");
-      const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)]));
+      const picked = {
+        ...Object.fromEntries(columns.map(([name, rows]) => [name, pick(batch, rows)])),
+        ...this.#referenceStates(mode, batch, sequences),
+      };
       runner.load(laidOut(batch, sequences), picked, terms.candidates && pick(batch, terms.candidates.ids));
       runner.run(slot, temperature);
       this.#gradients.swap();
@@ -183,8 +186,20 @@ export class DeviceLearner {
       yield;
     }
     this.#share();
-    const { loss, entropy, tokens } = sums;
-    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
+    const { loss, entropy, tokens, divergence } = sums;
+    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens, divergence };
+  }
+
+  /** What a divergence is measured from: the states of the micro-batch under the reference. */
+  #referenceStates(mode: RunnerMode, batch: MicroBatch, sequences: readonly Int32Array[]): WeightColumns {
+    if (mode.terms.divergence !== true) return {};
+    if (this.#base === undefined && this.#reference === undefined) throw noReference();
+    const runner = this.#runner({ gradients: false, terms: { states: true } }, batch, "reference");
+    runner.load(laidOut(batch, sequences));
+    runner.run(0, 1);
+    const states = pick(batch, sequences).map(({ length }) => new Float32Array(length * this.#config.hiddenSize));
+    for (const [i, rows] of states.entries()) runner.copyOutput(STATES, i, rows);
+    return { [REFERENCE_STATES]: states };
   }
 
   /** Moves the gradients to the host, if others are to see them there. */
@@ -245,6 +260,7 @@ export class DeviceLearner {
       gradients: this.#gradients,
       adapters: model === "policy" ? this.#base?.adapters : undefined,
       fixed: model === "reference" ? this.#reference : undefined,
+      referenceTable: model === "policy" ? this.#reference?.[headName(this.#config)] : undefined,
       mode,
       rows,
       length,
@@ -290,6 +306,8 @@ interface DeviceRunnerOptions {
   readonly adapters: Adapters | undefined;
   /** Weights that no slot changes; those of the slot when omitted. */
   readonly fixed: DeviceTensors | undefined;
+  /** The reference's output projection, for a divergence; none with adapters, whose base has the policy's. */
+  readonly referenceTable: DeviceTensors[string] | undefined;
   readonly mode: RunnerMode;
   readonly rows: number;
   readonly length: number;
@@ -321,8 +339,8 @@ class DeviceRunner {
       storage,
     });
     this.#session = new Session(model, { threads: 1, provider, config: WIDEN_ANEW });
-    const { vocabularySize } = config;
-    const memory = new BatchMemory({ vocabularySize, integers: "int32" }, mode, { rows, length });
+    const { vocabularySize, hiddenSize } = config;
+    const memory = new BatchMemory({ vocabularySize, hiddenSize, integers: "int32" }, mode, { rows, length });
     this.#memory = memory;
     this.load = memory.load.bind(memory);
     this.copyOutput = memory.copyOutput.bind(memory);
@@ -346,7 +364,7 @@ class DeviceRunner {
   }
 
   #prepare(parameters: DeviceTensors): PreparedCall {
-    const { config, adapters, gradients, mode } = this.#options;
+    const { config, adapters, gradients, mode, referenceTable } = this.#options;
     const { ids, tokens } = this.#memory;
     const head = this.#memory.head();
     const trained = trainableLayout(config, { adapters, valueHead: mode.terms.values !== undefined }).entries;
@@ -354,6 +372,7 @@ class DeviceRunner {
     const feeds: Record<string, Bindable> = {
       ...(Object.fromEntries(read) as Record<string, Bindable>),
       ...head.feeds,
+      ...(mode.terms.divergence && referenceTable && { [REFERENCE_TABLE]: referenceTable }),
       [IDS]: idValue(ids, [tokens]),
     };
     const fetches: Record<string, Bindable> = { ...head.fetches };

@@ -6,6 +6,7 @@ import type { TokenShape } from "../models/decoder-layer.ts";
 import type { Adapters } from "../models/lora.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { Value } from "../runtime/value.ts";
+import type { BatchSums } from "./batch-memory.ts";
 
 /** What a run computes: log-probabilities and other terms, and with gradients entropy and the gradients of a loss. */
 export interface RunnerMode {
@@ -15,8 +16,9 @@ export interface RunnerMode {
 
 /** Equal for modes that are computed by the same graph. */
 export function modeKey({ gradients, terms }: RunnerMode): string {
-  const { entropy = false, values = "no", candidates = 0 } = terms;
-  return `${gradients ? "gradients" : "logprobs"} entropy:${entropy} values:${values} candidates:${candidates}`;
+  const { entropy = false, values = "no", candidates = 0, divergence = false, states = false, top } = terms;
+  const rest = `candidates:${candidates} divergence:${divergence} states:${states} top:${top?.count ?? 0}/${top?.among ?? 0}`;
+  return `${gradients ? "gradients" : "logprobs"} entropy:${entropy} values:${values} ${rest}`;
 }
 
 /** The model an executor computes. */
@@ -24,7 +26,7 @@ export interface RunnerModel {
   readonly config: DecoderConfig;
   /** With adapters, only they are trained. */
   readonly adapters: Adapters | undefined;
-  /** All parameters under the weights of a slot, by name. */
+  /** All parameters under the weights of a slot, by name, and `REFERENCE_TABLE` where there is a reference of its own. */
   readonly weights: (slot: Slot) => Readonly<Record<string, Value>>;
 }
 
@@ -56,7 +58,7 @@ export interface BatchRunner {
   /** Adds the gradients of the embedded tokens, if it is trained, to the embedding's gradient, in order of position. */
   scatterEmbeddedGradient(): void;
   /** Adds this run's loss, and entropy and number of the tokens with a weight, to `sums`. */
-  addSums(sums: { loss: number; entropy: number; tokens: number }): void;
+  addSums(sums: BatchSums): void;
 }
 
 export interface Executor {

@@ -1,6 +1,7 @@
 /** The end of the decoder in chunks of tokens, so that the logits of all tokens never exist at once. */
 
 import { accumulatedName, gradientName, trainableLayout } from "../models/decoder-graph.ts";
+import { REFERENCE_TABLE } from "../models/decoder-head.ts";
 import { HIDDEN, HIDDEN_GRADIENT, headEntries, headGraph } from "../models/layer-graphs.ts";
 import type { PreparedCall } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
@@ -60,6 +61,9 @@ export class HeadCalls {
     feeds[HIDDEN] = rows(this.#states.states);
     const entries = headEntries(model, terms);
     for (const { name } of entries) feeds[name] = weights[name] as Value;
+    if (terms.divergence === true && model.adapters === undefined) {
+      feeds[REFERENCE_TABLE] = weights[REFERENCE_TABLE] as Value;
+    }
     if (!gradients) return session.prepare(feeds, fetches);
     fetches[HIDDEN_GRADIENT] = rows(this.#states.gradient);
     const trainable = trainableLayout(model.config, { adapters: model.adapters, valueHead: true }).byName;

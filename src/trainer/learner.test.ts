@@ -127,7 +127,7 @@ describe("gradients and log-probabilities", () => {
     const { learner, store } = makeLearner({ maxTokensPerMicroBatch: 16 });
     store.parameters(0).fill(0);
     expect(learner.backward(batch.slice(0, 1), weights, 0).entropy).toBeCloseTo(Math.log(CONFIG.vocabularySize), 5);
-    expect(learner.backward([], [], 0)).toEqual({ loss: 0, logprobs: [], entropy: 0, tokens: 0 });
+    expect(learner.backward([], [], 0)).toEqual({ loss: 0, logprobs: [], entropy: 0, tokens: 0, divergence: 0 });
   });
 
   test("a token outside the vocabulary and a sequence beyond the context are refused", () => {

@@ -6,13 +6,15 @@
 import { AleError } from "../core/errors.ts";
 import type { RecordSpan } from "../core/timeline.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { LOGPROBS } from "../models/decoder-head.ts";
+import { LOGPROBS, REFERENCE_TABLE } from "../models/decoder-head.ts";
 import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues } from "../models/parameter-values.ts";
+import { headName } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
+import type { Value } from "../runtime/value.ts";
 import { DecoderRunners } from "./decoder-runner.ts";
-import type { BatchRunner, Executor, LaidOut, RunnerMode, RunnerModel } from "./executor.ts";
+import type { Executor, RunnerMode, RunnerModel } from "./executor.ts";
 import { LayeredRunners } from "./layered-runner.ts";
 import {
   type BackwardResult,
@@ -25,7 +27,8 @@ import {
   lossTerms,
   weightColumns,
 } from "./loss-terms.ts";
-import { countTokens, type MicroBatch, type Packing, planMicroBatches } from "./micro-batches.ts";
+import { copyOutputs, runMicroBatches } from "./micro-batch-runs.ts";
+import { type MicroBatch, type Packing, planMicroBatches } from "./micro-batches.ts";
 import { finish, type MicroOperations, paced } from "./micro-operations.ts";
 import { GradientSum, type NoDecay } from "./optimizer.ts";
 import { type StepResult, type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
@@ -89,7 +92,8 @@ export class Learner {
       layered
         ? new LayeredRunners({ ...options, model, layout, gradients: this.gradients })
         : new DecoderRunners(model, layout, this.#gradients);
-    const weights = (slot: Slot) => ({ ...base?.parameters.values, ...parameterValues(store, slot) });
+    const table = base === undefined && reference && { [REFERENCE_TABLE]: reference.values[headName(config)] as Value };
+    const weights = (slot: Slot) => ({ ...base?.parameters.values, ...parameterValues(store, slot), ...table });
     this.#executor = executor({ config, adapters: base?.adapters, weights });
     this.#reference = reference && executor({ config, adapters: undefined, weights: () => reference.values });
     this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, noDecay });
@@ -126,7 +130,7 @@ export class Learner {
 
   /** As `forwarding`, under the frozen reference. @throws AleError("internal") when the learner was given none. */
   referenceForwarding(sequences: readonly Int32Array[], temperature: number): MicroOperations<ForwardResult> {
-    if (this.#reference === undefined) throw new AleError("internal", "this learner has no reference to compare with");
+    if (this.#reference === undefined) throw noReference();
     return this.#forwarding(this.#reference, sequences, 0, temperature, {});
   }
 
@@ -144,10 +148,11 @@ export class Learner {
   ): MicroOperations<ForwardResult> {
     const outputs = forwardOutputs(asked, sequences);
     const mode = { gradients: false, terms: forwardTerms(asked) };
-    yield* this.#runAll(
-      { executor, mode, sequences, slot, temperature },
+    yield* runMicroBatches(
+      { ...this.#work(sequences, mode), executor, slot, temperature },
       {
-        load: (runner, laidOut, pick) => runner.load(laidOut, {}, asked.candidates && pick(asked.candidates.ids)),
+        load: (runner, laidOut, pick, fixed) =>
+          runner.load(laidOut, fixed, asked.candidates && pick(asked.candidates.ids)),
         finish: (runner, batch) => {
           for (const [name, rows] of Object.entries(outputs)) copyOutputs(runner, batch, name, rows);
         },
@@ -179,15 +184,15 @@ export class Learner {
     terms: BackwardTerms = {},
   ): MicroOperations<BackwardResult> {
     const logprobs = sequences.map((sequence) => new Float32Array(sequence.length));
-    const sums = { loss: 0, entropy: 0, tokens: 0 };
+    const sums = { loss: 0, entropy: 0, tokens: 0, divergence: 0 };
     const columns = Object.entries(weightColumns(weights, terms));
     const mode = { gradients: true, terms: lossTerms(terms) };
-    yield* this.#runAll(
-      { executor: this.#executor, mode, sequences, slot: checkedSlot(slot), temperature },
+    yield* runMicroBatches(
+      { ...this.#work(sequences, mode), slot: checkedSlot(slot), temperature },
       {
-        load: (runner, laidOut, pick) => {
+        load: (runner, laidOut, pick, fixed) => {
           const picked = Object.fromEntries(columns.map(([name, rows]) => [name, pick(rows)]));
-          runner.load(laidOut, picked, terms.candidates && pick(terms.candidates.ids));
+          runner.load(laidOut, { ...picked, ...fixed }, terms.candidates && pick(terms.candidates.ids));
         },
         finish: (runner, batch) => {
           runner.scatterEmbeddedGradient();
@@ -199,8 +204,8 @@ export class Learner {
     const began = yield* this.#optimizing(this.#sum.calls);
     for (const lane of this.#gradients.slice(1)) lane.fill(0);
     this.#record?.("optimizer", began);
-    const { loss, entropy, tokens } = sums;
-    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens };
+    const { loss, entropy, tokens, divergence } = sums;
+    return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens, divergence };
   }
 
   /**
@@ -224,7 +229,7 @@ export class Learner {
       began = yield* this.#optimizing(calls, began);
       this.#store.setStep(target, this.#store.step(source) + 1);
     }
-    this.clearGradients();
+    this.gradients.fill(0); // Those of the other lanes were cleared when they were added up.
     this.#record?.("optimizer", began);
     return { gradNorm };
   }
@@ -247,27 +252,11 @@ export class Learner {
     this.#sum.release();
   }
 
-  /** Runs the micro-batches, as many at a time as there are lanes; `finish` is called in the order of the plan. */
-  *#runAll({ executor, mode, sequences, slot, temperature }: Work, work: BatchWork): MicroOperations<void> {
-    const plan = this.#plan(sequences);
-    const { lanes } = executor;
-    const span = mode.gradients ? "backward" : "forward";
-    for (let begin = 0; begin < plan.length; begin += lanes) {
-      const started = performance.now();
-      const group = plan.slice(begin, begin + lanes).map((batch, lane) => {
-        const runner = executor.get(mode, batch, lane);
-        const pick = <T>(items: readonly T[]): T[] => batch.members.map((index) => items[index] as T);
-        work.load(runner, { sequences: pick(sequences), starts: batch.starts }, pick);
-        return { batch, runner };
-      });
-      const runners = group.map(({ runner }) => runner);
-      const calls = executor.calls(runners, slot, temperature);
-      const began = yield* paced(calls, (from) => this.#record?.(span, from), started);
-      for (const { runner, batch } of group) work.finish(runner, batch);
-      const batches = group.map(({ batch }) => batch);
-      this.#record?.(span, began, countTokens(batches, sequences));
-      yield;
-    }
+  /** @throws AleError("internal") for a divergence when there is no reference to measure it from. */
+  #work(sequences: readonly Int32Array[], mode: RunnerMode) {
+    if (mode.terms.divergence === true && this.#reference === undefined) throw noReference();
+    const reference = this.#reference && { executor: this.#reference, width: this.#config.hiddenSize };
+    return { plan: this.#plan(sequences), executor: this.#executor, reference, mode, sequences, record: this.#record };
   }
 
   /** A sequence of n tokens has n − 1 predictions, so that is the length it takes. */
@@ -284,26 +273,12 @@ export class Learner {
   }
 }
 
-/** What micro-batches are made of, and how they are computed. */
-interface Work {
-  readonly executor: Executor;
-  readonly mode: RunnerMode;
-  readonly sequences: readonly Int32Array[];
-  readonly slot: Slot;
-  readonly temperature: number;
-}
-
-/** What is done with each micro-batch before and after it runs. */
-interface BatchWork {
-  load(runner: BatchRunner, laidOut: LaidOut, pick: <T>(items: readonly T[]) => T[]): void;
-  finish(runner: BatchRunner, batch: MicroBatch): void;
+/** What a divergence cannot be measured without. */
+export function noReference(): AleError {
+  return new AleError("internal", "this learner has no reference to compare with");
 }
 
 function checkedSlot(slot: number): Slot {
   if (slot !== 0 && slot !== 1 && slot !== 2) throw new AleError("internal", `there is no slot ${slot}`);
   return slot;
-}
-
-function copyOutputs(runner: BatchRunner, batch: MicroBatch, name: string, results: readonly Float32Array[]): void {
-  for (const [i, index] of batch.members.entries()) runner.copyOutput(name, i, results[index] as Float32Array);
 }

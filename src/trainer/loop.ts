@@ -5,14 +5,16 @@ import type { RunningMoments } from "../algorithms/normalization.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
 import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
-import type { PolicyJob, UpdateResult } from "./update.ts";
+import type { PolicyJob, SupervisedJob, UpdateResult } from "./update.ts";
 
 /** What the loop drives; `experiment/run.ts` provides it. */
 export interface TrainingParts {
   /** The episodes of a step, in canonical order. */
   collect(step: number): Promise<Collected>;
+  /** The job with what a teacher says about its sequences; absent without a teacher. */
+  readonly teach?: ((job: PolicyJob, step: number) => Promise<PolicyJob>) | undefined;
   /** Trains on the job and publishes the result as weight version `step`. */
-  update(job: PolicyJob, step: number): Promise<UpdateResult>;
+  update(job: PolicyJob | SupervisedJob, step: number): Promise<UpdateResult>;
   /** Evaluates the published weights. */
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
@@ -51,16 +53,20 @@ export async function train(
     const started = performance.now();
     const episodes = await parts.collect(step);
     const collected = performance.now();
-    const { job, rewardMoments } = buildBatch(experiment, episodes, step, coefficient, moments);
+    const { job, imitation, rewardMoments } = buildBatch(experiment, episodes, step, coefficient, moments);
     moments = rewardMoments;
-    const update = job === undefined ? undefined : await parts.update(job, step);
+    const taught = job && parts.teach ? await parts.teach(job, step) : job;
+    const scored = performance.now();
+    const wanted = taught ?? imitation;
+    const update = wanted === undefined ? undefined : await parts.update(wanted, step);
     const updated = performance.now();
     coefficient = nextCoefficient(experiment, coefficient, job, update);
     const times = {
       gen: (collected - started) / 1000,
-      update: (updated - collected) / 1000,
+      update: (updated - scored) / 1000,
       step: (updated - started) / 1000,
     };
+    const teaching: Record<string, number> = parts.teach ? { "timing_s/teacher": (scored - collected) / 1000 } : {};
     const evaluation = evaluationDue(experiment, step) ? await parts.evaluate(step) : {};
     const metrics = {
       ...rolloutMetrics(episodes.groups),
@@ -68,6 +74,7 @@ export async function train(
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
       ...(experiment.kl?.target !== undefined && coefficient !== undefined && { [NEXT_COEFFICIENT]: coefficient }),
       ...timeMetrics(episodes.groups, times),
+      ...teaching,
       ...evaluation,
     };
     await parts.commit(step, metrics, rewardMoments === undefined ? {} : { rewardMoments });

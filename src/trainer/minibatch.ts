@@ -6,6 +6,7 @@ import { klLoss } from "../algorithms/kl.ts";
 import { countOnes } from "../algorithms/levels.ts";
 import { valueLoss } from "../algorithms/value-loss.ts";
 import type { Credit } from "./credit.ts";
+import { teacherTerm } from "./distillation.ts";
 import type { BackwardTerms } from "./loss-terms.ts";
 import type { PolicyJob } from "./update.ts";
 
@@ -14,6 +15,8 @@ export interface Current {
   readonly logprobs: readonly Float32Array[];
   /** Of the value head, where there is a critic. */
   readonly values: readonly Float32Array[];
+  /** Of the teacher's likeliest tokens, where it has a part in the loss. */
+  readonly candidateLogprobs: readonly Float32Array[];
 }
 
 export interface MinibatchLoss {
@@ -21,8 +24,11 @@ export interface MinibatchLoss {
   readonly terms: BackwardTerms;
   /** The policy's part; KL and value loss are beside it. */
   readonly loss: number;
+  /** From sampled tokens; 0 where the engine sums over the vocabulary. */
   readonly klLoss: number;
   readonly valueLoss: number;
+  /** Divergence from the teacher with its weight, where it is a term. */
+  readonly teacherLoss: number;
   readonly clipped: number;
   readonly approxKl: number;
   readonly tokens: number;
@@ -55,29 +61,40 @@ export function minibatchLoss(
     sums.clipped += output.clipped;
     sums.approxKl += output.approxKl;
     const reference_T = credit.reference?.[i];
-    if (job.kl?.in !== "loss" || reference_T === undefined) return output.weights_T;
+    if (job.kl?.in !== "loss" || job.kl.estimator === "full" || reference_T === undefined) return output.weights_T;
     const { aggregation, normLength } = job.algorithm;
     const scale = { ...denominators, aggregation, normLength };
-    const kl = klLoss({ ...input, reference_T }, { ...scale, kind: job.kl.estimator });
+    const { coefficient, estimator } = job.kl;
+    const kl = klLoss({ ...input, reference_T }, { ...scale, kind: estimator });
     sums.klLoss += kl.loss;
-    const { coefficient } = job.kl;
     return output.weights_T.map((weight, t) => weight + coefficient * (kl.weights_T[t] as number));
   });
   const values = valueTerm(job, members, credit, current, denominators.tokens);
   sums.valueLoss = values?.loss ?? 0;
-  const entropyWeights = entropyTerm(job, members, denominators);
-  const terms = { ...(values && { values }), ...(entropyWeights && { entropyWeights }) };
-  return { weights, terms, ...sums, tokens: denominators.tokens };
+  const { kl, algorithm } = job;
+  const perToken = (weight: number) => (weight === 0 ? undefined : spread(job, members, denominators, weight));
+  const entropyWeights = perToken(algorithm.entropy);
+  const isFull = kl?.in === "loss" && kl.estimator === "full";
+  const divergenceWeights = isFull ? perToken(-kl.coefficient) : undefined;
+  const { aggregation, normLength } = algorithm;
+  const scale = { ...denominators, aggregation, normLength };
+  const taught = teacherTerm(job, members, current.candidateLogprobs, scale);
+  const terms = {
+    ...(values && { values }),
+    ...(taught && { candidates: taught.candidates }),
+    ...(entropyWeights && { entropyWeights }),
+    ...(divergenceWeights && { divergenceWeights }),
+  };
+  return { weights, terms, ...sums, teacherLoss: taught?.loss ?? 0, tokens: denominators.tokens };
 }
 
-/** Weights of the entropy before each token the policy wrote, aggregated as the losses are. */
-function entropyTerm({ algorithm, masks }: PolicyJob, members: readonly number[], denominators: Denominators) {
-  const { entropy, aggregation, normLength } = algorithm;
-  if (entropy === 0) return undefined;
+/** `weight` of what precedes each token the policy wrote, aggregated as the losses are. */
+function spread({ algorithm, masks }: PolicyJob, members: readonly number[], scale: Denominators, weight: number) {
+  const { aggregation, normLength } = algorithm;
   return members.map((i) => {
     const mask_T = masks[i] as Uint8Array;
-    const divisor = rowDivisor({ ...denominators, aggregation, normLength }, countOnes(mask_T));
-    return Float32Array.from(mask_T, (bit) => (bit * entropy) / divisor);
+    const divisor = rowDivisor({ ...scale, aggregation, normLength }, countOnes(mask_T));
+    return Float32Array.from(mask_T, (bit) => (bit * weight) / divisor);
   });
 }
 

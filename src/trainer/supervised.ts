@@ -64,22 +64,26 @@ export class DemonstrationOrder {
 }
 
 /**
- * Weights of a cross-entropy, averaged over the batch: tokens count 1 where the policy speaks and is to be imitated,
+ * Share of each token in a loss that is averaged over the batch: tokens count 1 where the policy speaks and is to be imitated,
  * `contextWeight` where others speak, nothing where the policy's own turn is left out.
  */
-export function supervisedJob(experiment: Experiment, records: readonly SupervisedRecord[], lr: number): SupervisedJob {
-  const { contextWeight } = experiment.sft;
+export function tokenShares({ sft }: Experiment, records: readonly SupervisedRecord[]): Float32Array[] {
   const weights = records.map(({ tokens, trained_T }) =>
-    Float32Array.from(tokens.mask, (bit, t) => (bit === 1 ? (trained_T[t] as number) : contextWeight)),
+    Float32Array.from(tokens.mask, (bit, t) => (bit === 1 ? (trained_T[t] as number) : sft.contextWeight)),
   );
   // the first token has nothing before it
   for (const row of weights) row[0] = 0;
   const total = weights.reduce((sum, row) => sum + row.reduce((a, b) => a + b, 0), 0);
+  return weights.map((row) => row.map((weight) => weight / Math.max(total, Number.MIN_VALUE)));
+}
+
+/** Cross-entropy, averaged over the batch. */
+export function supervisedJob(experiment: Experiment, records: readonly SupervisedRecord[], lr: number): SupervisedJob {
   const { betas, eps, weightDecay, clip } = experiment.optimizer;
   return {
     kind: "supervised",
     sequences: records.map(({ tokens }) => tokens.ids),
-    weights: weights.map((row) => row.map((weight) => weight / Math.max(total, Number.MIN_VALUE))),
+    weights: tokenShares(experiment, records),
     optimizer: { betas, eps, weightDecay, clip, lr },
   };
 }

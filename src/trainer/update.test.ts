@@ -220,7 +220,7 @@ describe("minibatches", () => {
     const credit = await assignCredit(learner, job, 0);
     const all = job.sequences.map((_, i) => i);
     const current = learner.logprobs(job.sequences as Int32Array[], 0).map((row, i) => row.map((x) => x + 0.01 * i));
-    const whole = minibatchLoss(job, all, credit, { logprobs: current, values: [] });
+    const whole = minibatchLoss(job, all, credit, { logprobs: current, values: [], candidateLogprobs: [] });
     const rows = all.map((i) => ({ mask_T: job.masks[i] as Uint8Array, turnIds_T: job.turnIds[i] as Int32Array }));
     const denominators = countDenominators(rows);
     let loss = 0;
@@ -270,7 +270,7 @@ describe("entropy in the loss", () => {
     const credit = await assignCredit(learner, job, 0);
     const logprobs = learner.logprobs(job.sequences as Int32Array[], 0);
     const all = job.sequences.map((_, i) => i);
-    const { terms } = minibatchLoss(job, all, credit, { logprobs, values: [] });
+    const { terms } = minibatchLoss(job, all, credit, { logprobs, values: [], candidateLogprobs: [] });
     expect(terms.entropyWeights?.map((row) => [...row])).toEqual(
       all.map(() => Array.from(MASK, (bit) => (bit * 0.5) / 8)),
     );

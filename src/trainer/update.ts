@@ -12,6 +12,7 @@ import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { assignCredit, type Credit } from "./credit.ts";
+import { type DistillationJob, distillationGradients, type TeacherJob, teacherCandidates } from "./distillation.ts";
 import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts";
 import { type Current, minibatchLoss } from "./minibatch.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
@@ -52,7 +53,7 @@ export interface PolicyLearner {
     slot: Slot,
     temperature: number,
     terms?: BackwardTerms,
-  ): Eventually<{ readonly loss: number; readonly entropy: number }>;
+  ): Eventually<{ readonly loss: number; readonly entropy: number; readonly divergence: number }>;
   /** Clips, applies AdamW from one slot to another and clears the gradients. */
   step(settings: OptimizerSettings, from: Slot, to: Slot): Eventually<{ readonly gradNorm: number }>;
   /** Forgets gradients of an update that was given up. */
@@ -79,7 +80,9 @@ export interface PolicyJob {
   /** Weight of each episode in the loss; 1 when omitted. */
   readonly episodeWeights?: readonly number[];
   /** Divergence from the frozen reference, in the loss or taken off the rewards. */
-  readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind; readonly coefficient: number };
+  readonly kl?: { readonly in: "loss" | "reward"; readonly estimator: KlKind | "full"; readonly coefficient: number };
+  /** A teacher's say about the sequences. */
+  readonly teacher?: TeacherJob;
   readonly algorithm: Composition;
   readonly temperature: number;
   readonly minibatches: number;
@@ -108,7 +111,7 @@ export interface SupervisedJob {
   readonly optimizer: OptimizerSettings;
 }
 
-export type UpdateJob = PolicyJob | SupervisedJob | PreferenceJob;
+export type UpdateJob = PolicyJob | SupervisedJob | PreferenceJob | DistillationJob;
 
 export interface UpdateResult {
   /** Slot that holds the new weights, not yet published. */
@@ -145,15 +148,23 @@ async function oneUpdate(
   learner: PolicyLearner,
   store: ParameterStore,
   published: Slot,
-  job: SupervisedJob | PreferenceJob,
+  job: Exclude<UpdateJob, PolicyJob>,
 ): Promise<Omit<UpdateResult, "ms">> {
   const slot = store.targetFor(published);
-  const result =
-    job.kind === "preference"
-      ? await preferenceGradients(learner, job, published)
-      : await supervisedGradients(learner, job, published);
+  const result = await gradientsOf(learner, job, published);
   const { gradNorm } = await optimize(learner, job.optimizer, published, slot);
   return { ...result, slot, gradNorm, clipFraction: 0, approxKl: 0, mismatch: NO_MISMATCH, updates: 1 };
+}
+
+function gradientsOf(learner: PolicyLearner, job: Exclude<UpdateJob, PolicyJob>, slot: Slot) {
+  switch (job.kind) {
+    case "preference":
+      return preferenceGradients(learner, job, slot);
+    case "distillation":
+      return distillationGradients(learner, job, slot);
+    case "supervised":
+      return supervisedGradients(learner, job, slot);
+  }
 }
 
 async function supervisedGradients(learner: PolicyLearner, { sequences, weights }: SupervisedJob, slot: Slot) {
@@ -167,7 +178,17 @@ async function policyUpdate(
   published: Slot,
   job: PolicyJob,
 ): Promise<Omit<UpdateResult, "ms">> {
-  const sum = { loss: 0, klLoss: 0, valueLoss: 0, gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0 };
+  const sum = {
+    loss: 0,
+    klLoss: 0,
+    valueLoss: 0,
+    teacherLoss: 0,
+    gradNorm: 0,
+    entropy: 0,
+    clipped: 0,
+    approxKl: 0,
+    tokens: 0,
+  };
   let updates = 0;
   const meter = new MismatchMeter(store.published?.version ?? -1, {
     ...job,
@@ -187,13 +208,15 @@ async function policyUpdate(
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
       const batch = minibatchLoss(job, members, credit, current);
-      const { entropy } = await learner.backward(sequences, batch.weights, slot, job.temperature, batch.terms);
+      const { weights, terms } = batch;
+      const { entropy, divergence } = await learner.backward(sequences, weights, slot, job.temperature, terms);
       sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
       sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
       sum.loss += batch.loss;
-      sum.klLoss += batch.klLoss;
+      sum.klLoss += batch.klLoss + fullKlLoss(job, divergence);
       sum.valueLoss += batch.valueLoss;
+      sum.teacherLoss += batch.teacherLoss;
       sum.entropy += entropy;
       sum.clipped += batch.clipped;
       sum.approxKl += batch.approxKl;
@@ -218,8 +241,14 @@ async function policyUpdate(
       ...credit.metrics,
       ...(job.kl?.in === "loss" && { "actor/kl_loss": perUpdate(sum.klLoss), "actor/kl_coef": job.kl.coefficient }),
       ...(credit.critic && { "critic/vf_loss": perUpdate(sum.valueLoss) }),
+      ...(job.teacher?.in === "loss" && { "distill/loss": perUpdate(sum.teacherLoss) }),
     },
   };
+}
+
+/** The divergence over the vocabulary that a minibatch's loss holds, before its coefficient. */
+function fullKlLoss({ kl }: PolicyJob, weighted: number): number {
+  return kl?.in === "loss" && kl.estimator === "full" && kl.coefficient > 0 ? -weighted / kl.coefficient : 0;
 }
 
 /** Adds the gradients of a minibatch's share of what is to be imitated; returns its loss. */
@@ -250,11 +279,13 @@ async function currentOutputs(
   { members, sequences, slot, published, credit }: Minibatch,
 ): Promise<Current> {
   const { old, critic } = credit;
-  if (slot !== published || old === undefined) {
-    return learner.forward(sequences, slot, job.temperature, critic && { values: true });
+  const candidates = job.teacher?.in === "loss" ? teacherCandidates(job.teacher, members) : undefined;
+  if (slot !== published || old === undefined || candidates !== undefined) {
+    const asked = { ...(critic && { values: true }), ...(candidates && { candidates }) };
+    return learner.forward(sequences, slot, job.temperature, asked);
   }
   const pick = (rows: readonly Float32Array[]) => members.flatMap((i) => rows[i] ?? []);
-  return { logprobs: pick(old.logprobs), values: pick(old.values) };
+  return { logprobs: pick(old.logprobs), values: pick(old.values), candidateLogprobs: [] };
 }
 
 async function optimize(learner: PolicyLearner, settings: OptimizerSettings, from: Slot, to: Slot) {

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { RunRecord } from "../store/records.ts";
+import { AlertList } from "./alert-list.tsx";
 import { readRuns } from "./client.ts";
 import { ago } from "./format.ts";
 import { runAddress, useRoute } from "./route.ts";
@@ -7,6 +8,9 @@ import { RunView } from "./run-view.tsx";
 
 /** How often the list of runs is read again. */
 const LIST_MS = 5000;
+
+/** In place of a run's id, which has a dash. */
+const ALERTS = "alerts";
 
 export function App({ token }: { readonly token: string | undefined }) {
   const route = useRoute();
@@ -16,6 +20,9 @@ export function App({ token }: { readonly token: string | undefined }) {
     <div class="layout">
       <aside class="sidebar">
         <h1>Ale</h1>
+        <a class={route.runId === ALERTS ? "run active" : "run"} href={runAddress(ALERTS)}>
+          Alerts
+        </a>
         {runs?.map((run) => (
           <RunItem key={run.id} run={run} active={run.id === shown} />
         ))}
@@ -27,7 +34,10 @@ export function App({ token }: { readonly token: string | undefined }) {
       </aside>
       <main>
         {error !== undefined && <p class="problem">The service does not answer: {error}</p>}
-        {shown !== undefined && <RunView key={shown} runId={shown} episodeId={route.episodeId} token={token} />}
+        {shown === ALERTS && <AlertList token={token} />}
+        {shown !== undefined && shown !== ALERTS && (
+          <RunView key={shown} runId={shown} episodeId={route.episodeId} token={token} />
+        )}
       </main>
     </div>
   );

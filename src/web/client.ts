@@ -3,6 +3,7 @@
 import type { AleEvent, EventOf, EventType } from "../core/events.ts";
 import type { Wait } from "../core/waits.ts";
 import type {
+  AlertRecord,
   EpisodeDetail,
   EpisodePage,
   EvaluationRecord,
@@ -28,6 +29,11 @@ export interface EpisodeView extends Omit<EpisodeDetail, "tokens"> {
     /** Null where the run's tokenizer is gone. */
     readonly texts: readonly string[] | null;
   };
+}
+
+/** Evidence of a sandbox of the service is told only to who has the token. */
+export interface AlertView extends Omit<AlertRecord, "evidence"> {
+  readonly evidence: string | null;
 }
 
 export interface EpisodeQuery {
@@ -69,6 +75,11 @@ export function readEpisodes(query: EpisodeQuery): Promise<EpisodePage> {
   return request<EpisodePage>(`/v1/episodes?${parameters}`);
 }
 
+export function readAlerts(query: { run?: string; kind?: string; cursor?: string }, token: string | undefined) {
+  const init = token === undefined ? {} : { headers: { Authorization: `Bearer ${token}` } };
+  return request<{ alerts: AlertView[]; nextCursor: string | null }>(`/v1/alerts?${new URLSearchParams(query)}`, init);
+}
+
 export const stopRun = (id: string, token: string) =>
   request(`/v1/runs/${encodeURIComponent(id)}/stop`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
 
@@ -81,6 +92,7 @@ const FOLLOWED: readonly EventType[] = [
   "episode.phase",
   "episode.finished",
   "progress",
+  "guard.alert",
   "engine.restarted",
   "run.finished",
 ];

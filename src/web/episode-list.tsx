@@ -135,12 +135,13 @@ function Choice({ label, value, options, onChange }: ChoiceProps) {
 }
 
 function EpisodeRow({ episode, active }: { readonly episode: EpisodeRecord; readonly active: boolean }) {
-  const { id, runId, reward, family, step, purpose, stopReason, turns, tokens, phases } = episode;
+  const { id, runId, reward, family, step, purpose, stopReason, turns, tokens, alerts, phases } = episode;
   const total = phases.reset + phases.generate + phases.tool + phases.grade;
   return (
     <tr class={active ? "active" : ""}>
       <td>
         <span class={`badge ${reward >= 1 ? "solved" : "failed"}`}>{reward >= 1 ? "solved" : "failed"}</span>
+        {alerts > 0 && <span class="badge alerted">alert</span>}
       </td>
       <td>{family}</td>
       <td class="n">{step}</td>

@@ -57,7 +57,7 @@ export function EpisodePanel({ id, closeAddress }: { readonly id: string; readon
 
 function Facts({ episode }: { readonly episode: EpisodeView }) {
   const { reward, stopReason, taskId, step, purpose, isolation, grading, phases, tokens, sampledTokens } = episode;
-  const { forkAnchor, forkChunks, forkExpert } = episode;
+  const { forkAnchor, forkChunks, forkExpert, alerts } = episode;
   const rows: readonly (readonly [string, string])[] = [
     ["outcome", `reward ${reward}, stopped: ${stopReason}`],
     ["task", taskId],
@@ -71,6 +71,10 @@ function Facts({ episode }: { readonly episode: EpisodeView }) {
       `reset ${phases.reset.toFixed(0)} ms, generate ${phases.generate.toFixed(0)} ms, tool ${phases.tool.toFixed(0)} ms, grade ${phases.grade.toFixed(0)} ms`,
     ],
     ["sandbox", `${isolation}, graded ${grading}`],
+    ...alerts.map(({ kind, action, turn, evidence }) => {
+      const where = turn === null ? "" : `, turn ${turn}`;
+      return ["alert", `${kind}${where}${action === "stop" ? ", stopped" : ""}: ${evidence}`] as const;
+    }),
   ];
   return (
     <table class="facts">

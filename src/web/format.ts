@@ -22,3 +22,11 @@ export function ago(ms: number, now: number): string {
   const seconds = (now - ms) / 1000;
   return seconds < 5 ? "now" : `${duration(seconds)} ago`;
 }
+
+/** Date and time of this place, to the second. */
+export function clock(ms: number): string {
+  const date = new Date(ms);
+  const two = (value: number) => String(value).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}

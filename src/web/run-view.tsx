@@ -1,4 +1,5 @@
 import { useState } from "preact/hooks";
+import { AlertList } from "./alert-list.tsx";
 import { stopRun } from "./client.ts";
 import { LearningCurve } from "./curve.tsx";
 import { EpisodeList } from "./episode-list.tsx";
@@ -48,6 +49,7 @@ export function RunView({ runId, episodeId, token }: RunViewProps) {
       </section>
       {run.status === "running" && <InFlight state={state} />}
       {run.status === "running" && <WaitList runId={run.id} />}
+      <AlertList runId={run.id} token={token} version={state.alerts + (run.committedStep ?? 0)} />
       <EpisodeList runId={run.id} step={run.committedStep ?? 0} selected={episodeId} />
       {episodeId !== undefined && <EpisodePanel id={episodeId} closeAddress={runAddress(run.id)} />}
       <details class="settings">

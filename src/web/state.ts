@@ -16,6 +16,8 @@ export interface RunState {
   readonly progress: EventOf<"progress"> | undefined;
   /** Episodes finished since the step began. */
   readonly finished: number;
+  /** Alerts of the guards since the page was opened. */
+  readonly alerts: number;
   /** Episodes the step collects. */
   readonly expected: number;
 }
@@ -34,6 +36,7 @@ export function createState(
     inFlight: new Map(),
     progress: undefined,
     finished: 0,
+    alerts: 0,
     expected: 0,
   };
 }
@@ -59,6 +62,8 @@ export function applyEvent(state: RunState, event: AleEvent): RunState {
         finished: state.finished + 1,
         inFlight: movePhase(state.inFlight, event.episodeId, "finished"),
       };
+    case "guard.alert":
+      return { ...state, alerts: state.alerts + 1 };
     case "progress":
       return { ...state, progress: event };
     case "run.finished":

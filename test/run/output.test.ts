@@ -1,7 +1,7 @@
 /** Where results go: what cannot be written is a failure, and a reader that has enough is none. */
 
 import { expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { selfCommand } from "../../src/device/self.ts";
@@ -40,6 +40,22 @@ test("a run outlives the reader of its output", () => {
     rmSync(folder, { recursive: true, force: true });
   }
 }, 60_000);
+
+test("a port that is taken is refused before anything of the run exists", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-output-"));
+  const other = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("mine") });
+  try {
+    const { code, err } = shell(
+      `"$@" run experiments/shell.toml --service.port ${other.port} --out ${folder}/run --store ${folder}/ale.db`,
+    );
+    expect(code).toBe(2);
+    expect(err).toContain(`port ${other.port} of 127.0.0.1 is in use`);
+    expect(readdirSync(folder)).toEqual([]);
+  } finally {
+    other.stop(true);
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
 
 test("an evaluation whose tests give no number prints what it has, and fails", () => {
   const folder = mkdtempSync(join(tmpdir(), "ale-output-"));

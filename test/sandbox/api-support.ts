@@ -36,8 +36,9 @@ export async function openApi(): Promise<TestApi> {
   const store = await openStore(join(folder, "ale.db"));
   const imageStore = new ImageStore(join(folder, "home"));
   const provider = await openProvider({ resolveImage: imageStore.resolve });
-  const capacity = { memoryBytes: 2 ** 33, cpus: 64, diskBytes: 2 ** 33, count: 16 };
-  const sandboxes = new SandboxService({ provider, capacity, archives: new ArchiveStore(join(folder, "home")) });
+  const capacity = { memoryBytes: 2 ** 34, cpus: 64, diskBytes: 2 ** 36, count: 16 };
+  const archives = new ArchiveStore(join(folder, "home"));
+  const sandboxes = new SandboxService({ provider, capacity, archives, warm: 1 });
   const app = createApp({ store, token: TOKEN });
   const images = new Map([["python:3.11", "host"]]);
   mountSandboxes(app, { service: sandboxes, token: TOKEN, images, imageStore, gemMaxTurns: 3 });

@@ -8,7 +8,7 @@ import { removeTree } from "../../src/sandbox/remove-tree.ts";
 import { ArchiveStore } from "../../src/sandbox/service/archives.ts";
 import type { ManagedSandbox, TimeToLive } from "../../src/sandbox/service/managed-sandbox.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import { createSandboxProvider, type LayeredSandboxProvider } from "../../src/sandbox/supervisor.ts";
 import { isRoot } from "./image-support.ts";
 import { ENVIRONMENT, LIMITS, TestClock, text } from "./support.ts";
 
@@ -17,7 +17,7 @@ const CAPACITY = { memoryBytes: 1 << 30, cpus: 64, diskBytes: 1 << 30, count: 32
 
 interface Scene extends AsyncDisposable {
   readonly service: SandboxService;
-  readonly provider: NativeSandboxProvider;
+  readonly provider: LayeredSandboxProvider;
 }
 
 interface SceneOptions {

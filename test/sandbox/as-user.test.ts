@@ -10,10 +10,14 @@ const NOBODY = 65534;
 const REPOSITORY = resolve(import.meta.dir, "../..");
 const SUITES = [
   "session",
+  "semantics",
+  "churn",
+  "bench",
   "files",
   "isolation",
   "limits",
   "lifecycle",
+  "warm",
   "grading",
   "snapshots",
   "shells",
@@ -25,6 +29,14 @@ const SUITES = [
   "cli",
   "images",
   "archive",
+  "guards",
+  "network",
+  "ports",
+  "abuse-quotas",
+  "abuse-init",
+  "abuse-layers",
+  "abuse-grading",
+  "containers",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
@@ -55,7 +67,7 @@ test.skipIf(reason !== undefined).each(SUITES)(
     rmSync(home, { recursive: true, force: true });
     if (code !== 0) console.error(report);
     expect(report).toMatch(/^ *0 fail$/m);
-    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(5);
+    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(3);
     expect(code).toBe(0);
   },
   120_000,

@@ -26,7 +26,7 @@ beforeAll(async () => {
   process.env.ALE_TEST_SECRET = "host-secret";
   provider = await openProvider({ maskPaths: [process.execPath] });
   sandbox = await provider.create(ENVIRONMENT);
-  await sandbox.upload("/probe", [file("probe", await compileProbe(), 0o755)]);
+  await sandbox.upload("/tmp/probe", [file("probe", await compileProbe(), 0o755)]);
 });
 afterAll(async () => {
   await provider?.close();
@@ -34,7 +34,7 @@ afterAll(async () => {
 });
 
 async function probe(kind: string): Promise<Record<string, string>> {
-  const lines = (await output(sandbox, `/probe/probe ${kind}`)).trim().split("\n");
+  const lines = (await output(sandbox, `/tmp/probe/probe ${kind}`)).trim().split("\n");
   return Object.fromEntries(lines.map((line) => line.split(" ") as [string, string]));
 }
 
@@ -58,7 +58,7 @@ test("socket families: local, IP, and the kernel's own; no vsock", async () => {
 });
 
 test("no network: nothing outside answers, nor does the host's loopback", async () => {
-  expect(await output(sandbox, "/probe/probe connect")).toBe("connect ENETUNREACH\n".repeat(3));
+  expect(await output(sandbox, "/tmp/probe/probe connect")).toBe("connect ENETUNREACH\n".repeat(3));
   const server = createServer((socket) => socket.end("host")).listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   const { port } = server.address() as { port: number };

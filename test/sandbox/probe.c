@@ -23,6 +23,7 @@
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void tell(const char *name, long result) {
@@ -145,9 +146,18 @@ static int hog(const char *kind, size_t megabytes) {
   return 0;
 }
 
+/* Takes a processor for so many seconds, and does nothing else. */
+static int burn(int seconds) {
+  volatile unsigned long sum = 0;
+  for (time_t end = time(NULL) + seconds; time(NULL) < end;)
+    for (int i = 0; i < 10000000; i++) sum += (unsigned long)i;
+  return 0;
+}
+
 int main(int count, char **arguments) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (count > 3 && strcmp(arguments[1], "hog") == 0) return hog(arguments[2], (size_t)atoi(arguments[3]));
+  if (count > 2 && strcmp(arguments[1], "burn") == 0) return burn(atoi(arguments[2]));
   if (count > 1 && strcmp(arguments[1], "sockets") == 0) sockets();
   if (count > 1 && strcmp(arguments[1], "connect") == 0) connections();
   if (count > 1 && strcmp(arguments[1], "calls") == 0) calls();

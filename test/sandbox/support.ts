@@ -5,9 +5,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
-import type { ResolveImage } from "../../src/sandbox/roots.ts";
+import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
 import type { Clock } from "../../src/sandbox/service/clock.ts";
-import { createSandboxProvider, type NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
+import {
+  createSandboxProvider,
+  type NativeSandboxProvider,
+  type SandboxProviderOptions,
+} from "../../src/sandbox/supervisor.ts";
 
 export const ENVIRONMENT: EnvironmentSpec = {
   profile: "host",
@@ -25,11 +29,16 @@ export interface TestProvider extends NativeSandboxProvider {
   readonly stateDir: string;
 }
 
+/** With `ALE_TEST_BACKEND` podman or docker the sandboxes are containers: what holds for sandboxes holds for them. */
 export async function openProvider(
-  options: { maskPaths?: readonly string[]; cgroups?: "auto" | "off"; resolveImage?: ResolveImage } = {},
+  options: Partial<Omit<SandboxProviderOptions, "stateDir">> = {},
 ): Promise<TestProvider> {
   const stateDir = await mkdtemp(join(tmpdir(), "ale-sandbox-test-"));
-  const provider = await createSandboxProvider({ maskPaths: [], stateDir, ...options });
+  const engine = process.env.ALE_TEST_BACKEND;
+  const provider =
+    engine === "podman" || engine === "docker"
+      ? await createContainerProvider({ engine, maskPaths: options.maskPaths ?? [] })
+      : await createSandboxProvider({ maskPaths: [], stateDir, ...options });
   const close = provider.close.bind(provider);
   return Object.assign(provider, {
     stateDir,
@@ -57,12 +66,12 @@ export async function outcome(sandbox: Sandbox, command: string): Promise<[numbe
   return [result.exitCode, text(result.output)];
 }
 
-/** A small static program of the test's own, compiled once. */
-export async function compileProbe(): Promise<Uint8Array> {
-  const source = join(import.meta.dir, "probe.c");
+/** A small static program of the tests' own, from `name`.c here. */
+export async function compileProbe(name = "probe"): Promise<Uint8Array> {
+  const source = join(import.meta.dir, `${name}.c`);
   const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
   const target = join(folder, "probe");
-  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });
+  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source, "-lrt"], { timeout: 60_000 });
   if (child.exitCode !== 0) throw new Error(`cc failed: ${child.stderr.toString()}`);
   const bytes = new Uint8Array(await Bun.file(target).arrayBuffer());
   await rm(folder, { recursive: true, force: true });

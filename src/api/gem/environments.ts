@@ -80,7 +80,9 @@ export class GemEnvironments {
 
   async #prepare(task: Task, envId: string, id?: string): Promise<ManagedSandbox> {
     const { service } = this.#options;
-    const sandbox = await service.create({ id, environment: task.environment, labels: { env_id: envId } });
+    const sandbox = await service.create({
+      ...{ id, environment: task.environment, labels: { env_id: envId }, isGraded: true },
+    });
     try {
       await sandbox.use((native) => native.upload(task.environment.workdir, task.files));
       await sandbox.openShell(SHELL);
@@ -118,10 +120,15 @@ export class GemEnvironments {
       episode.turns++;
       if (action.trim() === DONE) return this.#finish(sandbox, episode, { observation: "", info: {} }, "done");
       const left = episode.startedAt + episode.task.timeouts.agent * 1000 - Date.now();
-      const result = await sandbox.runInShell(SHELL, action, {
+      const running = sandbox.runInShell(SHELL, action, {
         timeoutMs: Math.max(1, Math.min(episode.task.timeouts.command * 1000, left)),
         maxOutputBytes: MAX_OBSERVATION_BYTES,
       });
+      const result = await running.catch((error: unknown) => {
+        if (sandbox.guard.stopped === undefined) throw error;
+        return undefined;
+      });
+      if (result === undefined) return this.#stopped(sandbox, episode, { observation: "", info: {} });
       const { exitCode, status, ms, truncated } = result;
       const observed: Observed = {
         observation: new TextDecoder().decode(result.output),
@@ -142,6 +149,8 @@ export class GemEnvironments {
     stopReason: "done" | "turns" | "timeout",
   ): Promise<Stepped> {
     episode.over = true;
+    await sandbox.guard.lookAtFiles(episode.task);
+    if (sandbox.guard.stopped !== undefined) return this.#stopped(sandbox, episode, { observation, info });
     const { reward, mode, ms, error } = await sandbox.use((native) =>
       grade(this.#options.service.provider, native, episode.task),
     );
@@ -152,8 +161,16 @@ export class GemEnvironments {
       turn: episode.turns,
       stop_reason: error === undefined ? stopReason : "grader_error",
       grading,
+      alerts: alertsOf(sandbox),
     };
     return { observation, reward, terminated, truncated: !terminated, info: all };
+  }
+
+  /** A guard ended the episode, ungraded. */
+  #stopped(sandbox: ManagedSandbox, episode: Episode, { observation, info }: Observed): Stepped {
+    episode.over = true;
+    const all = { ...info, turn: episode.turns, stop_reason: "guard", alerts: alertsOf(sandbox) };
+    return { observation, reward: 0, terminated: true, truncated: false, info: all };
   }
 
   async close(sandboxId: string): Promise<void> {
@@ -191,4 +208,8 @@ export class GemEnvironments {
       episode.busy = false;
     }
   }
+}
+
+function alertsOf({ guard }: ManagedSandbox) {
+  return guard.alerts.map(({ kind, action, evidence }) => ({ kind, action, evidence }));
 }

@@ -54,7 +54,8 @@ export async function parseBody<T>(c: Context, schema: z.ZodType<T>): Promise<T>
   return parse(schema, value, "body");
 }
 
-function failure(error: unknown, message: string): Envelope {
+/** What was thrown, in the envelope. */
+export function failedEnvelope(error: unknown, message: string): Envelope {
   if (error instanceof InvalidParameter)
     return { status: "Failed", message: "invalid parameter", error: error.message, result: null };
   const text = errorMessage(error);
@@ -72,7 +73,7 @@ export async function answer(c: Context, message: string, work: () => Promise<En
   try {
     return c.json(await work());
   } catch (error) {
-    return c.json(failure(error, message));
+    return c.json(failedEnvelope(error, message));
   }
 }
 

@@ -12,7 +12,8 @@ import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import * as commands from "./commands.ts";
 import { answer, Code, type Envelope, nonBlank, parse, parseBody, RockError, success } from "./envelope.ts";
 import { addKept, archivesDisabled } from "./kept.ts";
-import { type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
+import { addProxies } from "./proxies.ts";
+import { defaultEnvironment, type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
 import { isShownByDefault, NO_FAILURE, rockState, startResult, statusResult } from "./status.ts";
 
 const MAX_LIST = 2000;
@@ -44,6 +45,7 @@ export function rockRoutes({ service, images, imageStore }: RockOptions): Hono {
   addQueries(app, service);
   addCommands(app, service);
   addKept(app, service, imageStore);
+  addProxies(app, (id) => find(service, id));
   addRefusals(app);
   return app;
 }
@@ -115,7 +117,7 @@ function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   app.post("/warmup/tasks", (c) =>
     answer(c, "start warmup failed", async () => {
       const { image } = await parseBody(c, Warmup);
-      await images.find(image); // sandboxes are made in milliseconds; there is nothing to pull
+      service.warm.note(defaultEnvironment(image, await images.find(image))); // there is nothing to pull
       return success(null, "warmup task started");
     }),
   );
@@ -156,7 +158,7 @@ function addQueries(app: Hono, service: SandboxService): void {
         disk: share(found.diskBytes, found.diskLimitBytes ?? 0),
         disk_log_percent: 0,
         disk_dind_percent: 0,
-        net: 0,
+        net: found.bytesIn + found.bytesOut,
       });
     }),
   );
@@ -242,13 +244,13 @@ function addCommands(app: Hono, service: SandboxService): void {
   );
 }
 
-/** Paths of ROCK that need what is not there: object storage, a network in the sandbox. */
+/** Paths of ROCK that need what is not there: object storage, a screen. */
 function addRefusals(app: Hono): void {
   const refuse = (message: string, why: string) => (c: Context) =>
     answer(c, message, async () => {
       throw new RockError(Code.badRequest, why);
     });
   app.get("/get_token", refuse("get oss sts token failed", "there is no object storage; files go through upload"));
-  const proxy = refuse("http proxy failed", "sandboxes have no network yet, so there is nothing to connect to");
-  for (const path of ["proxy", "proxy/*", "vnc", "vnc/*", "portforward"]) app.all(`/sandboxes/:id/${path}`, proxy);
+  const screen = refuse("vnc failed", "sandboxes have no screen");
+  for (const path of ["vnc", "vnc/*"]) app.all(`/sandboxes/:id/${path}`, screen);
 }

@@ -111,6 +111,11 @@ function environmentOf(request: StartRequest, { profile, image, workdir }: RootN
   };
 }
 
+/** What a sandbox of this image is when its request says nothing else. */
+export function defaultEnvironment(image: string, root: RootName): EnvironmentSpec {
+  return environmentOf(StartRequest.parse({ image }), root);
+}
+
 /** @throws RockError for what cannot be had. */
 export function toCreateRequest(
   request: StartRequest,

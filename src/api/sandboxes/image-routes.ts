@@ -101,7 +101,7 @@ export function addSnapshotRoutes(app: Hono, service: SandboxService, images: Im
 export function snapshotRoutes(service: SandboxService, images: ImageStore | undefined): Hono {
   const app = new Hono();
   app.get("/", (c) => {
-    const { bytes, limitBytes } = service.provider.frozen;
+    const { bytes = 0, limitBytes = 0 } = service.provider.frozen ?? {};
     const snapshots = service.snapshots.list().map(describeSnapshot);
     return c.json({ snapshots, frozenBytes: bytes, frozenLimitBytes: limitBytes });
   });

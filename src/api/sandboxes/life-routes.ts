@@ -13,7 +13,8 @@ export function addLifeRoutes(app: Hono, service: SandboxService, images: ImageS
   app.get("/", (c) => {
     const { capacity, used, waiting } = service.admission;
     const sandboxes = service.list().map((sandbox) => describeSandbox(service, sandbox));
-    return c.json({ sandboxes, capacity, used, waiting, pausing: service.provider.pausing });
+    const { pausing, warmPools: warm } = service.provider;
+    return c.json({ sandboxes, capacity, used, waiting, pausing, warm });
   });
   app.post("/", async (c) => {
     const body = await readBody(c, CreateBody);
@@ -42,8 +43,24 @@ export function addLifeRoutes(app: Hono, service: SandboxService, images: ImageS
     return c.json({ sandbox: describeSandbox(service, sandbox), lostProcesses, freshShells }, 201);
   });
   app.get("/:id/statistics", async (c) => c.json(await service.get(c.req.param("id")).statistics()));
+  app.get("/:id/alerts", (c) => {
+    const { alerts } = findSandbox(service, c.req.param("id")).guard;
+    return c.json({
+      alerts: alerts.map(({ kind, action, at, evidence }) => ({
+        kind,
+        action,
+        at: new Date(at).toISOString(),
+        evidence,
+      })),
+    });
+  });
   app.get("/:id/log", (c) => {
     const entries = service.get(c.req.param("id")).log.entries;
     return c.json({ entries: entries.map(({ at, ...entry }) => ({ at: new Date(at).toISOString(), ...entry })) });
   });
+}
+
+/** Also one that was deleted, as long as it is remembered: a guard may have been why. */
+function findSandbox(service: SandboxService, id: string) {
+  return service.find(id) ?? service.get(id);
 }

@@ -5,13 +5,15 @@ import type { ImageStore } from "../../images/image-store.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { GemEnvironments } from "../gem/environments.ts";
 import { gemRoutes } from "../gem/routes.ts";
-import { requireToken } from "../guards.ts";
+import { requireSameSite, requireToken } from "../guards.ts";
 import { rockRoutes } from "../rock/routes.ts";
 import { ImageNames } from "../rock/start-request.ts";
+import type { SocketHandler } from "../serve.ts";
 import { addCommandRoutes } from "./command-routes.ts";
 import { addFileRoutes } from "./file-routes.ts";
 import { addSnapshotRoutes, imageRoutes, snapshotRoutes } from "./image-routes.ts";
 import { addLifeRoutes } from "./life-routes.ts";
+import { addNetworkRoutes } from "./network-routes.ts";
 
 export interface SandboxSurface {
   readonly service: SandboxService;
@@ -28,7 +30,7 @@ const MAX_TURNS = 50;
 
 /** Commands may take long without a byte; limits of time are theirs. */
 const withoutIdleLimit: MiddlewareHandler = async (c, next) => {
-  const server = c.env as Partial<Bun.Server<undefined>> | undefined;
+  const server = c.env as Partial<Bun.Server<SocketHandler>> | undefined;
   server?.timeout?.(c.req.raw, 0);
   await next();
 };
@@ -38,12 +40,13 @@ export function mountSandboxes(app: Hono, surface: SandboxSurface): void {
   const { service, token, images, gemMaxTurns, imageStore } = surface;
   const guard = requireToken(token);
   const folders = ["/v1/sandboxes", "/v1/snapshots", "/v1/images"].flatMap((path) => [path, `${path}/*`]);
-  for (const path of [...folders, "/apis/*"]) app.use(path, guard, withoutIdleLimit);
+  for (const path of [...folders, "/apis/*"]) app.use(path, requireSameSite, guard, withoutIdleLimit);
   const native = new Hono();
   addLifeRoutes(native, service, imageStore);
   addSnapshotRoutes(native, service, imageStore);
   addCommandRoutes(native, service);
   addFileRoutes(native, service);
+  addNetworkRoutes(native, service);
   app.route("/v1/sandboxes", native);
   app.route("/v1/snapshots", snapshotRoutes(service, imageStore));
   if (imageStore !== undefined) app.route("/v1/images", imageRoutes(service, imageStore));

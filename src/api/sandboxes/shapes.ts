@@ -1,7 +1,8 @@
 /** What the native surface takes and gives. */
 
 import { z } from "zod";
-import { IMAGE_PROFILE } from "../../core/types.ts";
+import { IMAGE_PROFILE, type NetworkSpec } from "../../core/types.ts";
+import { NO_NETWORK } from "../../sandbox/network/policy.ts";
 import type { BackgroundCommand } from "../../sandbox/service/background-command.ts";
 import { HAPPENINGS, possibleEvents } from "../../sandbox/service/lifecycle.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
@@ -13,6 +14,26 @@ const seconds = z.number().min(0).max(31_536_000);
 const variables = z.record(z.string(), z.string());
 const command = z.union([z.string().min(1), z.array(z.string()).min(1)]);
 const user = z.string().min(1).max(64);
+
+export const NetworkBody = z.strictObject({
+  mode: z.enum(["none", "allowlist", "public"]).default("none"),
+  /** `host`, `*.host`, address or range; with `:port`, else 80 and 443. */
+  allow: z.array(z.string().min(1).max(300)).max(1000).default([]),
+  limits: z
+    .strictObject({
+      connections: z.number().int().min(1).max(64),
+      totalConnections: z.number().int().min(1),
+      bytesOut: z.number().int().min(0),
+      bytesIn: z.number().int().min(0),
+    })
+    .partial()
+    .optional(),
+});
+
+export function toNetwork({ mode, allow, limits }: z.infer<typeof NetworkBody>): NetworkSpec {
+  const given = Object.entries(limits ?? {}).filter(([, value]) => value !== undefined);
+  return { mode, allow, ...(given.length > 0 && { limits: Object.fromEntries(given) }) };
+}
 
 export const CreateBody = z.strictObject({
   id: z.string().optional(),
@@ -29,6 +50,8 @@ export const CreateBody = z.strictObject({
   /** Default: what the image says, or `/work`. */
   workdir: z.string().optional(),
   labels: variables.default({}),
+  /** What it may reach; nothing when omitted. */
+  network: NetworkBody.optional(),
   /** Stopped after this long without use; after this long in all; deleted after this long stopped. */
   idleSeconds: seconds.optional(),
   totalSeconds: seconds.optional(),
@@ -61,6 +84,7 @@ export function toCreateRequest(body: z.infer<typeof CreateBody>, imageWorkdir: 
     environment: {
       ...{ profile, image, workdir, cpus, pids: processes },
       ...{ memoryBytes: memoryMb * MIB, diskBytes: diskMb * MIB },
+      ...(body.network && { network: toNetwork(body.network) }),
     },
     ttl: Object.fromEntries(given),
     queueMs: ms(body.queueSeconds),
@@ -183,6 +207,9 @@ export function describeSandbox(service: SandboxService, sandbox: ManagedSandbox
       processes: pids,
     },
     labels: spec.labels,
+    network: spec.environment.network ?? NO_NETWORK,
+    /** How many the guards raised. */
+    alerts: sandbox.guard.alerts.length,
     isolation: service.provider.isolation,
     createdAt: iso(createdAt),
     startedAt: iso(startedAt),

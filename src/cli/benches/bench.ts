@@ -14,6 +14,12 @@ export interface BenchContext {
   readonly threads: number;
   /** Model sizes to measure; empty = the bench's own choice. */
   readonly sizes: readonly string[];
+  /** How often a case is measured; omitted: the bench's own choice. */
+  readonly rounds?: number | undefined;
+  /** Names of cases to measure; empty = all. */
+  readonly only: readonly string[];
+  /** Says what is going on, or what is left out and why. */
+  readonly note: (message: string) => void;
   /** Called with every row as soon as it is measured. */
   readonly report: (row: Row) => void;
 }

@@ -1,110 +1,85 @@
-/** `ale bench sandbox`: what making, using and destroying sandboxes costs on this machine. */
+/**
+ * `ale bench sandbox`: what making, using, forking and destroying sandboxes costs on this machine, beside bubblewrap, runc and
+ * podman where they are installed.
+ */
 
+import { suggest } from "../../config/suggest.ts";
 import { AleError } from "../../core/errors.ts";
-import type { Sandbox, SandboxProvider } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { openSandboxes } from "../../experiment/sandboxes.ts";
 import { loadSuite } from "../../tasks/suite.ts";
-import { type Bench, type BenchContext, type Percentiles, type Row, rounded } from "./bench.ts";
+import type { Bench, BenchContext, Percentiles, Row } from "./bench.ts";
+import type { SandboxBench } from "./sandbox/cases.ts";
+import { measureCold, measureCommands, measureFork, measureTogether, measureWarm } from "./sandbox/cases.ts";
+import { measureLive } from "./sandbox/live.ts";
+import { measureRock } from "./sandbox/rock.ts";
 
 const SUITE = "tasks/shell";
-const ROUNDS = 100;
-/** Sandboxes made and used at the same time in the cases that say so. */
-const TOGETHER = 8;
 
 export const SANDBOX_BENCH: Bench = {
   name: "sandbox",
-  summary: "make, use and destroy sandboxes; a command in a shell; a program run once",
+  summary: "make, use, fork and destroy sandboxes, beside bubblewrap, runc and podman",
   measure: measureSandboxes,
-  show: (row) => {
-    const times = (key: string) => (row[key] as Percentiles).p50.toFixed(2);
-    return (
-      `${String(row.name).padEnd(10)} ${`${row.concurrency} at once`.padStart(10)} ` +
-      `${`first output ${times("firstMs")} ms`.padStart(24)} ${`all ${times("totalMs")} ms`.padStart(16)} ` +
-      `${`${Math.round(Number(row.perSecond))} per second`.padStart(18)}`
-    );
-  },
+  show: showRow,
 };
 
-/** Milliseconds to the first output, and until everything was gone again. */
-interface Use {
-  readonly first: number;
-  readonly total: number;
-}
+type Measure = (bench: SandboxBench) => Promise<void>;
 
-async function measureSandboxes({ signal, report }: BenchContext): Promise<void> {
+const CASES: ReadonlyMap<string, Measure> = new Map<string, Measure>([
+  ["cold", measureCold],
+  ["warm", measureWarm],
+  ["session", (bench) => measureCommands(bench, "session")],
+  ["exec", (bench) => measureCommands(bench, "exec")],
+  ["fork-512mb", measureFork],
+  ["rock-start", (bench) => measureRock(bench, false)],
+  ["rock-warm", (bench) => measureRock(bench, true)],
+  ["together-256", measureTogether],
+  ["live-2000", measureLive],
+]);
+
+async function measureSandboxes(context: BenchContext): Promise<void> {
+  const chosen = context.only.length === 0 ? [...CASES.keys()] : context.only;
+  for (const name of chosen) checkName(name);
   const environment = firstEnvironment();
   await using provider = await openSandboxes(SUITE);
-  const cold = () => useOnce(provider, environment, signal);
-  await cold();
-  const row = (name: string, concurrency: number, timing: Timing): Row => ({
-    name,
-    backend: "native",
-    concurrency,
-    ...timing,
-  });
-  report(row("cold", 1, await timeUses(cold, 1, signal)));
-  report(row("cold", TOGETHER, await timeUses(cold, TOGETHER, signal)));
-  const options = { timeoutMs: 5000, maxOutputBytes: 4096, signal };
-  const sandbox = await provider.create(environment, signal);
-  try {
-    const timed = async (work: () => Promise<unknown>): Promise<Use> => {
-      const started = performance.now();
-      await work();
-      const ms = performance.now() - started;
-      return { first: ms, total: ms };
-    };
-    const session = () => timed(() => sandbox.run("echo ready", options));
-    report(row("session", 1, await timeUses(session, 1, signal)));
-    const exec = () => timed(() => sandbox.exec(["/bin/true"], { ...options, cwd: "/" }));
-    report(row("exec", 1, await timeUses(exec, 1, signal)));
-  } finally {
-    await sandbox.destroy();
-  }
+  for (const name of chosen) await CASES.get(name)?.({ context, provider, environment });
 }
 
-/** A sandbox made, asked for one line, and destroyed. */
-async function useOnce(provider: SandboxProvider, environment: EnvironmentSpec, signal: AbortSignal): Promise<Use> {
-  const started = performance.now();
-  const sandbox: Sandbox = await provider.create(environment, signal);
-  let first: number;
-  try {
-    const { exitCode } = await sandbox.run("echo ready", { timeoutMs: 5000, maxOutputBytes: 4096, signal });
-    first = performance.now() - started;
-    if (exitCode !== 0)
-      throw new AleError("sandbox", `echo ended with ${exitCode} in a sandbox`, { hint: "ale doctor" });
-  } finally {
-    await sandbox.destroy();
-  }
-  return { first, total: performance.now() - started };
+function checkName(name: string): void {
+  if (CASES.has(name)) return;
+  const known = [...CASES.keys()];
+  const near = suggest(name, known);
+  throw new AleError(
+    "usage",
+    `bench sandbox has no case ${name}${near === undefined ? "" : `; did you mean ${near}?`}`,
+    {
+      hint: `there are ${known.join(", ")}`,
+    },
+  );
 }
 
-interface Timing {
-  readonly firstMs: Percentiles;
-  readonly totalMs: Percentiles;
-  readonly perSecond: number;
-}
-
-async function timeUses(use: () => Promise<Use>, concurrency: number, signal: AbortSignal): Promise<Timing> {
-  const uses: Use[] = [];
-  const started = performance.now();
-  while (uses.length < ROUNDS) {
-    signal.throwIfAborted();
-    uses.push(...(await Promise.all(Array.from({ length: concurrency }, use))));
-  }
-  const seconds = (performance.now() - started) / 1000;
-  return {
-    firstMs: percentiles(uses.map(({ first }) => first)),
-    totalMs: percentiles(uses.map(({ total }) => total)),
-    perSecond: rounded(uses.length / seconds),
+function showRow(row: Row): string {
+  const ms = (key: string, width: number) => {
+    const { p50, p99 } = row[key] as Percentiles;
+    return `${p50.toFixed(2)} ms (p99 ${p99.toFixed(2)})`.padStart(width);
   };
+  const line =
+    `${String(row.name).padEnd(12)} ${`${row.concurrency} at once`.padStart(12)}  first output ${ms("firstMs", 24)}` +
+    `  all ${ms("totalMs", 24)}  ${`${Math.round(Number(row.perSecond))} per second`.padStart(15)}`;
+  return line + remarkOn(row);
 }
 
-function percentiles(values: readonly number[]): Percentiles {
-  const sorted = values.toSorted((a, b) => a - b);
-  const at = (share: number) =>
-    rounded(sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] as number);
-  return { p50: at(0.5), p99: at(0.99) };
+function remarkOn(row: Row): string {
+  if (row.ratio !== undefined)
+    return `\n${" ".repeat(13)}${Number(row.ratio).toFixed(2)} times as long as ours to the first output`;
+  if (row.answeredMs !== undefined) return `\n${" ".repeat(13)}all answered after ${row.answeredMs} ms`;
+  if (row.live === undefined) return "";
+  const limited = row.limitedBy === undefined ? "" : `, not more: ${row.limitedBy}`;
+  return (
+    `\n${" ".repeat(13)}${row.live} live, ${row.answered} answered, ${row.megabytesEach} MB each ` +
+    `(${row.controlMegabytesEach} MB of it here); all ${row.processes} processes ended within ${row.killMs} ms, ` +
+    `${row.survivors} survived${limited}`
+  );
 }
 
 function firstEnvironment(): EnvironmentSpec {

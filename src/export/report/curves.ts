@@ -28,7 +28,10 @@ export interface CurveFit {
 }
 
 /** The fit of sampled held-out success, or of the training reward where there are too few evaluations. */
-export function fitLearningCurve({ metrics, evaluations }: ReportData): CurveFit | undefined {
+export function fitLearningCurve({
+  metrics,
+  evaluations,
+}: Pick<ReportData, "metrics" | "evaluations">): CurveFit | undefined {
   const heldOut = sampled(evaluations);
   const reward = series(metrics, "critic/rewards/mean").filter((point) => point.y !== null);
   const points = heldOut.length >= FIT_POINTS ? heldOut.map(({ step, rate }) => ({ x: step, y: rate })) : reward;
@@ -103,7 +106,7 @@ interface SmallChart {
 
 const SMALL_CHARTS: readonly SmallChart[] = [
   { title: "Policy entropy", metric: "actor/entropy", yLabel: "nats per token", tone: "blue", includeZero: true },
-  { title: "Gradient norm", metric: "actor/grad_norm", yLabel: "before clipping", tone: "blue", includeZero: true },
+  { title: "Gradient norm", metric: "actor/grad_norm", yLabel: "before clipping", tone: "blue", log: true },
   { title: "Supervised loss", metric: "sft/loss", yLabel: "nats per token", tone: "blue", includeZero: true },
   {
     title: "Groups without a signal",
@@ -121,6 +124,21 @@ const SMALL_CHARTS: readonly SmallChart[] = [
     includeZero: true,
   },
   { title: "Turns per episode", metric: "num_turns/mean", yLabel: "turns", tone: "blue", includeZero: true },
+  {
+    title: "Expert's chunks before an anchor",
+    metric: "resampling/expert_chunks",
+    yLabel: "mean over forked groups, 0 = none needed",
+    tone: "blue",
+    includeZero: true,
+  },
+  {
+    title: "Success from an expert's states",
+    metric: "resampling/score/mean",
+    yLabel: "solved, forked episodes",
+    tone: "blue",
+    format: percent,
+    includeZero: true,
+  },
 ];
 
 export interface TitledChart {
@@ -133,18 +151,49 @@ function titled(options: ChartOptions): TitledChart {
 }
 
 /** The other curves, as far as the run has them. `parityLimit` is drawn into the first. */
-export function smallCharts({ metrics }: ReportData, parityLimit: number | undefined): TitledChart[] {
+export function smallCharts({ metrics, evaluations }: ReportData, parityLimit: number | undefined): TitledChart[] {
   const size = { width: 460, height: 230, xLabel: "training step" };
-  const charts = SMALL_CHARTS.flatMap(({ metric, tone, title, yLabel, format = compact, includeZero = false }) => {
-    const points = series(metrics, metric);
-    if (!points.some((point) => point.y !== null)) return [];
-    const layers: Layer[] = [{ kind: "line", name: metric, tone, points }];
-    return [titled({ title, yLabel, format, includeZero, layers, ...size })];
-  });
-  return [...parityChart(metrics, parityLimit, size), ...timeChart(metrics, size), ...charts];
+  const charts = SMALL_CHARTS.flatMap(
+    ({ metric, tone, title, yLabel, format = compact, includeZero = false, log = false }) => {
+      const points = series(metrics, metric);
+      if (!points.some((point) => point.y !== null)) return [];
+      const layers: Layer[] = [{ kind: "line", name: metric, tone, points }];
+      return [titled({ title, yLabel, format, includeZero, log, layers, ...size })];
+    },
+  );
+  return [
+    ...worstFamilyChart(evaluations, size),
+    ...parityChart(metrics, parityLimit, size),
+    ...timeChart(metrics, size),
+    ...charts,
+  ];
 }
 
 type Size = { readonly width: number; readonly height: number; readonly xLabel: string };
+
+/** Success of all families and of the worst one, which an average hides. */
+function worstFamilyChart(evaluations: readonly EvaluationRecord[], size: Size): TitledChart[] {
+  const rows = sampled(evaluations).filter(({ perFamily }) => Object.keys(perFamily).length > 1);
+  if (rows.length < 2) return [];
+  const worst = rows.map(({ step, perFamily }) => ({
+    x: step,
+    y: Math.min(...Object.values(perFamily).map(({ rate }) => rate)),
+  }));
+  const layers: Layer[] = [
+    { kind: "line", name: "all families", tone: "blue", points: rows.map(({ step, rate }) => ({ x: step, y: rate })) },
+    { kind: "line", name: "worst family", tone: "orange", points: worst, markers: true },
+  ];
+  return [
+    titled({
+      title: "Held-out success, worst family",
+      yLabel: "solved",
+      format: percent,
+      yDomain: [0, 1],
+      layers,
+      ...size,
+    }),
+  ];
+}
 
 function parityChart(metrics: readonly MetricsRow[], limit: number | undefined, size: Size): TitledChart[] {
   const points = series(metrics, "rollout_corr/logprob_abs_diff_max");

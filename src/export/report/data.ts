@@ -5,6 +5,7 @@ import type { EpisodeDetail, EvaluationRecord, MetricsRow, RunRecord } from "../
 import type { EpisodePurpose } from "../../store/schema.ts";
 import type { Store } from "../../store/store.ts";
 import type { RunSummary } from "../summary.ts";
+import { type ForkTree, readForkTrees } from "./forks.ts";
 import { GANTT_STEPS, type StepTimeline } from "./gantt.ts";
 
 export interface SampleEpisodes {
@@ -22,6 +23,7 @@ export interface ReportData {
   readonly metrics: readonly MetricsRow[];
   readonly evaluations: readonly EvaluationRecord[];
   readonly samples: readonly SampleEpisodes[];
+  readonly forks: readonly ForkTree[];
   /** Of the newest steps that collected episodes and whose timeline is kept, in order. */
   readonly timelines: readonly StepTimeline[];
 }
@@ -31,13 +33,15 @@ const SAMPLES = 3;
 
 export async function readReportData(store: Store, run: RunRecord, summary: RunSummary): Promise<ReportData> {
   const evaluations = await store.readEvaluations(run.id);
+  const metrics = await store.readMetrics(run.id);
   return {
     run,
     summary,
     configuration: (await store.readConfiguration(run.configHash)) ?? "",
-    metrics: await store.readMetrics(run.id),
+    metrics,
     evaluations,
     samples: await readSamples(store, run, evaluations),
+    forks: await readForkTrees(store, run, metrics),
     timelines: await readNewestTimelines(store, run.id),
   };
 }

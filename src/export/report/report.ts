@@ -6,7 +6,9 @@ import type { EpisodeDetail, EvaluationRecord } from "../../store/records.ts";
 import type { HeldOutSummary } from "../summary.ts";
 import { fitLearningCurve, learningCurve, smallCharts } from "./curves.ts";
 import type { ReportData, SampleEpisodes } from "./data.ts";
+import { forkSection } from "./forks.ts";
 import { gantt } from "./gantt.ts";
+import { headline } from "./headline.ts";
 import { Html, type HtmlValue, html } from "./html.ts";
 import { STYLE } from "./style.ts";
 
@@ -36,8 +38,10 @@ ${tiles(data)}
 <h2>Learning curve</h2>
 <div class="card scroll curve">${learningCurve(data)}</div>
 ${fitNote(data)}
+${headline(data)}
 </section>
 ${curves(data)}
+${forkSection(data.forks)}
 ${timeline(data)}
 ${families(data)}
 ${data.samples.map(samples)}

@@ -37,7 +37,7 @@ svg.chart { display: block; width: 100%; height: auto; overflow: visible; font: 
 .chart .line.orange { stroke: var(--orange); } .chart .band.orange, .chart .dot.orange { fill: var(--orange); }
 .chart .line.violet, .chart .mark.violet, .chart .drop.violet { stroke: var(--violet); } .chart .band.violet { fill: var(--violet); }
 .chart .line.grey { stroke: var(--grey); }
-.curve svg { min-width: 620px; }
+.curve svg, .forks svg { min-width: 620px; } .forks .track { fill: var(--rule); } .forks .solved { fill: var(--good); }
 .gantt { min-width: 720px; } .gantt .lane { fill: var(--code); } .gantt .small { font-size: 10.5px; } .gantt .inside { fill: var(--text); font-size: 11px; }
 .gantt .decode, .gantt .generate { fill: #2f6fd0; } .gantt .prefill { fill: #8db7ee; } .gantt .forward { fill: #8fd0a4; } .gantt .backward { fill: #2f9457; }
 .gantt .optimizer { fill: #15603a; } .gantt .exchange { fill: #d3564a; } .gantt .other, .gantt .reset { fill: #a3abb4; } .gantt .tool { fill: #e08a2c; } .gantt .grade { fill: #8a5fd0; }

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum source { SOURCE_INPUT, SOURCE_OUTPUT, SOURCE_FACTORY, SOURCE_SIGNALS, SOURCE_SANDBOXES };
+enum source { SOURCE_INPUT, SOURCE_OUTPUT, SOURCE_FACTORY, SOURCE_SIGNALS, SOURCE_SANDBOXES, SOURCE_RELAY };
 
 struct broker broker;
 
@@ -122,6 +122,12 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
     answer_error(header->request, 0, first.error);
     return;
   }
+  /* Paths of sockets have to be short, so relative ones begin in our folder. */
+  const char *folder = setting(payload, header->length, "folder");
+  if (folder != NULL && chdir(folder) != 0) {
+    answer_error(header->request, 0, "the launcher's folder cannot be entered");
+    return;
+  }
   watch_epoll(broker.factory, SOURCE_FACTORY, EPOLLIN, EPOLL_CTL_ADD);
   struct buffer text = {0};
   char limits[16], line[PATH_SIZE + 32];
@@ -185,8 +191,12 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_STATS: sandbox_statistics(header); return;
     case OP_PAUSE: sandbox_pause(header); return;
     case OP_RESUME: sandbox_resume(header); return;
+    case OP_WRITTEN: sandbox_written(header, payload); return;
     case OP_DROP: drop_layer(header, payload); return;
     case OP_STORED: place_stored(header, payload); return;
+    case OP_LISTEN:
+    case OP_FORWARD: relay_open(header, payload); return;
+    case OP_UNLISTEN: relay_close(header, payload); return;
     default: sandbox_forward(header, payload); return;
   }
 }
@@ -236,7 +246,7 @@ static void read_sandboxes(void) {
 static void loop(void) {
   struct epoll_event events[8];
   for (;;) {
-    int count = epoll_wait(broker.epoll, events, 8, sandboxes_pending() ? 2 : -1);
+    int count = epoll_wait(broker.epoll, events, 8, sandboxes_pending() ? 2 : relay_starved() ? 100 : -1);
     for (int i = 0; i < count; i++) {
       switch ((enum source)events[i].data.u64) {
         case SOURCE_INPUT: read_input(); break;
@@ -244,9 +254,11 @@ static void loop(void) {
         case SOURCE_FACTORY: read_factory(); break;
         case SOURCE_SIGNALS: read_signals(); break;
         case SOURCE_SANDBOXES: read_sandboxes(); break;
+        case SOURCE_RELAY: relay_events(); break;
       }
     }
     sandboxes_retry();
+    relay_tidy();
     flush_output();
   }
 }
@@ -273,12 +285,14 @@ int broker_main(void) {
   broker.signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
   broker.epoll = epoll_create1(EPOLL_CLOEXEC);
   broker.inner = epoll_create1(EPOLL_CLOEXEC);
-  if (broker.signals < 0 || broker.epoll < 0 || broker.inner < 0) return 70;
+  broker.relay = epoll_create1(EPOLL_CLOEXEC);
+  if (broker.signals < 0 || broker.epoll < 0 || broker.inner < 0 || broker.relay < 0) return 70;
   fcntl(STDIN_FILENO, F_SETFL, O_NONBLOCK);
   fcntl(STDOUT_FILENO, F_SETFL, O_NONBLOCK);
   watch_epoll(STDIN_FILENO, SOURCE_INPUT, EPOLLIN, EPOLL_CTL_ADD);
   watch_epoll(broker.signals, SOURCE_SIGNALS, EPOLLIN, EPOLL_CTL_ADD);
   watch_epoll(broker.inner, SOURCE_SANDBOXES, EPOLLIN, EPOLL_CTL_ADD);
+  watch_epoll(broker.relay, SOURCE_RELAY, EPOLLIN, EPOLL_CTL_ADD);
   broker.inner_watched = true;
   loop();
   return 0;

@@ -4,7 +4,7 @@
 
 #include "launcher.h"
 
-enum { ERROR_SIZE = 512, MAX_IN_FLIGHT = 8, OUTBOX_HIGH = 16 << 20, OUTBOX_LOW = 4 << 20 };
+enum { ERROR_SIZE = 512, MAX_IN_FLIGHT = 8, OUTBOX_HIGH = 16 << 20, OUTBOX_LOW = 4 << 20, MAX_HANDED = 4 };
 
 enum sandbox_state {
   SANDBOX_QUEUED,   /* waits for the factory */
@@ -26,6 +26,8 @@ struct sandbox {
   bool frozen;
   uint32_t freeze_request, freeze_layer; /* 0: it is not to become a layer */
   int writable;               /* mount of all it can write; −1 where there is none */
+  int handed[MAX_HANDED], handed_count; /* sockets that came with frames which are not read yet */
+  int sockets_asked;          /* of its init, not answered yet */
   bool answered;              /* CREATE was answered */
   bool destroying, wants_write;
   pid_t pid;                  /* 0: not cloned, or reaped */
@@ -34,7 +36,7 @@ struct sandbox {
 };
 
 struct broker {
-  int epoll, inner, signals, factory; /* `inner` holds the sandboxes' sockets */
+  int epoll, inner, relay, signals, factory; /* `inner` holds the sandboxes' sockets, `relay` those of relay.c */
   bool inner_watched, output_watched;
   struct buffer inbox, outbox;
   struct level level;
@@ -65,6 +67,19 @@ void sandbox_reaped(pid_t pid, int status);
 void sandboxes_retry(void);
 bool sandboxes_pending(void); /* some wait for their control group to be removable */
 void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
+
+/* written.c */
+void sandbox_written(const struct frame_header *header, const uint8_t *payload);
+/* relay.c */
+void relay_open(const struct frame_header *header, const uint8_t *payload);
+void relay_close(const struct frame_header *header, const uint8_t *payload);
+/* The sandbox's init answered: a socket, or −1. */
+void relay_socket(struct sandbox *sandbox, uint32_t number, int fd);
+void relay_events(void);
+void relay_forget(uint32_t sandbox);
+/* Frees what was closed; after a want of descriptors, tries again. */
+void relay_tidy(void);
+bool relay_starved(void);
 
 /* pause.c */
 void sandbox_statistics(const struct frame_header *header);

@@ -203,7 +203,7 @@ static const char *set_limits(const struct cgroup_tree *tree, int dir, const str
     if (!write_number(dir, "memory.limit_in_bytes", memory)) return "memory.limit_in_bytes";
     write_number(dir, "memory.memsw.limit_in_bytes", memory); /* absent without swap accounting */
   }
-  if (tree->pids && !write_number(dir, "pids.max", spec->pids + 2 /* init and shell */)) return "pids.max";
+  if (tree->pids && !write_number(dir, "pids.max", spec->pids + EXTRA_PROCESSES)) return "pids.max";
   if (tree->cpu && tree->v2) {
     format(cpu, sizeof cpu, "%llu 100000", (unsigned long long)spec->cpu_milli * 100);
     if (!write_text_at(dir, "cpu.max", cpu)) return "cpu.max";
@@ -255,14 +255,21 @@ static uint32_t counter(int dir, const char *file, const char *key) {
   return 0;
 }
 
+/* A sandbox's group within a tree. */
+static void group_name(char *name, size_t capacity, uint32_t sandbox) {
+  if (sandbox == OWN_GROUP) format(name, capacity, ".");
+  else format(name, capacity, "s%u", sandbox);
+}
+
 void cgroups_events(const struct cgroups *groups, uint32_t sandbox, uint32_t *memory, uint32_t *pids) {
-  char file[64];
+  char name[32], file[64];
   *memory = *pids = 0;
+  group_name(name, sizeof name, sandbox);
   for (int i = 0; i < groups->count; i++) {
     const struct cgroup_tree *tree = &groups->trees[i];
-    format(file, sizeof file, "s%u/%s", sandbox, tree->v2 ? "memory.events" : "memory.oom_control");
+    format(file, sizeof file, "%s/%s", name, tree->v2 ? "memory.events" : "memory.oom_control");
     if (tree->memory) *memory = counter(tree->dir, file, "oom_kill");
-    format(file, sizeof file, "s%u/pids.events", sandbox);
+    format(file, sizeof file, "%s/pids.events", name);
     if (tree->pids) *pids = counter(tree->dir, file, "max");
   }
 }
@@ -287,7 +294,7 @@ static uint64_t cpu_time(const struct cgroup_tree *tree, const char *name) {
 void cgroups_statistics(const struct cgroups *groups, uint32_t sandbox, struct statistics *statistics) {
   char name[32], file[64];
   memset(statistics, 0xff, sizeof *statistics);
-  format(name, sizeof name, "s%u", sandbox);
+  group_name(name, sizeof name, sandbox);
   for (int i = 0; i < groups->count; i++) {
     const struct cgroup_tree *tree = &groups->trees[i];
     if (tree->cpu) statistics->cpu_us = cpu_time(tree, name);
@@ -299,6 +306,35 @@ void cgroups_statistics(const struct cgroups *groups, uint32_t sandbox, struct s
     format(file, sizeof file, "%s/%s", name, tree->v2 ? "memory.events" : "memory.oom_control");
     statistics->memory_kills = counter(tree->dir, file, "oom_kill");
   }
+}
+
+/* Adds one tree of a container's own groups, as far as its limits are in force: a number is a limit, "max" none. */
+static void open_own_tree(struct cgroups *groups, const char *path, bool v2, const struct sandbox_spec *spec) {
+  struct cgroup_tree *tree = &groups->trees[groups->count];
+  *tree = (struct cgroup_tree){.v2 = v2, .dir = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC)};
+  if (tree->dir < 0) return;
+  uint64_t pids = number_in(tree->dir, "pids.max");
+  tree->memory = number_in(tree->dir, v2 ? "memory.max" : "memory.limit_in_bytes") - 1 < spec->memory + spec->disk;
+  tree->pids = pids - 1 < spec->pids + EXTRA_PROCESSES;
+  /* Where no limit is ours the group may be the whole machine's. */
+  bool ours = tree->memory || tree->pids || groups->memory || groups->pids;
+  tree->cpu = ours && (v2 || number_in(tree->dir, "cpuacct.usage") != NOT_KNOWN);
+  if (!tree->memory && !tree->pids && !tree->cpu) {
+    close(tree->dir);
+    return;
+  }
+  groups->memory = groups->memory || tree->memory;
+  groups->pids = groups->pids || tree->pids;
+  groups->cpu = groups->cpu || tree->cpu;
+  groups->count++;
+}
+
+void cgroups_open_own(struct cgroups *groups, const struct sandbox_spec *spec) {
+  static const char *const v1[] = {"/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpuacct"};
+  memset(groups, 0, sizeof *groups);
+  bool v2 = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+  if (v2) open_own_tree(groups, "/sys/fs/cgroup", true, spec);
+  for (size_t i = 0; !v2 && i < sizeof v1 / sizeof *v1; i++) open_own_tree(groups, v1[i], false, spec);
 }
 
 /* Version 1's freezer is not used: what it holds cannot be killed, so it would outlive a launcher that was. */

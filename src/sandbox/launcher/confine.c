@@ -21,6 +21,18 @@ static void limit(int resource, uint64_t value) {
   if (setrlimit(resource, &wanted) != 0) setup_fail("setting a resource limit");
 }
 
+/*
+ * All sandboxes of an ordinary user are that user, so the kernel counts what they take together. None takes more than a share,
+ * and of descriptors in flight, which each may have as many of as it may open, none so many that programs with the usual limit
+ * of 1024 could pass no more.
+ */
+static void share_quotas(void) {
+  struct rlimit current;
+  if (getrlimit(RLIMIT_SIGPENDING, &current) == 0) limit(RLIMIT_SIGPENDING, current.rlim_cur / 16);
+  if (getrlimit(RLIMIT_MSGQUEUE, &current) == 0) limit(RLIMIT_MSGQUEUE, current.rlim_cur / 4);
+  limit(RLIMIT_NOFILE, 768);
+}
+
 static void raise_loopback(void) {
   struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -41,30 +53,61 @@ static void drop_capabilities(void) {
     }
   }
   struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  struct __user_cap_data_struct data[2] = {
-      {.effective = (uint32_t)kept, .permitted = (uint32_t)kept},
-      {.effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32)}};
+  struct __user_cap_data_struct data[2];
+  if (syscall(SYS_capget, &header, data) != 0) setup_fail("capabilities");
+  for (int i = 0; i < 2; i++) { /* what a container's engine took away already stays away */
+    data[i].permitted &= (uint32_t)(kept >> 32 * i);
+    data[i].effective = data[i].permitted;
+    data[i].inheritable = 0;
+  }
   if (syscall(SYS_capset, &header, data) != 0) setup_fail("capabilities");
 }
 
-void confine(const struct sandbox_spec *spec, const struct level *level) {
+static void silence_standard_descriptors(void) {
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null < 0) setup_fail("/dev/null");
   for (int fd = 0; fd < 3; fd++)
     if (dup2(null, fd) < 0) setup_fail("standard descriptors");
   close(null);
-  if (sethostname("sandbox", 7) != 0) setup_fail("host name");
-  raise_loopback();
+}
+
+static void limit_all(const struct sandbox_spec *spec, const struct level *level) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_NOFILE, 4096);
-  /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
-   * limits processes it shall be the one that does, because it counts refusals. */
-  limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);
   if (!level->hard_limits) limit(RLIMIT_DATA, spec->memory);
+}
+
+/* The last steps: from here on nothing can be won back. */
+static void give_up_rights(void) {
   prctl(PR_SET_NAME, "init");
   drop_capabilities();
   if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
+}
+
+static void lock(void) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) setup_fail("no_new_privs");
   if (!seccomp_install()) setup_fail("seccomp");
+}
+
+void confine(const struct sandbox_spec *spec, const struct level *level) {
+  silence_standard_descriptors();
+  if (sethostname("sandbox", 7) != 0) setup_fail("host name");
+  raise_loopback();
+  limit_all(spec, level);
+  if (!level->mapped) share_quotas();
+  /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
+   * limits processes it shall be the one that does, because it counts refusals. */
+  limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);
+  give_up_rights();
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
+  lock();
+}
+
+void confine_in_container(const struct sandbox_spec *spec, const struct level *level) {
+  silence_standard_descriptors();
+  limit_all(spec, level);
+  /* Only where nothing else limits processes: other containers may run as the same user, and would be counted. */
+  if (!level->hard_limits) limit(RLIMIT_NPROC, spec->pids + EXTRA_PROCESSES);
+  give_up_rights();
+  lock();
 }

@@ -11,6 +11,10 @@
 #include <sys/wait.h>
 
 enum { TICK_US = 100000, SOCKET = 3 };
+/* Where frames go; another descriptor than where they come from when an engine's pipes carry them. */
+static int output = SOCKET;
+/* The control groups that this process itself is in, where no broker tells what they know; else NULL. */
+static const struct cgroups *own_groups;
 
 char *const sandbox_environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                                      "HOME=/root", "LANG=C.UTF-8", "LC_ALL=C", "TERM=dumb", NULL};
@@ -23,6 +27,8 @@ static uint32_t memory_events, pids_events, disk_events;
 /* Rlimits level: nothing but init and shell was alive at the last look, so there is nothing to watch. */
 static bool quiet;
 static struct buffer inbox;
+/* On the file system whose size is the sandbox's limit. */
+static const char *disk_place = "/";
 static uint64_t memory_peak; /* rlimits level: the largest sum seen */
 static int64_t paused_at;    /* 0: not paused */
 static bool stopped;         /* paused by SIGSTOP, not by the control group */
@@ -30,7 +36,7 @@ static bool stopped;         /* paused by SIGSTOP, not by the control group */
 static void send_frame(uint8_t op, uint8_t flags, uint32_t request, const void *data, size_t length) {
   struct frame_header header = {
       .length = (uint32_t)length, .op = op, .flags = flags, .request = request, .sandbox = own_id};
-  if (!write_all(SOCKET, &header, sizeof header) || !write_all(SOCKET, data, length)) _exit(0); /* the broker is gone */
+  if (!write_all(output, &header, sizeof header) || !write_all(output, data, length)) _exit(0); /* the broker is gone */
 }
 
 void reply(uint32_t request, uint8_t flags, const void *data, size_t length) {
@@ -97,7 +103,7 @@ void reset_signals(void) {
 /* The disk is full when no block or no inode is left. */
 static void check_disk(void) {
   struct statfs status;
-  if (statfs("/", &status) != 0) return;
+  if (statfs(disk_place, &status) != 0) return;
   if (status.f_blocks > 0 && (status.f_bavail == 0 || (status.f_files > 0 && status.f_ffree == 0))) disk_events = 1;
 }
 
@@ -153,6 +159,7 @@ static void kill_all(uint32_t request) {
 static void report_limits(uint32_t request, const uint8_t *payload, size_t length) {
   uint32_t counts[3] = {0};
   if (length >= 8) memcpy(counts, payload, 8); /* the broker's counts, from the control groups */
+  if (own_groups != NULL) cgroups_events(own_groups, OWN_GROUP, &counts[0], &counts[1]);
   watch_limits();
   counts[0] += memory_events;
   counts[1] += pids_events;
@@ -169,6 +176,7 @@ static void report_statistics(uint32_t request, const uint8_t *payload, size_t l
     return;
   }
   memcpy(&found, payload, sizeof found);
+  if (own_groups != NULL) cgroups_statistics(own_groups, OWN_GROUP, &found);
   struct usage usage = read_usage(false);
   if (usage.memory > memory_peak) memory_peak = usage.memory;
   if (found.cpu_us == NOT_KNOWN) found.cpu_us = read_cpu_time();
@@ -176,7 +184,7 @@ static void report_statistics(uint32_t request, const uint8_t *payload, size_t l
   if (found.memory_peak == NOT_KNOWN) found.memory_peak = memory_peak;
   found.memory_kills = (found.memory_kills == NOT_KNOWN ? 0 : found.memory_kills) + memory_events;
   found.processes = usage.processes - 1;
-  if (statfs("/", &disk) == 0) {
+  if (statfs(disk_place, &disk) == 0) {
     found.disk = (disk.f_blocks - disk.f_bfree) * (uint64_t)disk.f_bsize;
     found.disk_limit = disk.f_blocks * (uint64_t)disk.f_bsize;
     found.inodes = disk.f_files - disk.f_ffree;
@@ -246,11 +254,14 @@ static void serve(const struct frame_header *header, const uint8_t *payload) {
     case OP_PAUSE: pause_sandbox(request, payload, length); return;
     case OP_RESUME: resume_sandbox(request); return;
     case OP_STATS: report_statistics(request, payload, length); return;
+    case OP_OBSERVE: report_observation(request); return;
     case OP_WRITE: file_write(request, payload, length); return;
     case OP_STAT: file_stat(request, payload, length); return;
     case OP_CHANGE: file_change(request, payload, length); return;
     case OP_COPY: layer_copy(request, payload, length); return;
     case OP_PACK: folder_pack(request, payload, length); return;
+    case OP_SOCKET: network_socket(request); return;
+    case OP_VARIABLES: network_variables(request, payload, length); return;
     default: reply_error(request, 0, "operation %d is not known", header->op);
   }
 }
@@ -276,7 +287,7 @@ static void dispatch(const struct frame_header *header, const uint8_t *payload) 
 
 static void receive(void) {
   static uint8_t chunk[CHUNK];
-  ssize_t n = recv(SOCKET, chunk, sizeof chunk, MSG_DONTWAIT);
+  ssize_t n = read(SOCKET, chunk, sizeof chunk); /* which poll(2) has said is there; it may be a pipe */
   if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) _exit(0);
   if (n < 0) return;
   buffer_append(&inbox, chunk, (size_t)n);
@@ -341,6 +352,12 @@ static void loop(int signals) {
   }
 }
 
+void init_in_container(int descriptor, const struct cgroups *groups, const char *workdir) {
+  output = descriptor;
+  own_groups = groups;
+  disk_place = workdir;
+}
+
 bool sandbox_has_one_user(void) { return !own_level->mapped; }
 
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level) {
@@ -357,6 +374,7 @@ void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, co
   int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
   if (signals < 0) setup_fail("signalfd");
   fcntl(SOCKET, F_SETFD, FD_CLOEXEC);
+  fcntl(output, F_SETFD, FD_CLOEXEC);
   session_init(spec->workdir);
   reply(0, 0, NULL, 0); /* ready */
   if (spec->session) session_start();

@@ -62,7 +62,13 @@ struct user {
 bool user_find(const char *name, struct user *user);
 bool group_find(const char *name, uint32_t *id);
 bool user_become(const struct user *user);
+/* Of the usual ones, those the sandbox was given (network.c), and `extra`; later ones win. */
 char **environment_for(const struct user *user, char *const *extra, int extra_count);
+
+/* network.c */
+void network_socket(uint32_t request);
+void network_variables(uint32_t request, const uint8_t *payload, size_t length);
+char *const *given_variables(void);
 
 /* launch.c */
 enum { MAX_STRINGS = 2048 };
@@ -108,6 +114,9 @@ struct usage {
 struct usage read_usage(bool shares);
 /* Microseconds of processor time of all processes there are and were. */
 uint64_t read_cpu_time(void);
+
+/* observe.c */
+void report_observation(uint32_t request);
 
 /* session.c: the persistent shells. Shell 0 exists without being opened; the others have names outside. */
 void session_init(const char *workdir);

@@ -6,6 +6,8 @@
  *            private mount namespace that no longer contains the host's root; clones every sandbox (stage.c, factory.c)
  *   init     pid 1 of each sandbox, cloned from the factory without exec; runs commands and moves files (init.c, …)
  *
+ * In a container that podman or docker made, the program is that container's init and nothing else (container.c).
+ *
  * The inits are children of the broker (CLONE_PARENT). When the broker ends, for whatever reason, each init sees its
  * socket close and ends, and the kernel ends every process of its pid namespace with it.
  */
@@ -88,8 +90,15 @@ enum op {
   OP_WRITE = 34,
   OP_STAT = 35,
   OP_CHANGE = 36, /* mode and owner */
-  OP_COPY = 48,   /* a layer, as it is, to the target; reply: u64 bytes, skipped, entries */
-  OP_PACK = 49,   /* a folder as a stream of entries, into a file of the target */
+  OP_LISTEN = 48,    /* control → broker: a port of the sandbox leads to a path (relay.c) */
+  OP_FORWARD = 49,   /* control → broker: a path leads to a port of the sandbox */
+  OP_UNLISTEN = 50,
+  OP_SOCKET = 51,    /* broker → init: a TCP socket of its network namespace; answered with it */
+  OP_VARIABLES = 52, /* environment of what starts from now on */
+  OP_OBSERVE = 60, /* what the guards look at (observe.c) */
+  OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
+  OP_COPY = 70,   /* a layer, as it is, to the target; reply: u64 bytes, skipped, entries */
+  OP_PACK = 71,   /* a folder as a stream of entries, into a file of the target */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };
@@ -245,6 +254,9 @@ bool cgroups_freeze(const struct cgroups *groups, uint32_t sandbox, bool frozen)
 /* True when nothing is left. */
 bool cgroups_remove(const struct cgroups *groups, uint32_t sandbox);
 void cgroups_close(struct cgroups *groups);
+/* In a container: the groups that this process is in, as they are mounted there. Only limits that are in force count. */
+enum { OWN_GROUP = 0, EXTRA_PROCESSES = 2 /* init and shell */ };
+void cgroups_open_own(struct cgroups *groups, const struct sandbox_spec *spec);
 void cgroups_describe(const struct cgroups *groups, char *text, size_t capacity);
 
 /* stage.c and factory.c */
@@ -266,14 +278,25 @@ bool write_id_maps(pid_t pid, const struct level *level);
 
 /* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
 void setup_fail(const char *what) __attribute__((noreturn));
+/* Where it is told, and as the answer to what. */
+void setup_tell(int descriptor, uint32_t sandbox, uint32_t request);
 /* Returns a detached mount of everything the sandbox can write, which can outlive it as a layer; −1 where impossible. */
 int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
 void confine(const struct sandbox_spec *spec, const struct level *level);
+/* Where another engine made the namespaces and we have no right to change them. */
+void confine_in_container(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
 bool seccomp_install(void);
+/* Writes the filter to stdout, as bubblewrap takes it: for comparisons. */
+int filter_main(void);
 
 /* init.c */
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)
     __attribute__((noreturn));
+/* Before `init_main`: frames go to another descriptor, and what the broker would say is looked up here. */
+void init_in_container(int descriptor, const struct cgroups *groups, const char *workdir);
+
+/* container.c */
+int container_main(void);
 
 #endif

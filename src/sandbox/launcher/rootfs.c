@@ -143,6 +143,15 @@ static void make_dev(void) {
   bind_to("/tmp/shm", "dev/shm", 0);
 }
 
+/*
+ * Where sandboxes are of one user with others, as an ordinary user's are, none takes all of what there is of these. A kernel
+ * without the limit has the one of its user.
+ */
+static void limit_watching(void) {
+  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_instances", "32");
+  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_watches", "32768");
+}
+
 /* /proc with the parts hidden or read-only that Docker hides, too. */
 static void make_proc(void) {
   static const char *const hidden[] = {"proc/kcore",       "proc/keys",      "proc/key-users", "proc/timer_list",
@@ -151,6 +160,7 @@ static void make_proc(void) {
   static const char *const read_only[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs", "proc/sysrq-trigger"};
   if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
     setup_fail("/proc (is the host's /proc partly hidden, as in a container?)");
+  limit_watching();
   for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
     if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT) setup_fail(hidden[i]);
   for (size_t i = 0; i < sizeof hidden_folders / sizeof *hidden_folders; i++)

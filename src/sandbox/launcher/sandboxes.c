@@ -19,6 +19,8 @@ struct sandbox *sandbox_find(uint32_t id) {
 static void close_socket(struct sandbox *sandbox) {
   if (sandbox->socket >= 0) close(sandbox->socket); /* leaves the epoll set by itself */
   sandbox->socket = -1;
+  relay_forget(sandbox->id);
+  while (sandbox->handed_count > 0) close(sandbox->handed[--sandbox->handed_count]);
   buffer_free(&sandbox->in);
   buffer_free(&sandbox->out);
 }
@@ -207,6 +209,10 @@ void sandbox_destroy(const struct frame_header *header) {
     answer(header->request, header->sandbox, 0, NULL, 0);
     return;
   }
+  if (sandbox->freeze_request != 0) { /* nobody waits for the layer any more */
+    answer_error(sandbox->freeze_request, sandbox->id, "the sandbox is being destroyed");
+    sandbox->freeze_request = 0;
+  }
   sandbox->destroying = true;
   sandbox->destroy_request = header->request;
   if (sandbox->pid > 0) kill(sandbox->pid, SIGKILL); /* the kernel ends the rest of its pid namespace */
@@ -281,6 +287,13 @@ void sandbox_limits(const struct frame_header *header) {
 static void receive_frame(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload) {
   if (header->request == sandbox->limits_request) sandbox->limits_request = 0;
   if (header->op == OP_FREEZE) return; /* came with the mount, which is kept already */
+  if (header->op == OP_SOCKET) {
+    int handed = sandbox->handed_count > 0 ? sandbox->handed[0] : -1;
+    if (handed >= 0) memmove(sandbox->handed, sandbox->handed + 1, sizeof(int) * (size_t)--sandbox->handed_count);
+    if (sandbox->sockets_asked > 0) sandbox->sockets_asked--;
+    relay_socket(sandbox, header->request, handed);
+    return;
+  }
   if (header->request != 0) {
     if (header->request == sandbox->pause_request && !sandbox_paused(sandbox)) return;
     answer(header->request, sandbox->id, header->flags, payload, header->length);
@@ -306,7 +319,9 @@ static bool receive(struct sandbox *sandbox) {
   if (n < 0) return errno == EAGAIN || errno == EINTR;
   if (n == 0) return false;
   if (mounts == 1 && sandbox->state != SANDBOX_LIVE && sandbox->writable < 0) sandbox->writable = mount;
-  else if (mounts == 1) close(mount); /* the sandbox's own processes hand over nothing */
+  else if (mounts == 1 && sandbox->sockets_asked > 0 && sandbox->handed_count < MAX_HANDED)
+    sandbox->handed[sandbox->handed_count++] = mount;
+  else if (mounts == 1) close(mount); /* nothing else is taken */
   buffer_append(&sandbox->in, chunk, (size_t)n);
   struct frame_header header;
   const uint8_t *payload;

@@ -100,9 +100,11 @@ static bool same_key(const char *a, const char *b) {
 
 /* In a child, which ends without giving its memory back. */
 char **environment_for(const struct user *user, char *const *extra, int extra_count) {
-  int count = 0;
-  if (user->uid == 0 && extra_count == 0) return (char **)sandbox_environment;
-  char **all = calloc(16 + (size_t)extra_count, sizeof *all), *own = malloc(3 * PATH_SIZE);
+  int count = 0, given_count = 0;
+  char *const *given = given_variables();
+  while (given[given_count] != NULL) given_count++;
+  if (user->uid == 0 && extra_count + given_count == 0) return (char **)sandbox_environment;
+  char **all = calloc(16 + (size_t)extra_count + (size_t)given_count, sizeof *all), *own = malloc(3 * PATH_SIZE);
   if (all == NULL || own == NULL) _exit(126);
   for (char *const *item = sandbox_environment; *item != NULL; item++) all[count++] = *item;
   if (user->uid != 0) {
@@ -112,10 +114,11 @@ char **environment_for(const struct user *user, char *const *extra, int extra_co
       all[i == 0 ? 1 : count++] = own + i * PATH_SIZE; /* HOME is the second of the usual ones */
     }
   }
-  for (int i = 0; i < extra_count; i++) {
+  for (int i = 0; i < given_count + extra_count; i++) {
+    char *item = i < given_count ? given[i] : extra[i - given_count];
     int at = 0;
-    while (at < count && !same_key(extra[i], all[at])) at++;
-    all[at] = extra[i];
+    while (at < count && !same_key(item, all[at])) at++;
+    all[at] = item;
     if (at == count) count++;
   }
   all[count] = NULL;

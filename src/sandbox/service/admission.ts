@@ -4,7 +4,6 @@
  */
 
 import { AleError } from "../../core/errors.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
 import { beginWait } from "../../core/waits.ts";
 import type { Clock } from "./clock.ts";
 
@@ -166,22 +165,4 @@ export class Admission {
       first.admit();
     }
   }
-}
-
-/** What a sandbox of an environment takes. */
-export function needOf({ memoryBytes, cpus, diskBytes }: EnvironmentSpec): Resources {
-  return { memoryBytes, cpus, diskBytes, count: 1 };
-}
-
-/** One grant of two, the first of which held the disk only. */
-export function joinGrants(held: Grant | undefined, rest: Grant): Grant {
-  if (held === undefined) return rest;
-  const need = { ...rest.need, diskBytes: held.need.diskBytes };
-  return {
-    need,
-    release: (kept = NO_RESOURCES) => {
-      held.release({ ...NO_RESOURCES, diskBytes: kept.diskBytes });
-      rest.release({ ...kept, diskBytes: 0 });
-    },
-  };
 }

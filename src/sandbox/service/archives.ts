@@ -18,13 +18,23 @@ import type { StoredRoot } from "../roots.ts";
 import { MAX_HISTORY, SANDBOX_EVENTS, SANDBOX_STATES } from "./lifecycle.ts";
 
 const duration = z.number().nullable(); // null: no limit
+const Network = z.object({
+  mode: z.enum(["none", "allowlist", "public"]),
+  allow: z.array(z.string()).readonly(),
+  limits: z
+    .object({ connections: z.number(), totalConnections: z.number(), bytesOut: z.number() })
+    .partial()
+    .catchall(z.number())
+    .optional(),
+});
 const Record = z.object({
   version: z.literal(1),
   id: z.string(),
   environment: z.object({
     ...{ profile: z.string(), image: z.string().optional(), workdir: z.string(), cpus: z.number() },
-    ...{ memoryBytes: z.number(), diskBytes: z.number(), pids: z.number() },
+    ...{ memoryBytes: z.number(), diskBytes: z.number(), pids: z.number(), network: Network.optional() },
   }),
+  isGraded: z.boolean(),
   labels: z.record(z.string(), z.string()),
   ttl: z.object({
     ...{ idleMs: duration, totalMs: duration, stoppedMs: duration },

@@ -1,6 +1,8 @@
 /** What archiving and restoring do to a sandbox of the service. */
 
+import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
+import { needStore } from "../layer-store.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import type { ArchiveStore } from "./archives.ts";
@@ -17,8 +19,8 @@ export class Archiving {
   }
 
   /** What earlier services archived. */
-  async load(clock: Clock): Promise<ManagedSandbox[]> {
-    return (await this.#store.load()).map((record) => ManagedSandbox.archived(record, clock));
+  async load(clock: Clock, onAlert: (alert: Alert, sandbox: ManagedSandbox) => void): Promise<ManagedSandbox[]> {
+    return (await this.#store.load()).map((record) => ManagedSandbox.archived(record, clock, onAlert));
   }
 
   /** @throws AleError("sandbox") when it cannot be written; the sandbox is stopped as before then. */
@@ -29,7 +31,7 @@ export class Archiving {
     sandbox.move("archive", reason);
     const archivedAt = clock.now();
     try {
-      sandbox.root = await this.#store.save(this.#provider.store, files, sandbox.toRecord(archivedAt, reason));
+      sandbox.root = await this.#store.save(needStore(this.#provider), files, sandbox.toRecord(archivedAt, reason));
     } catch (error) {
       sandbox.move("archive_failed", errorMessage(error));
       throw error;
@@ -42,13 +44,13 @@ export class Archiving {
   /** A sandbox with the files of the archive. */
   async bring(sandbox: ManagedSandbox, signal: AbortSignal): Promise<NativeSandbox> {
     if (sandbox.root === undefined) throw new AleError("internal", `sandbox ${sandbox.id} has no archive`);
-    await using files = await this.#provider.store.open(sandbox.root, sandbox.spec.environment);
+    await using files = await needStore(this.#provider).open(sandbox.root, sandbox.spec.environment);
     return await this.#provider.fork(files, signal); // which keeps what it stands on
   }
 
   /** Of a sandbox that is no more. */
   async remove(sandbox: ManagedSandbox): Promise<void> {
-    if (sandbox.root !== undefined) await this.#store.remove(sandbox.id, this.#provider.store);
+    if (sandbox.root !== undefined) await this.#store.remove(sandbox.id, needStore(this.#provider));
   }
 
   /** Leaves the archives to other services. */

@@ -1,9 +1,10 @@
 /** One sandbox of the service: its record, and what is done in it while it runs. */
 
 import { posix } from "node:path";
+import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
-import type { CommandResult, SandboxSnapshot } from "../../core/ports.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import type { CommandResult, NetworkUsage, SandboxSnapshot } from "../../core/ports.ts";
+import type { ConnectionRecord, EnvironmentSpec, NetworkSpec } from "../../core/types.ts";
 import type { ExecOptions, NativeSandbox, SeparateResult } from "../native-sandbox.ts";
 import type { SandboxStatistics } from "../requests.ts";
 import type { StoredRoot } from "../roots.ts";
@@ -16,7 +17,9 @@ import type { ArchiveRecord } from "./archives.ts";
 import { BackgroundCommand, type CommandRequest } from "./background-command.ts";
 import type { Clock } from "./clock.ts";
 import { CommandLog } from "./command-log.ts";
+import { ConnectionHistory } from "./connection-history.ts";
 import { BORN, type Lifecycle, type SandboxEvent, type SandboxState, transition } from "./lifecycle.ts";
+import { SandboxGuard } from "./sandbox-guard.ts";
 
 /** Shells besides the one of episodes; as in `launcher/init.h`. */
 const MAX_SHELLS = 15;
@@ -43,6 +46,8 @@ export interface SandboxSpec {
   readonly ttl: TimeToLive;
   /** Whatever the maker wants to find again. */
   readonly labels: Readonly<Record<string, string>>;
+  /** As `CreateRequest.isGraded`. */
+  readonly isGraded: boolean;
 }
 
 /** What the shells of a sandbox were when it was forked. */
@@ -55,9 +60,12 @@ export interface ShellRecord {
 }
 
 export class ManagedSandbox {
-  readonly spec: SandboxSpec;
+  /** Its network is what it was changed to last. */
+  spec: SandboxSpec;
   #createdAt: number;
   readonly log = new CommandLog();
+  readonly guard: SandboxGuard;
+  readonly #history = new ConnectionHistory();
   startedAt: number | undefined;
   stoppedAt: number | undefined;
   /** Room it takes up; given back when it is gone. */
@@ -80,19 +88,26 @@ export class ManagedSandbox {
   #lastUse: number;
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(spec: SandboxSpec, clock: Clock) {
+  constructor(spec: SandboxSpec, clock: Clock, onAlert: (alert: Alert) => void = () => {}) {
     this.spec = spec;
+    this.guard = new SandboxGuard({ ...spec, onAlert });
     this.#clock = clock;
     this.#createdAt = this.#lastUse = clock.now();
   }
 
   /** One that an earlier service archived. */
-  static archived(record: ArchiveRecord, clock: Clock): ManagedSandbox {
-    const { id, environment, labels, root, history, createdAt, archivedAt } = record;
+  static archived(
+    record: ArchiveRecord,
+    clock: Clock,
+    onAlert: (alert: Alert, sandbox: ManagedSandbox) => void,
+  ): ManagedSandbox {
+    const { id, labels, root, history, createdAt, archivedAt, isGraded } = record;
+    const environment = record.environment as EnvironmentSpec;
     const ttl = Object.fromEntries(
       Object.entries(record.ttl).map(([name, ms]) => [name, ms ?? Number.POSITIVE_INFINITY]),
     );
-    const sandbox = new ManagedSandbox({ id, environment, labels, ttl: ttl as unknown as TimeToLive }, clock);
+    const spec = { id, environment, labels, ttl: ttl as unknown as TimeToLive, isGraded };
+    const sandbox: ManagedSandbox = new ManagedSandbox(spec, clock, (alert) => onAlert(alert, sandbox));
     sandbox.#life = { state: "archived", history };
     sandbox.#createdAt = createdAt;
     sandbox.root = root;
@@ -102,12 +117,21 @@ export class ManagedSandbox {
 
   /** What its archive says of it, for the moment it is written. */
   toRecord(archivedAt: number, reason: string): Omit<ArchiveRecord, "root" | "version"> {
-    const { id, environment, labels, ttl } = this.spec;
+    const { id, labels, ttl, isGraded } = this.spec;
+    const environment = this.spec.environment as ArchiveRecord["environment"];
     const { idleMs, totalMs, stoppedMs, archiveMs, archivedMs } = ttl;
     const { history } = transition(id, this.#life, "archive_done", archivedAt, reason);
     const limited = (ms: number | undefined) => (ms !== undefined && Number.isFinite(ms) ? ms : null);
     return {
-      ...{ id, environment, labels: { ...labels }, history: [...history], createdAt: this.createdAt, archivedAt },
+      ...{
+        id,
+        environment,
+        isGraded,
+        labels: { ...labels },
+        history: [...history],
+        createdAt: this.createdAt,
+        archivedAt,
+      },
       ttl: {
         ...{ idleMs: limited(idleMs), totalMs: limited(totalMs), stoppedMs: limited(stoppedMs) },
         ...{ archiveMs: limited(archiveMs), archivedMs: limited(archivedMs) },
@@ -150,6 +174,8 @@ export class ManagedSandbox {
 
   adopt(sandbox: NativeSandbox | undefined): void {
     this.#sandbox = sandbox;
+    this.guard.adopt(sandbox, () => this.#active > 0);
+    this.#history.follow(sandbox?.network);
     this.#shells.clear();
     this.#terminals.clear();
     this.touch();
@@ -207,6 +233,7 @@ export class ManagedSandbox {
 
   exec(argv: readonly string[], options: ExecOptions): Promise<SeparateResult> {
     return this.use(async (sandbox) => {
+      this.guard.program(argv);
       const result = await sandbox.execSeparate(argv, options);
       this.#note("exec", argv.join(" "), result);
       return result;
@@ -215,13 +242,31 @@ export class ManagedSandbox {
 
   #note(where: string, command: string, result: CommandResult): void {
     const { status, exitCode, ms, outputBytes, output } = result;
+    this.guard.result(result);
     this.log.add({ at: this.#clock.now(), where, command, status, exitCode, ms, outputBytes, output });
   }
 
-  statistics(): Promise<SandboxStatistics> {
+  async statistics(): Promise<SandboxStatistics & NetworkUsage> {
     const sandbox = this.#sandbox;
-    if (sandbox === undefined) return Promise.reject(new AleError("usage", `sandbox ${this.id} is ${this.state}`));
-    return sandbox.statistics();
+    if (sandbox === undefined) throw new AleError("usage", `sandbox ${this.id} is ${this.state}`);
+    return { ...(await sandbox.statistics()), ...this.#history.usage };
+  }
+
+  // ---- network
+
+  /** The newest thousand connections that have ended, the oldest first, and what all of them came to. */
+  get connections(): { readonly entries: readonly ConnectionRecord[]; readonly usage: NetworkUsage } {
+    return { entries: this.#history.entries, usage: this.#history.usage };
+  }
+
+  /** From this moment on it may reach what `network` says, and so may what is forked from it. */
+  changeNetwork(network: NetworkSpec): Promise<void> {
+    return this.use(async (sandbox) => {
+      const change = sandbox.network.change(network);
+      const { environment } = this.spec;
+      this.spec = { ...this.spec, environment: { ...environment, network: sandbox.network.spec } };
+      await change;
+    });
   }
 
   // ---- shells
@@ -259,6 +304,7 @@ export class ManagedSandbox {
 
   runInShell(name: string, command: string, options: ShellRunOptions): Promise<ShellResult> {
     return this.use(async () => {
+      this.guard.command(command);
       const result = await this.shell(name).run(command, options);
       this.#note(name, command, result);
       return result;
@@ -297,6 +343,7 @@ export class ManagedSandbox {
 
   openTerminal(options: TerminalOptions): Promise<SandboxTerminal> {
     return this.use(async (sandbox) => {
+      this.guard.program(options.argv);
       const terminal = await SandboxTerminal.open(sandbox, options);
       this.#terminals.set(terminal.number, terminal);
       this.log.add({
@@ -331,6 +378,7 @@ export class ManagedSandbox {
   /** Starts a command that outlives the request; its whole output goes to a file of the sandbox. */
   startCommand(request: CommandRequest): Promise<BackgroundCommand> {
     return this.use(async (sandbox) => {
+      this.guard.program(request.argv);
       this.#makeRoomForCommand();
       const id = `c${this.#nextCommand++}`;
       const command = BackgroundCommand.start(sandbox, id, request, this.#clock);
@@ -374,6 +422,7 @@ export class ManagedSandbox {
         problems.push(errorMessage(error));
       }
     };
+    this.guard.adopt(undefined, () => false);
     await attempt(this.#sandbox?.destroy());
     await attempt(this.files?.[Symbol.asyncDispose]());
     this.#sandbox = this.files = undefined;

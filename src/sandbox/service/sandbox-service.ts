@@ -4,19 +4,22 @@
  */
 
 import { randomBytes } from "node:crypto";
+import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
-import { NativeSnapshot } from "../snapshots.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
-import { Admission, joinGrants, NO_RESOURCES, needOf, type Resources } from "./admission.ts";
+import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
 import type { ArchiveStore } from "./archives.ts";
 import { Archiving } from "./archiving.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
-import { ManagedSandbox, type ShellRecord, type TimeToLive } from "./managed-sandbox.ts";
+import { freeze } from "./freeze.ts";
+import { joined, needOf } from "./grants.ts";
+import { ManagedSandbox, type TimeToLive } from "./managed-sandbox.ts";
 import { type NamedSnapshot, NamedSnapshots } from "./named-snapshots.ts";
 import { type Expiry, TimeLimits } from "./time-limits.ts";
+import { WarmEnvironments } from "./warm-environments.ts";
 
 export interface SandboxServiceOptions {
   readonly provider: NativeSandboxProvider;
@@ -26,6 +29,10 @@ export interface SandboxServiceOptions {
   readonly clock?: Clock;
   /** Where stopped sandboxes can be archived; omitted: nowhere. */
   readonly archives?: ArchiveStore | undefined;
+  /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
+  readonly warm?: number;
+  /** Called with whatever the guards raise. */
+  readonly onAlert?: (alert: Alert, sandbox: ManagedSandbox) => void;
 }
 
 export interface CreateRequest {
@@ -36,6 +43,8 @@ export interface CreateRequest {
   readonly id?: string | undefined;
   readonly ttl?: Partial<TimeToLive> | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
+  /** Whether its tests and rewards are ours, so that writing where they lie is an alert. Default false. */
+  readonly isGraded?: boolean | undefined;
   /** The longest it waits for room. Default one minute. */
   readonly queueMs?: number | undefined;
   /** Done in a new sandbox before it is ready. */
@@ -64,15 +73,19 @@ export class SandboxService implements AsyncDisposable {
   readonly provider: NativeSandboxProvider;
   readonly #ttl: TimeToLive;
   readonly #clock: Clock;
+  readonly #onAlert: SandboxServiceOptions["onAlert"];
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
   readonly snapshots = new NamedSnapshots();
+  readonly warm: WarmEnvironments;
   readonly #archives: Archiving | undefined;
   readonly #limits: TimeLimits;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock, archives }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, archives, warm, onAlert }: SandboxServiceOptions) {
     this.provider = provider;
+    this.warm = new WarmEnvironments(provider, warm ?? 0);
+    this.#onAlert = onAlert;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
@@ -135,7 +148,10 @@ export class SandboxService implements AsyncDisposable {
         : this.#make(sandbox, request, (signal) => this.provider.fork(from.files, signal)).then(() =>
             sandbox.reopenShells(from.shells),
           );
-    ready.catch(() => {}); // told by the state, too
+    ready.then(
+      () => from !== undefined || this.#closed || this.warm.note(environment),
+      () => {}, // told by the state, too
+    );
     return { sandbox, ready };
   }
 
@@ -238,7 +254,7 @@ export class SandboxService implements AsyncDisposable {
       const need = { ...needOf(environment), ...(grant === undefined ? {} : { diskBytes: 0 }) };
       try {
         const rest = await this.admission.request({ who: id, need, deadlineMs, signal: options.signal });
-        sandbox.grant = joinGrants(grant, rest);
+        sandbox.grant = joined(grant, rest);
       } catch (error) {
         sandbox.move("stop", errorMessage(error));
         throw error;
@@ -285,10 +301,10 @@ export class SandboxService implements AsyncDisposable {
   ): Promise<ForkResult> {
     const parent = this.get(id);
     return parent.exclusively(async () => {
-      const { environment, ttl, labels } = parent.spec;
-      const { files, shells, lostProcesses, freshShells } = await this.#freeze(parent);
+      const { environment, ttl, labels, isGraded } = parent.spec;
+      const { files, shells, lostProcesses, freshShells } = await freeze(parent, this.#clock.now());
       try {
-        const child = this.#register({ environment, labels, ...defined(request) }, ttl);
+        const child = this.#register({ environment, labels, isGraded, ...defined(request) }, ttl);
         await this.#make(child, request, (signal) => this.provider.fork(files, signal));
         await child.reopenShells(shells);
         return { sandbox: child, lostProcesses, freshShells };
@@ -298,35 +314,17 @@ export class SandboxService implements AsyncDisposable {
     });
   }
 
-  /** The files of a running or stopped sandbox. One that runs goes on: its processes end, its shells are opened again. */
-  async #freeze(sandbox: ManagedSandbox): Promise<Omit<NamedSnapshot, "name">> {
-    const about = { sandbox: sandbox.id, createdAt: this.#clock.now(), environment: sandbox.spec.environment };
-    if (sandbox.state === "stopped" && sandbox.files instanceof NativeSnapshot)
-      return { ...about, files: sandbox.files.share(), shells: [], lostProcesses: 0, freshShells: [] };
-    const running = sandbox.running;
-    const shells = await sandbox.describeShells();
-    const files = await running.snapshotFiles();
-    try {
-      await sandbox.reopenShells(shells);
-    } catch (error) {
-      await files[Symbol.asyncDispose]();
-      throw error;
-    }
-    const lostProcesses = Math.max(0, files.lostProcesses - shells.length);
-    return { ...about, files, shells, lostProcesses, freshShells: fresh(shells) };
-  }
-
   /** Keeps the files and shells of a running or stopped sandbox under a name. @throws AleError("usage") when it is taken. */
   takeSnapshot(id: string, name: string): Promise<NamedSnapshot> {
     const sandbox = this.get(id);
-    return this.snapshots.add(name, () => sandbox.exclusively(() => this.#freeze(sandbox)));
+    return this.snapshots.add(name, () => sandbox.exclusively(() => freeze(sandbox, this.#clock.now())));
   }
 
   /** Has `work` do something with the files of a running or stopped sandbox, as they are now. */
   withFiles<T>(id: string, work: (files: SandboxSnapshot) => Promise<T>): Promise<T> {
     const sandbox = this.get(id);
     return sandbox.exclusively(async () => {
-      const { files } = await this.#freeze(sandbox);
+      const { files } = await freeze(sandbox, this.#clock.now());
       try {
         return await work(files);
       } finally {
@@ -339,7 +337,8 @@ export class SandboxService implements AsyncDisposable {
 
   /** Brings in what earlier services archived. */
   async loadArchives(): Promise<void> {
-    for (const sandbox of (await this.#archives?.load(this.#clock)) ?? [])
+    const onAlert = (alert: Alert, sandbox: ManagedSandbox) => this.#alerted(sandbox, alert);
+    for (const sandbox of (await this.#archives?.load(this.#clock, onAlert)) ?? [])
       if (!this.#sandboxes.has(sandbox.id)) this.#sandboxes.set(sandbox.id, sandbox);
     this.#schedule();
   }
@@ -370,7 +369,8 @@ export class SandboxService implements AsyncDisposable {
     });
   }
 
-  #register({ id = `sb-${randomBytes(6).toString("hex")}`, environment, labels = {} }: CreateRequest, ttl: TimeToLive) {
+  #register(request: CreateRequest, ttl: TimeToLive) {
+    const { id = `sb-${randomBytes(6).toString("hex")}`, environment, labels = {}, isGraded = false } = request;
     if (this.#closed) throw new AleError("sandbox", "the sandbox service is closed");
     if (!ID.test(id))
       throw new AleError("usage", `${JSON.stringify(id)} cannot be the name of a sandbox`, {
@@ -378,9 +378,20 @@ export class SandboxService implements AsyncDisposable {
       });
     if (this.#sandboxes.has(id))
       throw new AleError("usage", `there is a sandbox ${id} already`, { hint: "take another name" });
-    const sandbox = new ManagedSandbox({ id, environment, labels, ttl }, this.#clock);
+    const sandbox: ManagedSandbox = new ManagedSandbox(
+      { id, environment, labels, ttl, isGraded },
+      this.#clock,
+      (alert) => this.#alerted(sandbox, alert),
+    );
     this.#sandboxes.set(id, sandbox);
     return sandbox;
+  }
+
+  #alerted(sandbox: ManagedSandbox, alert: Alert): void {
+    this.#onAlert?.(alert, sandbox);
+    if (alert.action !== "stop") return;
+    const reason = `guard: ${alert.kind}`;
+    this.stop(sandbox.id, reason).catch(() => this.delete(sandbox.id, reason).catch(() => {}));
   }
 
   async #change(
@@ -402,6 +413,7 @@ export class SandboxService implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#limits.close();
+    this.warm.clear();
     // What is archived stays, and is another service's from now on.
     const all = this.list();
     await Promise.all(all.map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
@@ -420,10 +432,6 @@ export class UnknownSandbox extends AleError {
     super("usage", `there is no sandbox ${JSON.stringify(id)}`, { hint: "ale sandbox ps lists them" });
     this.name = "UnknownSandbox";
   }
-}
-
-function fresh(shells: readonly ShellRecord[]): string[] {
-  return shells.filter((shell) => shell.state === undefined).map((shell) => shell.name);
 }
 
 /** Without what is undefined, so that defaults stay. */

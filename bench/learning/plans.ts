@@ -1,0 +1,102 @@
+/** What is compared: arms of an experiment, each a few settings away from its file. */
+
+import { ALGORITHM_TYPES } from "../../src/config/algorithm.ts";
+
+export interface Arm {
+  readonly name: string;
+  /** Experiment file. */
+  readonly file: string;
+  /** `key=value`, as after `--` on the command line. */
+  readonly overrides: readonly string[];
+}
+
+export interface Plan {
+  readonly about: string;
+  readonly seeds: readonly number[];
+  readonly arms: readonly Arm[];
+  /** Commands executed in training at which arms are compared; the end of each run when omitted. */
+  readonly envSteps?: number;
+}
+
+const FIVE = [1, 2, 3, 4, 5];
+const SHELL = "experiments/shell.toml";
+const FORK_GRPO = "experiments/fork-grpo.toml";
+const FORK_IPA = "experiments/fork-ipa.toml";
+const HARD = "experiments/hard-parallel.toml";
+
+/** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
+export const FORK_BUDGET = 8_000;
+
+const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
+
+/** Steps and evaluations of the hard suite's experiments. */
+const HARD_LENGTH = ["trainer.steps=30", "evaluation.every=15", "evaluation.heldout=32"];
+
+/** One arm per value of a setting. */
+const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>
+  values.map((value) => arm(`${key}=${value}`, file, `${key}=${value}`));
+
+export const PLANS: Readonly<Record<string, Plan>> = {
+  headline: { about: "GRPO on the shell suite", seeds: FIVE, arms: [arm("grpo", SHELL)] },
+  algorithms: {
+    about: "every algorithm type on the shell suite, with its defaults",
+    seeds: [1],
+    arms: ALGORITHM_TYPES.map((type) => arm(type, SHELL, `algorithm.type=${type}`)),
+  },
+  fork: {
+    about: "GRPO, REINFORCE and IPA with resampling on the fork suite, at equal environment steps",
+    seeds: FIVE,
+    envSteps: FORK_BUDGET,
+    arms: [arm("grpo", FORK_GRPO), arm("ipa", FORK_IPA), arm("reinforce", FORK_GRPO, "algorithm.type=reinforce")],
+  },
+  hard: {
+    about: "the hard suite: GRPO alone, sequential rollback, parallelised initialisation",
+    seeds: FIVE,
+    arms: [
+      arm("sequential", "experiments/hard-rollback.toml"),
+      arm("parallel", HARD),
+      arm("grpo", FORK_GRPO, "tasks.suite=tasks/hard", "rollout.groups=4", ...HARD_LENGTH),
+    ],
+  },
+  "ablation-gamma": {
+    about: "γ per turn of IPA, on the fork suite",
+    seeds: FIVE,
+    envSteps: FORK_BUDGET,
+    arms: sweep(FORK_IPA, "algorithm.discount", [0.8, 0.9, 0.95, 1]),
+  },
+  "ablation-H": {
+    about: "upper bound of IPA's mismatch mask, on the fork suite with asynchronous rollout, where weights differ",
+    seeds: FIVE,
+    envSteps: FORK_BUDGET,
+    arms: sweep(FORK_IPA, "algorithm.mismatchHigh", [1.01, 1.05, 1.2, 100]).map((one) => ({
+      ...one,
+      overrides: [...one.overrides, "async.ratio=2"],
+    })),
+  },
+  "ablation-lambda": {
+    about: "weight of imitation beside reinforcement, on the fork suite",
+    seeds: FIVE,
+    envSteps: FORK_BUDGET,
+    arms: sweep(FORK_IPA, "resampling.imitation", [0, 0.03, 0.1, 0.3, 1]),
+  },
+  "ablation-anchors": {
+    about: "number and place of the anchors of parallelised initialisation, on the hard suite",
+    seeds: FIVE,
+    arms: [
+      ...sweep(HARD, "resampling.anchors", [1, 3, 6]),
+      arm("3, random", HARD, "resampling.anchors=3", "resampling.spacing=random"),
+    ],
+  },
+  "async-ratio": {
+    about: "steps that rollout may be ahead, with and without corrections, on the shell suite",
+    seeds: FIVE,
+    arms: [
+      ...sweep(SHELL, "async.ratio", [0, 1, 2, 4]),
+      ...sweep(SHELL, "async.ratio", [1, 2, 4]).map((one) => ({
+        ...one,
+        name: `${one.name}, corrected`,
+        overrides: [...one.overrides, "algorithm.type=decoupled_ppo"],
+      })),
+    ],
+  },
+};

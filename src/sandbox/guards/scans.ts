@@ -1,0 +1,45 @@
+/** Scans: many hosts, or many ports of a host, tried within a short time. */
+
+import { type ConnectAttempt, isLoopback } from "./observation.ts";
+import type { SimpleCommand } from "./shell-words.ts";
+
+const SCANNERS = new Set(
+  "nmap masscan zmap zgrab zgrab2 unicornscan rustscan naabu hping hping3 fping arp-scan netdiscover nbtscan".split(
+    " ",
+  ),
+);
+
+/** Why the command is one, or `undefined`. */
+export function scanIn({ program, args }: SimpleCommand): string | undefined {
+  if (SCANNERS.has(program)) {
+    const isQuestion = args.length === 0 || args.every((arg) => /^(?:-h|--help|-V|--version|--iflist)$/.test(arg));
+    const targets = args.filter((arg) => !arg.startsWith("-"));
+    const onlyItself = targets.length > 0 && targets.every((target) => isLoopback(target) || /^[\d,-]+$/.test(target));
+    return isQuestion || onlyItself ? undefined : `${program} scans`;
+  }
+  if (!/^(?:nc|ncat|netcat)(?:\.\w+)?$/.test(program)) return undefined;
+  const isProbe = args.some((arg) => /^-[A-Za-z]*z/.test(arg));
+  const range = args.find((arg) => /^\d+-\d+$/.test(arg));
+  const host = args.find((arg) => !arg.startsWith("-") && !/^[\d-]+$/.test(arg));
+  return isProbe && range !== undefined && !isLoopback(host ?? "") ? `${program} -z tries ports ${range}` : undefined;
+}
+
+/** The newest attempts that are remembered. */
+const MAX_ATTEMPTS = 1024;
+
+/** Attempts within a sliding window. Of the sandbox itself, whose own ports an agent may try, none counts. */
+export class ScanWatch {
+  #attempts: ConnectAttempt[] = [];
+
+  look(attempt: ConnectAttempt, settings: { readonly destinations: number; readonly windowSeconds: number }) {
+    if (isLoopback(attempt.host)) return undefined;
+    const since = attempt.at - settings.windowSeconds * 1000;
+    this.#attempts = [...this.#attempts.filter(({ at }) => at >= since), attempt].slice(-MAX_ATTEMPTS);
+    const hosts = new Set(this.#attempts.map(({ host }) => host));
+    const within = `within ${settings.windowSeconds} s`;
+    if (hosts.size >= settings.destinations) return `tried ${hosts.size} hosts ${within}, lastly ${attempt.host}`;
+    const own = this.#attempts.filter(({ host }) => host === attempt.host);
+    const ports = new Set(own.map(({ port }) => port));
+    return ports.size >= settings.destinations ? `tried ${ports.size} ports of ${attempt.host} ${within}` : undefined;
+  }
+}

@@ -1,0 +1,247 @@
+/** The network of one native sandbox: which ports of its empty namespace lead somewhere, and where. */
+
+import { rm } from "node:fs/promises";
+import { createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import { AleError } from "../../core/errors.ts";
+import type { EndpointTarget, NetworkUsage, SandboxNetwork } from "../../core/ports.ts";
+import type { ConnectionRecord, NetworkSpec } from "../../core/types.ts";
+import { concat, encodeSettings, Op, type OpCode } from "../protocol.ts";
+import { ConnectionLog, type OpenConnection } from "./connection-log.ts";
+import { EgressProxy, PROXY_TIMES, type ProxyTimes } from "./egress-proxy.ts";
+import { Endpoint } from "./endpoint.ts";
+import { NetworkPolicy } from "./policy.ts";
+import { type Resolve, systemResolve } from "./upstream.ts";
+
+/** Where the proxy is found inside a sandbox. */
+export const PROXY_PORT = 3128;
+const PROXY_URL = `http://127.0.0.1:${PROXY_PORT}`;
+const REQUEST_MS = 10_000;
+const ENCODER = new TextEncoder();
+
+/** Of all sandboxes of a provider. */
+export interface NetworkOptions {
+  /** Looks names up; the system's resolver when omitted. */
+  readonly resolve?: Resolve;
+  readonly times?: Partial<ProxyTimes>;
+}
+
+/** What the network needs of its sandbox. */
+export interface NetworkHost {
+  readonly id: string;
+  /** Folder for sockets, and what the launcher calls it; `undefined` where no connection can be had. */
+  readonly socketFolder: string | undefined;
+  readonly launcherFolder: string;
+  readonly alive: boolean;
+  request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<unknown>;
+}
+
+/** A port of the sandbox that is listened on, and this side of it. */
+interface Gate {
+  readonly port: number;
+  readonly name: string;
+  readonly server: Server;
+  readonly sockets: Set<Socket>;
+}
+
+let nextName = 1;
+
+export class NativeNetwork implements SandboxNetwork {
+  readonly #host: NetworkHost;
+  readonly #log: ConnectionLog;
+  readonly #proxy: EgressProxy;
+  readonly #gates = new Map<number, Gate>();
+  readonly #endpoints = new Map<number, Endpoint>();
+  readonly #forwards = new Map<number, Promise<string>>();
+  #spec: NetworkSpec = { mode: "none", allow: [] };
+  #closed = false;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(host: NetworkHost, options: NetworkOptions = {}) {
+    this.#host = host;
+    const policy = new NetworkPolicy(this.#spec);
+    this.#log = new ConnectionLog(policy.limits);
+    const times = { ...PROXY_TIMES, ...options.times };
+    this.#proxy = new EgressProxy({ policy, log: this.#log, resolve: options.resolve ?? systemResolve, times });
+  }
+
+  get #folder(): string {
+    const { id, socketFolder } = this.#host;
+    if (socketFolder !== undefined) return socketFolder;
+    throw new AleError("sandbox", `sandbox ${id} can have no connections: its backend offers none`, {
+      hint: "use the backend native, or leave the network at none",
+    });
+  }
+
+  get spec(): NetworkSpec {
+    return this.#spec;
+  }
+
+  get connections(): readonly ConnectionRecord[] {
+    return this.#log.entries;
+  }
+
+  get usage(): NetworkUsage {
+    return this.#log.usage;
+  }
+
+  onConnection(listener: (record: ConnectionRecord) => void): void {
+    this.#log.onConnection(listener);
+  }
+
+  async change(spec: NetworkSpec): Promise<void> {
+    const policy = new NetworkPolicy(spec);
+    // At once, whatever the sandbox says to what follows.
+    this.#spec = spec;
+    this.#proxy.policy = policy;
+    this.#log.limits = policy.limits;
+    this.#proxy.endAll("the network of the sandbox changed");
+    await this.#exclusively(async () => {
+      if (this.#spec !== spec) return; // changed again meanwhile
+      const open = spec.mode !== "none";
+      if (open && !this.#gates.has(PROXY_PORT)) await this.#open(PROXY_PORT, (client) => this.#proxy.serve(client));
+      else if (!open) await this.#close(PROXY_PORT);
+      await this.#tellPrograms();
+    });
+  }
+
+  /** Variables for programs that start from now on. */
+  async #tellPrograms(): Promise<void> {
+    const payload = concat(Object.entries(this.variables).map(([name, value]) => ENCODER.encode(`${name}=${value}\0`)));
+    await this.#ask(Op.variables, payload, "telling of the proxy");
+  }
+
+  /** What programs in the sandbox are told of the proxy. */
+  get variables(): Readonly<Record<string, string>> {
+    if (this.#spec.mode === "none") return {};
+    const names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+    const none = "localhost,127.0.0.1,::1";
+    return { ...Object.fromEntries(names.map((name) => [name, PROXY_URL])), NO_PROXY: none, no_proxy: none };
+  }
+
+  async serve(port: number, target: EndpointTarget): Promise<AsyncDisposable> {
+    checkPort(port);
+    return this.#exclusively(async () => {
+      if (port === PROXY_PORT || this.#gates.has(port))
+        throw new AleError("usage", `port ${port} of sandbox ${this.#host.id} is in use`, { hint: "take another one" });
+      const endpoint = new Endpoint(port, target, join(this.#folder, `h${nextName++}`), this.#log);
+      try {
+        await this.#open(port, (client) => endpoint.serve(client));
+      } catch (error) {
+        await endpoint[Symbol.asyncDispose]();
+        throw error;
+      }
+      this.#endpoints.set(port, endpoint);
+      return { [Symbol.asyncDispose]: () => this.#exclusively(() => this.#endServing(port, endpoint)) };
+    });
+  }
+
+  async #endServing(port: number, endpoint: Endpoint): Promise<void> {
+    if (this.#endpoints.get(port) !== endpoint) return;
+    this.#endpoints.delete(port);
+    await endpoint[Symbol.asyncDispose]();
+    await this.#close(port);
+  }
+
+  forward(port: number): Promise<string> {
+    checkPort(port);
+    let path = this.#forwards.get(port);
+    if (path === undefined) {
+      path = this.#forward(port);
+      this.#forwards.set(port, path);
+      path.catch(() => this.#forwards.delete(port));
+    }
+    return path;
+  }
+
+  /** Notes a connection from outside, which its maker counts and ends. */
+  begin(port: number): OpenConnection {
+    return this.#log.begin("inbound", "127.0.0.1", port);
+  }
+
+  async #forward(port: number): Promise<string> {
+    const name = `f${nextName++}`;
+    const path = join(this.#folder, name);
+    await this.#ask(Op.forward, this.#settings(port, name), `leading to port ${port}`);
+    return path;
+  }
+
+  #settings(port: number, name: string): Uint8Array {
+    const path = `${this.#host.launcherFolder}/${name}`;
+    return encodeSettings([...[["port", port] as const], ["path", path]]);
+  }
+
+  async #open(port: number, serve: (client: Socket) => Promise<void>): Promise<void> {
+    const name = `g${nextName++}`;
+    const sockets = new Set<Socket>();
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => {
+      sockets.add(client);
+      client.on("close", () => sockets.delete(client));
+      void serve(client);
+    });
+    await listen(server, join(this.#folder, name));
+    const gate: Gate = { port, name, server, sockets };
+    try {
+      await this.#ask(Op.listen, this.#settings(port, name), `listening on port ${port}`);
+    } catch (error) {
+      await this.#shut(gate);
+      throw error;
+    }
+    this.#gates.set(port, gate);
+  }
+
+  async #close(port: number): Promise<void> {
+    const gate = this.#gates.get(port);
+    if (gate === undefined) return;
+    this.#gates.delete(port);
+    await this.#shut(gate);
+    if (this.#host.alive) await this.#ask(Op.unlisten, encodeSettings([["port", port]]), `closing port ${port}`);
+  }
+
+  async #shut({ server, sockets, name }: Gate): Promise<void> {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await rm(join(this.#folder, name), { force: true });
+  }
+
+  /** After the sandbox went on as another one of the launcher: the same ports lead to the same places. */
+  async reopen(): Promise<void> {
+    this.#forwards.clear();
+    for (const { port, name } of this.#gates.values())
+      await this.#ask(Op.listen, this.#settings(port, name), `listening on port ${port}`);
+    if (this.#spec.mode !== "none") await this.#tellPrograms();
+  }
+
+  /** Ends every connection. The launcher's side ends with the sandbox. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#proxy.endAll("the sandbox ended");
+    await Promise.all([...this.#endpoints.values()].map((endpoint) => endpoint[Symbol.asyncDispose]()));
+    await Promise.all([...this.#gates.values()].map((gate) => this.#shut(gate)));
+    this.#endpoints.clear();
+    this.#gates.clear();
+  }
+
+  #ask(op: OpCode, payload: Uint8Array, what: string): Promise<unknown> {
+    return this.#host.request(op, payload, what, REQUEST_MS);
+  }
+
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+}
+
+function checkPort(port: number): void {
+  if (Number.isInteger(port) && port >= 1 && port <= 65_535) return;
+  throw new AleError("usage", `${port} is no port`, { hint: "give one from 1 to 65535" });
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once("error", (error) => reject(new AleError("sandbox", `${path}: ${error.message}`, { cause: error })));
+  server.listen(path, resolve);
+  return promise;
+}
