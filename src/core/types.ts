@@ -29,10 +29,15 @@ export interface Demonstration {
   readonly commands: readonly string[];
 }
 
+/** In the place of a profile's name where an image is named. */
+export const IMAGE_PROFILE = "image";
+
 /** Limits a task asks for; the sandbox enforces each by the strongest means the machine has. */
 export interface EnvironmentSpec {
   /** Name of a sandbox profile in `sandboxes/`. Never defaulted: a task names the profile it was made for. */
   readonly profile: string;
+  /** Name of an image, which is the root file system then; of the profile nothing is used. */
+  readonly image?: string | undefined;
   /** Absolute path inside the sandbox; the working directory, and what `clean` grading carries over. */
   readonly workdir: string;
   readonly cpus: number;

@@ -1,6 +1,6 @@
 /** What is known of a task folder before it is given a split and a seed. */
 
-import type { EnvironmentSpec, SandboxFile, Split, Task } from "../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE, type SandboxFile, type Split, type Task } from "../core/types.ts";
 import { NO_NETWORK, networkOf } from "./network.ts";
 import type { TaskFile } from "./schema.ts";
 
@@ -43,7 +43,8 @@ export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environme
   return {
     suite: folder.suite,
     environment: {
-      profile: environment.profile,
+      profile: environment.profile ?? IMAGE_PROFILE,
+      image: environment.docker_image,
       workdir: environment.workdir,
       cpus: environment.cpus,
       memoryBytes: environment.memory_mb * MEBIBYTE,

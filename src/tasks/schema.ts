@@ -91,8 +91,13 @@ const NETWORK = {
   allowed_hosts: z.array(z.string().min(1)).default([]),
 };
 
-const EnvironmentSchema = z.strictObject({
-  profile: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'the name of a sandbox profile, e.g. "host"'),
+const EnvironmentShape = z.strictObject({
+  profile: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9-]*$/, 'the name of a sandbox profile, e.g. "host"')
+    .optional(),
+  /** An image that was imported under this name; in the place of a profile. */
+  docker_image: z.string().min(1).optional(),
   workdir: z.string().startsWith("/").default("/work"),
   cpus: z.number().min(0.1).max(1024).default(1),
   memory_mb: positive.default(256),
@@ -104,6 +109,11 @@ const EnvironmentSchema = z.strictObject({
   /** Older name of `network_mode`: true is "public". */
   allow_internet: z.boolean().optional(),
   build_timeout_sec: z.number().optional(),
+});
+
+const EnvironmentSchema = EnvironmentShape.superRefine(({ profile, docker_image: image }, context) => {
+  if (profile === undefined && image === undefined)
+    context.addIssue({ code: "custom", path: ["profile"], message: "the name of a sandbox profile" });
 });
 
 const AgentSchema = z.strictObject({
@@ -138,7 +148,6 @@ export type CountTable = z.infer<typeof count>;
 
 /** Parts of Harbor's format that Ale does not run yet, with what to say about them. */
 const UNSUPPORTED: readonly (readonly [path: string, reason: string])[] = [
-  ["environment.docker_image", "container images are not supported yet; name a sandbox profile instead"],
   ["environment.gpus", "sandboxes have no GPUs"],
   ["environment.gpu_types", "sandboxes have no GPUs"],
   ["environment.tpu", "sandboxes have no TPUs"],
@@ -250,7 +259,7 @@ function hintFor(problems: readonly string[], name: string): string {
 
 const KNOWN_KEYS: readonly string[] = [
   ...Object.keys(TaskFileSchema.shape),
-  ...Object.keys(EnvironmentSchema.shape),
+  ...Object.keys(EnvironmentShape.shape),
   ...Object.keys(AgentSchema.shape),
   ...Object.keys(FamilySchema.shape),
   ...Object.keys(FamilyFileSchema.shape),

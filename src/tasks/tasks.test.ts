@@ -102,6 +102,12 @@ describe("task folders", () => {
     expect(suiteOf(source({ ...PLAIN, "task.toml": toml })).families).toEqual(["one"]);
   });
 
+  test("an image stands in the place of a profile, and for the Dockerfile it was built from", () => {
+    const toml = '[environment]\ndocker_image = "debian:12"\nworkdir = "/app"\n';
+    const suite = suiteOf(source({ ...PLAIN, "task.toml": toml, "environment/Dockerfile": "FROM debian:12" }));
+    expect(suite.family("one").environment).toMatchObject({ profile: "image", image: "debian:12", workdir: "/app" });
+  });
+
   test.each([
     ["no task.toml", { "task.toml": undefined }, /suite\/one holds no task/],
     ["broken TOML", { "task.toml": "[environment\n" }, /suite\/one\/task\.toml:1:\d+: /],
@@ -117,13 +123,8 @@ describe("task folders", () => {
       /task\.toml:3: unknown key environment\.memory_mbs; did you mean memory_mb\?/,
     ],
     ["wrong type", { "task.toml": `${TOML}cpus = "many"\n` }, /task\.toml:3: environment\.cpus is "many"/],
-    [
-      "docker image",
-      { "task.toml": `${TOML}docker_image = "debian"\n` },
-      /task\.toml:3: environment\.docker_image: container images are not supported/,
-    ],
-    ["Dockerfile", { "environment/Dockerfile": "FROM x" }, /suite\/one\/environment\/Dockerfile: container images/],
-    ["compose file", { "environment/docker-compose.yaml": "a: b" }, /docker-compose\.yaml: container images/],
+    ["Dockerfile", { "environment/Dockerfile": "FROM x" }, /suite\/one\/environment\/Dockerfile: images are not built/],
+    ["compose file", { "environment/docker-compose.yaml": "a: b" }, /docker-compose\.yaml: images are not built/],
     [
       "network",
       { "task.toml": `${TOML}allowed_hosts = ["a.org"]\n` },

@@ -66,7 +66,7 @@ function taskToml(task: Task): string {
     task: { name: `ale/${task.id}` },
     metadata: { ale: instanceMetadata(task) },
     environment: {
-      profile: environment.profile,
+      ...(environment.image === undefined ? { profile: environment.profile } : { docker_image: environment.image }),
       workdir: environment.workdir,
       cpus: environment.cpus,
       memory_mb: environment.memoryBytes / MEBIBYTE,

@@ -1,8 +1,11 @@
 /** `ale sandbox run`: a command in a sandbox of its own, here or left with the service. */
 
 import { type Command, Option } from "commander";
+import { aleHome } from "../../config/paths.ts";
+import { NATIVE } from "../../config/sandbox-backend.ts";
 import { AleError } from "../../core/errors.ts";
-import type { EnvironmentSpec, NetworkMode, NetworkSpec } from "../../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE, type NetworkMode, type NetworkSpec } from "../../core/types.ts";
+import { ImageStore } from "../../images/image-store.ts";
 import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
 import { sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
@@ -13,6 +16,7 @@ import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } 
 
 interface RunFlags extends ServiceFlags, BackendFlags {
   readonly profile: string;
+  readonly snapshot?: string;
   readonly cpus: number;
   readonly memory: number;
   readonly disk: number;
@@ -41,6 +45,7 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     .argument("<command...>", "program and arguments, behind --")
     .option("--profile <name>", "what the sandbox is made of", "host")
     .option("--token-env <name>", "variable with the token of the service rock or e2b, whose address is --url")
+    .option("--snapshot <name>", "a snapshot of the service instead, with --detach")
     .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
     .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
@@ -91,9 +96,9 @@ function networkOf({ network: mode, allow = [] }: RunFlags): NetworkSpec {
 
 async function runDetached(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   const client = new ServiceClient(cli, flags);
-  const { profile, cpus, memory, disk, processes, timeout, name } = flags;
+  const { profile, image, snapshot, cpus, memory, disk, processes, timeout, name } = flags;
   const sandbox = await client.json<SandboxView>("POST", "", {
-    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes, network: networkOf(flags) },
+    ...{ profile, image, snapshot, cpus, memoryMb: memory, diskMb: disk, processes, network: networkOf(flags) },
     ...(name === undefined ? {} : { id: name }),
   });
   const timeoutSeconds = timeout === 0 ? null : timeout;
@@ -108,9 +113,16 @@ async function runDetached(cli: CommandLine, argv: readonly string[], flags: Run
 async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   if (flags.name !== undefined)
     throw new AleError("usage", "--name names a sandbox that stays", { hint: "give --detach, too" });
+  if (flags.snapshot !== undefined)
+    throw new AleError("usage", "snapshots are the service's", { hint: "give --detach, too" });
+  const isNative = flags.backend === NATIVE.backend;
+  const image =
+    isNative && flags.image !== undefined ? await new ImageStore(aleHome(cli.env)).get(flags.image) : undefined;
+  const workdir = image?.workdir == null || image.workdir === "/" ? WORKDIR : image.workdir;
   const environment: EnvironmentSpec = {
-    profile: flags.profile,
-    workdir: WORKDIR,
+    profile: image === undefined ? flags.profile : IMAGE_PROFILE,
+    image: image?.name,
+    workdir,
     cpus: flags.cpus,
     memoryBytes: flags.memory * MIB,
     diskBytes: flags.disk * MIB,
@@ -121,27 +133,32 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
   if (flags.backend === "rock" || flags.backend === "e2b") {
     await using provider = await openRemoteBackend(backendOf(flags));
     await using sandbox = await provider.create(environment);
-    return await execute(cli, sandbox, argv, flags);
+    return await execute(cli, sandbox, argv, { ...flags, workdir });
   }
-  const { url: _, ...local } = flags; // of the service that --detach is about
-  await using provider = await openLocalBackend(backendOf(local));
+  const { url: _, image: ofEngine, ...local } = flags; // the address is of the service that --detach is about
+  await using provider = await openLocalBackend(backendOf(isNative ? local : { ...local, image: ofEngine }));
   await using sandbox = await provider.createBare(environment);
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
-    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: WORKDIR, ...terminalSize() }));
+    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: workdir, ...terminalSize() }));
     return;
   }
-  await execute(cli, sandbox, argv, flags);
+  await execute(cli, sandbox, argv, { ...flags, workdir });
 }
 
 /** A sandbox of any backend. */
 type Executing = Pick<NativeSandbox, "execSeparate">;
 
-async function execute(cli: CommandLine, sandbox: Executing, argv: readonly string[], flags: RunFlags): Promise<void> {
+async function execute(
+  cli: CommandLine,
+  sandbox: Executing,
+  argv: readonly string[],
+  flags: RunFlags & { readonly workdir: string },
+): Promise<void> {
   const stdin = flags.stdin ? new Uint8Array(await Bun.stdin.arrayBuffer()) : undefined;
   using interrupt = listenForInterrupt(false, () => {});
   const result = await sandbox.execSeparate(argv, {
-    cwd: WORKDIR,
+    cwd: flags.workdir,
     timeoutMs: flags.timeout === 0 ? Number.POSITIVE_INFINITY : flags.timeout * 1000,
     maxOutputBytes: MAX_OUTPUT_BYTES,
     signal: interrupt.signal,
