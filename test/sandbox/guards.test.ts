@@ -100,6 +100,21 @@ test("processes and sockets are seen from outside, whatever hides them inside", 
   expect(watch.alerts).toMatchObject([{ kind: "mining", evidence: expect.stringContaining("/tmp/kworker burn 30") }]);
 }, 60_000);
 
+test("a scan through the proxy stops the sandbox, denied as each attempt is", async () => {
+  const network = { mode: "allowlist", allow: ["203.0.113.1:80"] } as const;
+  const own = await service.create({ environment: { ...environment, network } });
+  const attempt =
+    "(exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT 10.9.8.%s:22 HTTP/1.1\\r\\n\\r\\n' $i >&3; head -1 <&3)";
+  await own.exec(["bash", "-c", `for i in $(seq 4); do ${attempt}; done`], inFolder);
+  expect(own.guard.alerts).toEqual([]);
+  const scan = own.exec(["bash", "-c", `for i in $(seq 40); do ${attempt}; done; sleep 20`], inFolder);
+  await Promise.race([scan.catch(() => {}), until("it is stopped", 15_000, () => own.state === "stopped")]);
+  expect(own.guard.alerts).toMatchObject([
+    { kind: "scan", action: "stop", evidence: "tried 16 addresses within 10 s" },
+  ]);
+  await service.delete(own.id);
+}, 30_000);
+
 test("only what this sandbox wrote itself counts as written, wherever links lead", async () => {
   const paths = ["/tests", "/logs/verifier", "/etc/passwd", "/usr/bin/env", "/usr/bin/id"];
   await using own = await provider.create(environment);

@@ -39,6 +39,9 @@ export class GuardMonitor implements Disposable {
     this.#sandbox = observable(sandbox);
     this.#watch = watch;
     this.#settings = settings;
+    sandbox.network?.onConnection((connection) => {
+      if (connection.kind === "proxy") watch.connection(connection);
+    });
     this.#schedule();
   }
 

@@ -1,4 +1,4 @@
-/** What a guard sees of a sandbox from outside: processes and sockets at a moment, and connection attempts. */
+/** What a guard sees of a sandbox from outside: processes and sockets at a moment. */
 
 export interface SeenProcess {
   readonly pid: number;
@@ -30,16 +30,6 @@ export interface Observation {
   readonly sockets: readonly SeenSocket[];
   /** How many processes there are, those not listed included. */
   readonly processCount: number;
-}
-
-/** One attempt to connect, as whoever audits a sandbox's network tells it. */
-export interface ConnectAttempt {
-  /** Milliseconds, of the clock of observations. */
-  readonly at: number;
-  /** Address or name. */
-  readonly host: string;
-  readonly port: number;
-  readonly allowed: boolean;
 }
 
 const STATES: Readonly<Record<string, SeenSocket["state"]>> = {

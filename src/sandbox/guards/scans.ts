@@ -1,6 +1,8 @@
 /** Scans: many hosts, or many ports of a host, tried within a short time. */
 
-import { type ConnectAttempt, isLoopback } from "./observation.ts";
+import { isIP } from "node:net";
+import type { ConnectionRecord } from "../../core/types.ts";
+import { isLoopback } from "./observation.ts";
 import type { SimpleCommand } from "./shell-words.ts";
 
 const SCANNERS = new Set(
@@ -27,17 +29,24 @@ export function scanIn({ program, args }: SimpleCommand): string | undefined {
 /** The newest attempts that are remembered. */
 const MAX_ATTEMPTS = 1024;
 
-/** Attempts within a sliding window. Of the sandbox itself, whose own ports an agent may try, none counts. */
+/** One attempt to connect: milliseconds, of one clock for all; address or name; port. */
+export type ConnectAttempt = Pick<ConnectionRecord, "at" | "host" | "port">;
+
+/**
+ * Attempts to leave the sandbox within a sliding window. Many hosts are many addresses: whoever scans has no names, and a page
+ * in a browser names dozens of hosts.
+ */
 export class ScanWatch {
   #attempts: ConnectAttempt[] = [];
 
   look(attempt: ConnectAttempt, settings: { readonly destinations: number; readonly windowSeconds: number }) {
-    if (isLoopback(attempt.host)) return undefined;
+    if (attempt.host === "") return undefined;
     const since = attempt.at - settings.windowSeconds * 1000;
     this.#attempts = [...this.#attempts.filter(({ at }) => at >= since), attempt].slice(-MAX_ATTEMPTS);
-    const hosts = new Set(this.#attempts.map(({ host }) => host));
+    const addresses = new Set(this.#attempts.map(({ host }) => host).filter((host) => isIP(host) !== 0));
     const within = `within ${settings.windowSeconds} s`;
-    if (hosts.size >= settings.destinations) return `tried ${hosts.size} hosts ${within}, lastly ${attempt.host}`;
+    if (isIP(attempt.host) !== 0 && addresses.size >= settings.destinations)
+      return `tried ${addresses.size} addresses ${within}`;
     const own = this.#attempts.filter(({ host }) => host === attempt.host);
     const ports = new Set(own.map(({ port }) => port));
     return ports.size >= settings.destinations ? `tried ${ports.size} ports of ${attempt.host} ${within}` : undefined;
