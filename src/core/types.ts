@@ -7,6 +7,7 @@
  */
 
 import type { Alert } from "./alerts.ts";
+import type { IsolationStep } from "./isolation.ts";
 
 /** Which pool of a task family an instance draws from. The pools are disjoint. */
 export type Split = "train" | "dev" | "heldout";
@@ -40,6 +41,8 @@ export interface EnvironmentSpec {
   readonly pids: number;
   /** What the sandbox may reach; nothing when omitted. */
   readonly network?: NetworkSpec;
+  /** The weakest isolation it may have; omitted: whatever the experiment allows. */
+  readonly leastIsolation?: IsolationStep;
 }
 
 /** `allowlist`: what is listed; `public`: every public host besides. Either through Ale's proxy, HTTP and TLS only. */

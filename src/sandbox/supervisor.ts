@@ -5,6 +5,7 @@
 
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
+import { refuseWeaker } from "../core/isolation.ts";
 import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { limitSettings } from "./environment-limits.ts";
@@ -174,6 +175,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
     const { network } = environment;
+    refuseWeaker(this.isolation, environment);
     if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
     const reaches = network !== undefined && network.mode !== "none";
     this.#launcher ??= this.#start();
@@ -303,6 +305,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
+    refuseWeaker(this.isolation, environment);
     this.#pools.keep(environment, count, true);
   }
 

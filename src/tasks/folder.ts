@@ -44,6 +44,7 @@ export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environme
       memoryBytes: environment.memory_mb * MEBIBYTE,
       diskBytes: environment.storage_mb * MEBIBYTE,
       pids: environment.pids,
+      ...(environment.least_isolation && { leastIsolation: environment.least_isolation }),
     },
     timeouts: { command: agent.command_timeout_sec, agent: agent.timeout_sec, verifier: verifier.timeout_sec },
   };

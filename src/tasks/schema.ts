@@ -1,6 +1,6 @@
 /**
  * `task.toml`: Harbor's schema 1.4 (older `version = "1.0"` files load too), plus what Ale adds: `environment.profile`,
- * `environment.pids`, `agent.command_timeout_sec`, and the `[family]` table. Harbor: https://harborframework.com/docs/task-format
+ * `environment.pids`, `environment.least_isolation`, `agent.command_timeout_sec`, and the `[family]` table. Harbor: https://harborframework.com/docs/task-format
  */
 
 import { parse, TomlError } from "smol-toml";
@@ -8,6 +8,7 @@ import { z } from "zod";
 import { suggest } from "../config/suggest.ts";
 import { findKeyLines, lineOf } from "../config/toml-lines.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { ISOLATION_STEPS } from "../core/isolation.ts";
 import { RESERVED_NAMES } from "./template.ts";
 
 const seconds = z.number().min(0.05).max(86_400);
@@ -90,6 +91,7 @@ const EnvironmentSchema = z.strictObject({
   memory_mb: positive.default(256),
   storage_mb: positive.default(64),
   pids: positive.default(64),
+  least_isolation: z.enum(ISOLATION_STEPS).optional(),
   os: z.literal("linux").default("linux"),
   network_mode: z.literal("no-network").default("no-network"),
   build_timeout_sec: z.number().optional(),

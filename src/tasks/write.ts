@@ -71,6 +71,7 @@ function taskToml(task: Task): string {
       memory_mb: environment.memoryBytes / MEBIBYTE,
       storage_mb: environment.diskBytes / MEBIBYTE,
       pids: environment.pids,
+      ...(environment.leastIsolation && { least_isolation: environment.leastIsolation }),
     },
     agent: { timeout_sec: timeouts.agent, command_timeout_sec: timeouts.command },
     verifier: { timeout_sec: timeouts.verifier },

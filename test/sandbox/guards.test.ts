@@ -78,7 +78,7 @@ test("tests of their owner's may be placed in a sandbox; in one that we grade th
   }
 });
 
-test("processes and sockets are seen from outside, whatever hides them inside", async () => {
+test("processes are seen from outside, whatever hides them inside", async () => {
   await using own = await provider.create(environment);
   await own.upload("/probe", [file("probe", await compileProbe(), 0o755)]);
   const watch = new GuardWatch({
@@ -86,12 +86,8 @@ test("processes and sockets are seen from outside, whatever hides them inside", 
     settings: { ...DEFAULT_GUARDS, mining: { ...DEFAULT_GUARDS.mining, windowSeconds: 1, share: 0.1 } },
   });
   await own.run("cp /probe/probe /tmp/kworker; setsid /tmp/kworker burn 30 >/dev/null 2>&1 & disown", LIMITS);
-  await own.run("python3 -m http.server 8123 >/dev/null 2>&1 &", LIMITS);
-  const listener = expect.objectContaining({ state: "listen", local: { host: "0.0.0.0", port: 8123 } });
-  await until("the listener is seen", 20_000, async () => (await own.observe()).sockets.length > 0);
   const seen = await own.observe();
   expect(seen.processes.map(({ argv }) => argv.join(" "))).toContain("/tmp/kworker burn 30");
-  expect(seen.sockets).toContainEqual(listener);
   await until("the load is told", 30_000, async () => {
     watch.observe(await own.observe());
     await Bun.sleep(200);

@@ -3,13 +3,15 @@
 import type { Command } from "commander";
 import { AleError } from "../../core/errors.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
+import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
 import { sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
 import { listenForInterrupt } from "../interrupt.ts";
 import { attach, isInteractive, terminalSize } from "./attach.ts";
+import { addBackendOptions, type BackendFlags, backendOf } from "./backend.ts";
 import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } from "./client.ts";
 
-interface RunFlags extends ServiceFlags {
+interface RunFlags extends ServiceFlags, BackendFlags {
   readonly profile: string;
   readonly cpus: number;
   readonly memory: number;
@@ -28,7 +30,7 @@ const WORKDIR = "/work";
 const MAX_OUTPUT_BYTES = 16 * MIB;
 
 export function defineSandboxRun(command: Command, cli: CommandLine): void {
-  addServiceOption(command)
+  addBackendOptions(addServiceOption(command))
     .summary("run a command in a fresh sandbox")
     .description(
       "Run a command in a fresh sandbox that ends with it. On a terminal it gets a terminal; otherwise its output is " +
@@ -36,6 +38,7 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     )
     .argument("<command...>", "program and arguments, behind --")
     .option("--profile <name>", "what the sandbox is made of", "host")
+    .option("--token-env <name>", "variable with the token of the service rock or e2b, whose address is --url")
     .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
     .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
@@ -51,6 +54,7 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
         ["ale sandbox run -- python3 -c 'print(6 * 7)'", "one command"],
         ["ale sandbox run -- bash", "look around; exit ends it"],
         ["tar c src | ale sandbox run --stdin -- tar t", "with input"],
+        ["ale sandbox run --backend podman --image debian:12 -- apt list", "in a container"],
         ["ale sandbox run --detach --name build -- make -j2", "goes on without this terminal"],
       ),
     )
@@ -87,14 +91,27 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
     diskBytes: flags.disk * MIB,
     pids: flags.processes,
   };
-  const { openSandboxes } = await import("../../experiment/sandboxes.ts");
-  await using provider = await openSandboxes("tasks");
+  const { openLocalBackend, openRemoteBackend } = await import("../../experiment/backends.ts");
+  if (flags.backend === "rock" || flags.backend === "e2b") {
+    await using provider = await openRemoteBackend(backendOf(flags));
+    await using sandbox = await provider.create(environment);
+    return await execute(cli, sandbox, argv, flags);
+  }
+  const { url: _, ...local } = flags; // of the service that --detach is about
+  await using provider = await openLocalBackend(backendOf(local));
   await using sandbox = await provider.createBare(environment);
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
     cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: WORKDIR, ...terminalSize() }));
     return;
   }
+  await execute(cli, sandbox, argv, flags);
+}
+
+/** A sandbox of any backend. */
+type Executing = Pick<NativeSandbox, "execSeparate">;
+
+async function execute(cli: CommandLine, sandbox: Executing, argv: readonly string[], flags: RunFlags): Promise<void> {
   const stdin = flags.stdin ? new Uint8Array(await Bun.stdin.arrayBuffer()) : undefined;
   using interrupt = listenForInterrupt(false, () => {});
   const result = await sandbox.execSeparate(argv, {

@@ -10,7 +10,7 @@ import type { GuardSettings } from "./settings.ts";
 
 /** What a sandbox can show of itself besides what the port asks for; backends that cannot are judged by commands alone. */
 export interface Observable {
-  /** Processes and sockets. */
+  /** Processes. */
   observe(): Promise<Observation>;
   /** Those of the paths that this sandbox wrote to. */
   writtenPaths(paths: readonly string[]): Promise<readonly string[]>;
