@@ -86,8 +86,10 @@ test("processes are seen from outside, whatever hides them inside", async () => 
     settings: { ...DEFAULT_GUARDS, mining: { ...DEFAULT_GUARDS.mining, windowSeconds: 1, share: 0.1 } },
   });
   await own.run("cp /probe/probe /tmp/kworker; setsid /tmp/kworker burn 30 >/dev/null 2>&1 & disown", LIMITS);
-  const seen = await own.observe();
-  expect(seen.processes.map(({ argv }) => argv.join(" "))).toContain("/tmp/kworker burn 30");
+  await until("the process is seen", 20_000, async () => {
+    const { processes } = await own.observe();
+    return processes.some(({ argv }) => argv.join(" ") === "/tmp/kworker burn 30");
+  });
   await until("the load is told", 30_000, async () => {
     watch.observe(await own.observe());
     await Bun.sleep(200);

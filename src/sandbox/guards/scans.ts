@@ -43,12 +43,16 @@ export class ScanWatch {
     if (attempt.host === "") return undefined;
     const since = attempt.at - settings.windowSeconds * 1000;
     this.#attempts = [...this.#attempts.filter(({ at }) => at >= since), attempt].slice(-MAX_ATTEMPTS);
-    const addresses = new Set(this.#attempts.map(({ host }) => host).filter((host) => isIP(host) !== 0));
-    const within = `within ${settings.windowSeconds} s`;
-    if (isIP(attempt.host) !== 0 && addresses.size >= settings.destinations)
-      return `tried ${addresses.size} addresses ${within}`;
-    const own = this.#attempts.filter(({ host }) => host === attempt.host);
-    const ports = new Set(own.map(({ port }) => port));
-    return ports.size >= settings.destinations ? `tried ${ports.size} ports of ${attempt.host} ${within}` : undefined;
+    const found = this.#judge(attempt, settings.destinations);
+    if (found === undefined) return undefined;
+    this.#attempts = []; // told once; what goes on is told again
+    return `${found} within ${settings.windowSeconds} s`;
+  }
+
+  #judge({ host }: ConnectAttempt, destinations: number): string | undefined {
+    const addresses = new Set(this.#attempts.map((one) => one.host).filter((one) => isIP(one) !== 0));
+    if (isIP(host) !== 0 && addresses.size >= destinations) return `tried ${addresses.size} addresses`;
+    const ports = new Set(this.#attempts.filter((one) => one.host === host).map(({ port }) => port));
+    return ports.size >= destinations ? `tried ${ports.size} ports of ${host}` : undefined;
   }
 }
