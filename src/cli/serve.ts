@@ -9,9 +9,10 @@ import type { AlertRecorder } from "../store/record-alerts.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
 import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
+import { addBackendOptions, type BackendFlags, backendOf } from "./sandbox/backend.ts";
 import { storePathOf } from "./stored-runs.ts";
 
-interface ServeFlags {
+interface ServeFlags extends BackendFlags {
   readonly port: number;
   readonly store?: string;
   readonly json?: boolean;
@@ -32,7 +33,7 @@ function addImage(text: string, before: ReadonlyMap<string, string> = new Map())
 }
 
 export function defineServe(command: Command, cli: CommandLine): void {
-  command
+  addBackendOptions(command, ["native", "podman", "docker"])
     .option("--port <n>", "port on 127.0.0.1; 0 picks a free one", wholeNumber("--port", 0, 65_535), 4242)
     .option("--store <file>", "database of runs (default: ale.db in ALE_HOME)")
     .option("--no-sandboxes", "no sandboxes for others")
@@ -128,16 +129,16 @@ async function openSandboxService(
   flags: ServeFlags,
   alerts: AlertRecorder,
 ): Promise<OpenService | undefined> {
-  const [{ openSandboxes }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
+  const [{ openLocalBackend }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
     await Promise.all([
-      import("../experiment/sandboxes.ts"),
+      import("../experiment/backends.ts"),
       import("../sandbox/service/sandbox-service.ts"),
       import("../sandbox/service/capacity.ts"),
       import("../sandbox/service/archives.ts"),
       import("../images/image-store.ts"),
     ]);
   try {
-    const provider = await openSandboxes("tasks");
+    const provider = await openLocalBackend(backendOf(flags));
     const home = aleHome(cli.env);
     const service = new SandboxService({
       ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
@@ -154,7 +155,7 @@ async function openSandboxService(
     };
     return { service, imageStore: new ImageStore(home), [Symbol.asyncDispose]: close };
   } catch (error) {
-    if (!(error instanceof AleError)) throw error;
+    if (!(error instanceof AleError) || error.code === "usage") throw error;
     cli.note(`no sandboxes: ${sanitizeLine(error.message)}`);
     if (error.hint !== undefined) cli.note(`  next: ${sanitizeLine(error.hint)}`);
     return undefined;

@@ -7,6 +7,7 @@
  */
 
 import type { Alert } from "./alerts.ts";
+import type { IsolationStep } from "./isolation.ts";
 
 /** Which pool of a task family an instance draws from. The pools are disjoint. */
 export type Split = "train" | "dev" | "heldout";
@@ -45,6 +46,8 @@ export interface EnvironmentSpec {
   readonly pids: number;
   /** What the sandbox may reach; nothing when omitted. */
   readonly network?: NetworkSpec;
+  /** The weakest isolation it may have; omitted: whatever the experiment allows. */
+  readonly leastIsolation?: IsolationStep;
 }
 
 /** `allowlist`: what is listed; `public`: every public host besides. Either through Ale's proxy, HTTP and TLS only. */
@@ -100,6 +103,8 @@ export interface Task {
   readonly seed: number;
   readonly instruction: string;
   readonly environment: EnvironmentSpec;
+  /** What the tests may reach; nothing when omitted. `environment.network` is the agent's. */
+  readonly verifierNetwork?: NetworkSpec;
   /** Files of the working directory at the start of an episode. */
   readonly files: readonly SandboxFile[];
   /** Contents of `tests/`; placed at `/tests` after the agent is gone. */
@@ -157,6 +162,25 @@ export interface TokenRecord {
   readonly turnIds: Int32Array;
 }
 
+/** A program that was run in a sandbox. */
+export interface ExecRecord {
+  readonly kind: "exec";
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  readonly ms: number;
+  /** `null`: that of the turn. */
+  readonly command: string | null;
+  readonly exitCode: number | null;
+}
+
+/** A program or a connection of an episode. */
+export type AuditEntry = (ExecRecord | ConnectionRecord) & {
+  readonly phase: "agent" | "verifier";
+  /** During which turn it began; `null`: during none. */
+  readonly turn: number | null;
+  readonly sandbox: string;
+};
+
 /** One model answer and the observation after it. Times are milliseconds since the episode began. */
 export interface Turn {
   readonly index: number;
@@ -199,6 +223,8 @@ export interface Trajectory {
   readonly alerts?: readonly Alert[];
   readonly isolation: string;
   readonly grading: GradingMode;
+  /** What was run, and every connection; left out where nobody recorded it. */
+  readonly audit?: readonly AuditEntry[];
   readonly startedAt: number;
   readonly phases: PhaseTimes;
   /** Where `phases` come from, in order; left out where nobody recorded them. */

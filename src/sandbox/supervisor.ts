@@ -6,6 +6,7 @@
 import { totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
+import { refuseWeaker } from "../core/isolation.ts";
 import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { targetSettings } from "./carrier.ts";
@@ -182,6 +183,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
 
   async #make(environment: EnvironmentSpec, what: MakeOptions): Promise<NativeSandbox> {
     const { network } = environment;
+    refuseWeaker(this.isolation, environment);
     if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
     const reaches = network !== undefined && network.mode !== "none";
     const launcher = await this.#ready();
@@ -327,6 +329,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
+    refuseWeaker(this.isolation, environment);
     this.#pools.keep(environment, count, true);
   }
 

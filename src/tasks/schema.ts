@@ -1,6 +1,6 @@
 /**
  * `task.toml`: Harbor's schema 1.4 (older `version = "1.0"` files load too), plus what Ale adds: `environment.profile`,
- * `environment.pids`, `agent.command_timeout_sec`, and the `[family]` table. Harbor: https://harborframework.com/docs/task-format
+ * `environment.pids`, `environment.least_isolation`, `agent.command_timeout_sec`, and the `[family]` table. Harbor: https://harborframework.com/docs/task-format
  */
 
 import { parse, TomlError } from "smol-toml";
@@ -8,6 +8,7 @@ import { z } from "zod";
 import { suggest } from "../config/suggest.ts";
 import { findKeyLines, lineOf } from "../config/toml-lines.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { ISOLATION_STEPS } from "../core/isolation.ts";
 import { RESERVED_NAMES } from "./template.ts";
 
 const seconds = z.number().min(0.05).max(86_400);
@@ -83,6 +84,13 @@ const FamilySchema = z.strictObject({
     .default([]),
 });
 
+/** Of the whole task below `environment`; below `agent` and `verifier` of that phase. */
+const NETWORK = {
+  network_mode: z.enum(["no-network", "allowlist", "public"]).optional(),
+  /** Hosts, `*.host`, addresses and ranges; each may end in `:port`. */
+  allowed_hosts: z.array(z.string().min(1)).default([]),
+};
+
 const EnvironmentShape = z.strictObject({
   profile: z
     .string()
@@ -95,8 +103,11 @@ const EnvironmentShape = z.strictObject({
   memory_mb: positive.default(256),
   storage_mb: positive.default(64),
   pids: positive.default(64),
+  least_isolation: z.enum(ISOLATION_STEPS).optional(),
   os: z.literal("linux").default("linux"),
-  network_mode: z.literal("no-network").default("no-network"),
+  ...NETWORK,
+  /** Older name of `network_mode`: true is "public". */
+  allow_internet: z.boolean().optional(),
   build_timeout_sec: z.number().optional(),
 });
 
@@ -108,8 +119,9 @@ const EnvironmentSchema = EnvironmentShape.superRefine(({ profile, docker_image:
 const AgentSchema = z.strictObject({
   timeout_sec: seconds.default(600),
   command_timeout_sec: seconds.default(60),
+  ...NETWORK,
 });
-const VerifierSchema = z.strictObject({ timeout_sec: seconds.default(600) });
+const VerifierSchema = z.strictObject({ timeout_sec: seconds.default(600), ...NETWORK });
 const TaskInfoSchema = z.looseObject({
   name: z.string().optional(),
   description: z.string().default(""),
@@ -143,10 +155,7 @@ const UNSUPPORTED: readonly (readonly [path: string, reason: string])[] = [
   ["environment.skills_dir", "skills are not supported yet"],
   ["environment.env", "environment variables of tasks are not supported yet; nothing of the host is ever passed on"],
   ["environment.healthcheck", "health checks are not supported yet"],
-  ["environment.allow_internet", "sandboxes have no network"],
-  ["environment.allowed_hosts", "sandboxes have no network"],
   ["agent.user", "commands run as the sandbox's one user"],
-  ["agent.network_mode", "sandboxes have no network"],
   [
     "verifier.env",
     "environment variables of the verifier are not supported yet; nothing of the host is ever passed on",
@@ -213,7 +222,6 @@ function dropUnused(table: Record<string, unknown>): void {
 
 function isAsked(value: unknown): boolean {
   if (value === undefined || value === false || value === 0 || value === "" || value === "shared") return false;
-  if (value === "no-network") return false;
   if (Array.isArray(value)) return value.length > 0;
   return !isTable(value) || Object.keys(value).length > 0;
 }

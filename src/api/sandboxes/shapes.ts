@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { IMAGE_PROFILE, type NetworkSpec } from "../../core/types.ts";
-import { NO_NETWORK } from "../../sandbox/network/policy.ts";
+import { NetworkPolicy, NO_NETWORK } from "../../sandbox/network/policy.ts";
 import type { BackgroundCommand } from "../../sandbox/service/background-command.ts";
 import { HAPPENINGS, possibleEvents } from "../../sandbox/service/lifecycle.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
@@ -30,9 +30,12 @@ export const NetworkBody = z.strictObject({
     .optional(),
 });
 
+/** @throws AleError("usage") for a rule that is none. */
 export function toNetwork({ mode, allow, limits }: z.infer<typeof NetworkBody>): NetworkSpec {
   const given = Object.entries(limits ?? {}).filter(([, value]) => value !== undefined);
-  return { mode, allow, ...(given.length > 0 && { limits: Object.fromEntries(given) }) };
+  const network: NetworkSpec = { mode, allow, ...(given.length > 0 && { limits: Object.fromEntries(given) }) };
+  void new NetworkPolicy(network);
+  return network;
 }
 
 export const CreateBody = z.strictObject({
