@@ -29,6 +29,8 @@ interface Section {
 const SECTION_MS = 30_000;
 /** A GPU's driver in software compiles slowly. */
 const DEVICES_MS = 120_000;
+/** A container is made with each engine there is. */
+const BACKENDS_MS = 90_000;
 const DEFAULT_PORT = 4242;
 
 export function defineDoctor(command: Command, cli: CommandLine): void {
@@ -84,6 +86,11 @@ function doctorSections(env: CommandLine["env"], selfTest: boolean): Section[] {
       probe: async () => (await import("../device/doctor.ts")).probeDevices(selfTest),
     },
     { title: "sandbox", probe: async () => (await import("../sandbox/doctor.ts")).probeSandbox() },
+    {
+      title: "other backends",
+      ms: BACKENDS_MS,
+      probe: async () => (await import("../sandbox/backends/doctor.ts")).probeBackends(),
+    },
     {
       title: "places",
       probe: async () => [

@@ -4,6 +4,7 @@ import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
 import { type DistillationConfig, isAddress } from "./distillation.ts";
 import type { RewardConfig } from "./reward.ts";
+import { backendProblem, type SandboxBackend } from "./sandbox-backend.ts";
 
 export interface ExperimentProblem {
   readonly path: readonly string[];
@@ -20,10 +21,13 @@ interface Settings {
   readonly kl?: { readonly in: "loss" | "reward" } | undefined;
   readonly distillation?: DistillationConfig | undefined;
   readonly reward?: RewardConfig | undefined;
+  readonly sft: { readonly stages: readonly { readonly teacher?: string | undefined }[] };
+  readonly sandbox: SandboxBackend;
+  readonly resampling?: unknown;
 }
 
 export function experimentProblems(settings: Settings): ExperimentProblem[] {
-  const { deterministic, async, rollout, algorithm, kl, distillation, reward } = settings;
+  const { deterministic, async, rollout, algorithm, kl, distillation, reward, sandbox, resampling } = settings;
   const problems: ExperimentProblem[] = [];
   const refuse = (key: string, message: string) => problems.push({ path: key.split("."), message });
   if (deterministic && async.ratio > 0)
@@ -44,7 +48,15 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     );
   if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
     refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  const stages = settings.sft.stages.map(({ teacher }, s) => [`sft.stages.${s}.teacher`, teacher] as const);
+  for (const [key, teacher] of [["distillation.teacher", distillation?.teacher] as const, ...stages])
+    if (deterministic && teacher !== undefined && isAddress(teacher))
+      refuse(key, "is a server, which need not answer alike twice; deterministic must be false");
   if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
+  const backend = backendProblem(sandbox);
+  if (backend !== undefined) refuse(`sandbox.${backend[0]}`, backend[1]);
+  if (resampling !== undefined && (sandbox.backend === "rock" || sandbox.backend === "e2b"))
+    refuse("sandbox.backend", `is "${sandbox.backend}", whose sandboxes cannot be forked, as [resampling] does`);
   return problems;
 }

@@ -19,6 +19,7 @@ import { LoraSchema } from "./lora.ts";
 import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
 import { RewardSchema } from "./reward.ts";
+import { sandboxBackendFields } from "./sandbox-backend.ts";
 import { SftSchema } from "./sft.ts";
 import { TasksSchema } from "./tasks.ts";
 
@@ -255,6 +256,7 @@ const EngineSchema = z
 
 const SandboxSchema = z
   .strictObject({
+    ...sandboxBackendFields,
     warm: z.number().int().min(0).max(100_000).default(64).describe("Sandboxes kept ready"),
     concurrency: count("Sandboxes graded or started at once", 16, 10_000),
     grading: z.enum(["clean", "stopped", "live"]).default("clean").describe("How episodes are graded"),

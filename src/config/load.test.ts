@@ -250,6 +250,10 @@ describe("bad files", () => {
       "[distillation]\nteacher = 'https://h/v1'\nserver = { model = 'x' }\n[rollout]\ntemperature = 0.7\n",
       "x.toml:5: rollout.temperature must be 1 with a teacher behind an address, which tells probabilities at 1",
     ],
+    [
+      "deterministic = true\n[distillation]\nteacher = 'https://h/v1'\nserver = { model = 'x' }\n",
+      "x.toml:3: distillation.teacher is a server, which need not answer alike twice; deterministic must be false",
+    ],
     ["[service]\nzzz = 1\n", "x.toml:2: unknown key service.zzz; service has enabled, port"],
   ])("%j", (toml, message) => {
     const error = fail(() => load(toml));

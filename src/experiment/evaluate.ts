@@ -12,11 +12,11 @@ import { Limiter } from "../rollout/limiter.ts";
 import { grade } from "../sandbox/grading.ts";
 import { checkSuite } from "../tasks/check.ts";
 import type { EvaluateOptions, EvaluatePolicy, EvaluationResult } from "./api.ts";
+import { openBackend } from "./backends.ts";
 import { environmentsOf, evaluationTasks, isSolved } from "./evaluation.ts";
 import { isElsewhere, openLanguageModel } from "./language-model.ts";
 import { assertRoom, policyFromFolder } from "./policy-source.ts";
 import { episodeContext, warmUp } from "./resources.ts";
-import { openSandboxes } from "./sandboxes.ts";
 import { loadRunnableSuite } from "./suites.ts";
 
 /** What an episode left that counts here. */
@@ -75,7 +75,7 @@ function loadOptions({ families }: EvaluateOptions) {
 async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop") {
   const { hub, signal, samples, split, seed } = options;
   const suite = loadRunnableSuite(options.suite, loadOptions(options));
-  await using provider = await openSandboxes(options.suite);
+  await using provider = await openBackend(options.experiment.sandbox, options.suite);
   const concurrency = cpus().length * 4;
   let done = 0;
   const rows = await checkSuite(suite, provider, grade, { samples, splits: [split], concurrency, seed, signal }, () =>
@@ -95,7 +95,7 @@ async function playEpisodes(options: EvaluateOptions) {
   const suite = loadRunnableSuite(options.suite, loadOptions(options));
   const { experiment } = options;
   await using model = await openPolicy(options);
-  await using provider = await openSandboxes(options.suite, model.hidden);
+  await using provider = await openBackend(experiment.sandbox, options.suite, model.hidden);
   const { temperature, greedy, split } = options;
   const context = episodeContext(
     { options: { experiment, hub, signal }, source: model, provider, engine: model.policy },

@@ -6,12 +6,12 @@ import type { EnginePool } from "../device/engine-pool.ts";
 import { Limiter } from "../rollout/limiter.ts";
 import type { Suite } from "../tasks/suite.ts";
 import type { RunOptions, RunResult } from "./api.ts";
+import { openBackend } from "./backends.ts";
 import { fitMemory } from "./memory.ts";
 import type { PolicySource } from "./policy-source.ts";
 import { startEngines } from "./resources.ts";
 import { writeResults } from "./results.ts";
 import { RunSession } from "./run-session.ts";
-import { openSandboxes } from "./sandboxes.ts";
 import { requirePort, startService } from "./service.ts";
 import { suitePaths } from "./suites.ts";
 
@@ -48,7 +48,9 @@ export async function executeRun(
   // A run can be stopped by an interrupt and through the API.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
-  await using provider = await openSandboxes(suitePaths(experiment)[0] ?? "", suitePaths(experiment).slice(1));
+  await using provider = await openBackend(
+    ...([experiment.sandbox, suitePaths(experiment)[0] ?? "", suitePaths(experiment).slice(1)] as const),
+  );
   await using session = await RunSession.open(
     { ...options, signal },
     {

@@ -98,6 +98,17 @@ test("the likeliest tokens of a teacher are those with the largest log-probabili
   }
 });
 
+test("they are the same layer by layer, a few tokens of the head at a time", () => {
+  const store = ParameterStore.inMemory(parameterLayout(CONFIG));
+  fill(store.parameters(0), 2);
+  const layered = new Learner(CONFIG, store, { threads: 1, executor: "layers", logitBytes: V * 4 * 5 });
+  released.push(layered);
+  const [found, expected] = [layered, teacher].map((each) =>
+    each.forward(sequences, 0, 1, { top: { count: 3, among: V } }),
+  );
+  expect(found?.topIds).toEqual(expected?.topIds as Float32Array[]);
+});
+
 describe("on given sequences", () => {
   test.each(DIVERGENCES)("%s: the student comes nearer to its teacher", async (divergence) => {
     const { learner, store } = student();

@@ -107,6 +107,11 @@ test("code runs only when its hash is named, and only if all of it is covered", 
   expect(existsSync(mark)).toBe(false);
   await (await start("marks.ts", source))?.[Symbol.asyncDispose]();
   expect(existsSync(mark)).toBe(true);
+  // A run that goes on has its own copy.
+  const moved = write("marks.ts", source);
+  rmSync(moved.path);
+  const kept = RewardSchema.parse({ function: moved.path, sha256: moved.sha256 });
+  await (await RewardFunction.start(kept, place))?.[Symbol.asyncDispose]();
   await expect(start("empty.ts", "export const other = 1;")).rejects.toThrow("it exports no function reward");
   await expect(start("broken.ts", "export const = ;")).rejects.toThrow("broken.ts");
 }, 60_000);

@@ -1,6 +1,7 @@
 /** Sandboxes as containers of podman or docker: slower to make than the launcher's, and driven by the same init. */
 
 import { AleError, errorMessage } from "../../core/errors.ts";
+import { refuseWeaker } from "../../core/isolation.ts";
 import type { SandboxArchive, SandboxSnapshot, WarmPoolStatistics } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { NativeSandbox, type SandboxOwner } from "../native-sandbox.ts";
@@ -105,16 +106,27 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
 
   async #make(environment: EnvironmentSpec, session: boolean, files?: ContainerFiles): Promise<NativeSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    refuseWeaker(this.isolation, environment);
     if (environment.network !== undefined && environment.network.mode !== "none")
       throw new AleError("sandbox", `containers of ${this.#engine.name} have no network`, {
         hint: "use the backend native for tasks that need one",
       });
+    if (environment.image !== undefined)
+      throw new AleError(
+        "sandbox",
+        `image ${environment.image} is Ale's own, which ${this.#engine.name} does not have`,
+        {
+          hint: "use the backend native",
+        },
+      );
     const root = await this.#root(environment, files?.image);
     const number = this.#nextNumber++;
     const channel = await ContainerChannel.start(this.#engine, {
       ...{ name: await ownedName(), number, root, environment, session },
     });
-    const sandbox = new NativeSandbox(channel, number, { environment, layers: [], owner: this });
+    const sandbox = new NativeSandbox(channel, number, {
+      ...{ environment, root: { base: "", layers: [], env: {} }, owner: this },
+    });
     this.#living.set(sandbox, channel);
     try {
       // Over what podman puts there.
@@ -210,6 +222,7 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
+    refuseWeaker(this.isolation, environment);
     this.#pools.keep(environment, count, true);
   }
 

@@ -1,6 +1,7 @@
 /** Sandboxes of a service elsewhere: `rock` and `e2b`. */
 
 import { AleError } from "../../core/errors.ts";
+import { refuseWeaker } from "../../core/isolation.ts";
 import type { Sandbox, SandboxProvider, SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { WarmPools } from "../warm-pools.ts";
@@ -35,6 +36,7 @@ export class RemoteProvider implements SandboxProvider {
 
   async #make(environment: EnvironmentSpec, signal?: AbortSignal): Promise<RemoteSandbox> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    refuseWeaker(this.isolation, environment);
     if (environment.network !== undefined && environment.network.mode !== "none")
       throw new AleError("sandbox", `${this.#service.name} cannot be told what a sandbox may reach`, {
         hint: "use the backend native for tasks that need a network",
@@ -57,6 +59,7 @@ export class RemoteProvider implements SandboxProvider {
   }
 
   warm(environment: EnvironmentSpec, count: number): void {
+    refuseWeaker(this.isolation, environment);
     this.#pools.keep(environment, count, true);
   }
 

@@ -1,0 +1,72 @@
+/** The sandboxes of whichever backend was chosen. */
+
+import { backendProblem, NATIVE, type SandboxBackend, TOKEN_VARIABLES } from "../config/sandbox-backend.ts";
+import { AleError } from "../core/errors.ts";
+import { requireIsolation } from "../core/isolation.ts";
+import type { SandboxProvider } from "../core/ports.ts";
+import type { RemoteProvider } from "../sandbox/backends/remote-provider.ts";
+import type { NativeSandboxProvider } from "../sandbox/supervisor.ts";
+import { maskedPaths, openSandboxes } from "./sandboxes.ts";
+
+/**
+ * Opens the backend, for tasks of `suite`; neither those nor `extraMasks` can be seen in a sandbox.
+ * @throws AleError("sandbox") when it is not here, or weaker than the settings allow; AleError("usage") for wrong settings.
+ */
+export async function openBackend(
+  settings: SandboxBackend = NATIVE,
+  suite = "tasks",
+  extraMasks: readonly string[] = [],
+): Promise<SandboxProvider> {
+  return settings.backend === "rock" || settings.backend === "e2b"
+    ? openRemoteBackend(settings)
+    : openLocalBackend(settings, suite, extraMasks);
+}
+
+/** A backend of this machine: its sandboxes have Ale's init in them. */
+export async function openLocalBackend(
+  settings: SandboxBackend,
+  suite = "tasks",
+  extraMasks: readonly string[] = [],
+): Promise<NativeSandboxProvider> {
+  check(settings);
+  const { backend, image, leastIsolation } = settings;
+  if (backend === "rock" || backend === "e2b")
+    throw new AleError("usage", `backend ${backend} is a service of its own, which clients can use without this one`, {
+      hint: "choose native, podman or docker",
+    });
+  let provider: NativeSandboxProvider;
+  if (backend === "native") {
+    provider = await openSandboxes(suite, extraMasks);
+  } else {
+    const { createContainerProvider } = await import("../sandbox/backends/container-provider.ts");
+    const maskPaths = maskedPaths(suite, extraMasks);
+    provider = await createContainerProvider({ engine: backend, image, maskPaths });
+  }
+  return withLeast(provider, leastIsolation);
+}
+
+/** A service elsewhere. */
+export async function openRemoteBackend(settings: SandboxBackend): Promise<RemoteProvider> {
+  check(settings);
+  const { backend, image, url, leastIsolation } = settings;
+  const { RemoteProvider } = await import("../sandbox/backends/remote-provider.ts");
+  const { RockService } = await import("../sandbox/backends/rock-service.ts");
+  if (backend !== "rock" || url === undefined) throw new AleError("internal", `${backend} is no service`);
+  const token = process.env[settings.tokenEnv ?? TOKEN_VARIABLES.rock];
+  return withLeast(new RemoteProvider(new RockService({ url, token, image })), leastIsolation);
+}
+
+function check(settings: SandboxBackend): void {
+  const problem = backendProblem(settings);
+  if (problem !== undefined) throw new AleError("usage", `sandbox.${problem[0]} ${problem[1]}`);
+}
+
+async function withLeast<T extends SandboxProvider>(provider: T, least: SandboxBackend["leastIsolation"]): Promise<T> {
+  try {
+    requireIsolation(provider.isolation, least, "leastIsolation");
+    return provider;
+  } catch (error) {
+    await provider.close();
+    throw error;
+  }
+}
