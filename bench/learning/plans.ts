@@ -25,12 +25,12 @@ const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
-export const FORK_BUDGET = 8_000;
+export const FORK_BUDGET = 14_000;
 
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
 /** Steps and evaluations of the hard suite's experiments. */
-const HARD_LENGTH = ["trainer.steps=30", "evaluation.every=15", "evaluation.heldout=32"];
+const HARD_LENGTH = ["trainer.steps=60", "evaluation.every=15", "evaluation.heldout=32"];
 
 /** One arm per value of a setting. */
 const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>

@@ -132,6 +132,11 @@ export class LauncherClient {
     return this.#connection.pid;
   }
 
+  /** For what lies on disk while it lives, and goes with it. */
+  get folder(): string {
+    return this.#record.folder;
+  }
+
   get alive(): boolean {
     return this.#connection.alive;
   }

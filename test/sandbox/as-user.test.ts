@@ -27,6 +27,8 @@ const SUITES = [
   "api",
   "rock",
   "cli",
+  "images",
+  "archive",
   "guards",
   "network",
   "ports",

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
 import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
+import type { Clock } from "../../src/sandbox/service/clock.ts";
 import {
   createSandboxProvider,
   type NativeSandboxProvider,
@@ -83,5 +84,21 @@ export async function until(what: string, ms: number, condition: () => boolean |
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`${what} did not come true within ${ms} ms`);
     await Bun.sleep(10);
+  }
+}
+
+/** Time that passes when it is told to. */
+export class TestClock implements Clock {
+  #now = Date.now();
+  #timers = new Set<{ readonly at: number; readonly run: () => void }>();
+  now = (): number => this.#now;
+  after = (ms: number, run: () => void): (() => void) => {
+    const timer = { at: this.#now + ms, run };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  };
+  pass(ms: number): void {
+    this.#now += ms;
+    for (const timer of [...this.#timers]) if (timer.at <= this.#now && this.#timers.delete(timer)) timer.run();
   }
 }

@@ -111,12 +111,22 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
       throw new AleError("sandbox", `containers of ${this.#engine.name} have no network`, {
         hint: "use the backend native for tasks that need one",
       });
+    if (environment.image !== undefined)
+      throw new AleError(
+        "sandbox",
+        `image ${environment.image} is Ale's own, which ${this.#engine.name} does not have`,
+        {
+          hint: "use the backend native",
+        },
+      );
     const root = await this.#root(environment, files?.image);
     const number = this.#nextNumber++;
     const channel = await ContainerChannel.start(this.#engine, {
       ...{ name: await ownedName(), number, root, environment, session },
     });
-    const sandbox = new NativeSandbox(channel, number, { environment, layers: [], owner: this });
+    const sandbox = new NativeSandbox(channel, number, {
+      ...{ environment, root: { base: "", layers: [], env: {} }, owner: this },
+    });
     this.#living.set(sandbox, channel);
     try {
       // Over what podman puts there.

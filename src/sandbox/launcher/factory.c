@@ -81,10 +81,11 @@ static uid_t maker_of(uint32_t sandbox) {
 /* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
 static pid_t make_sandbox(const struct factory_message *message, const int *fds, char *error, size_t capacity) {
   int go[2];
-  if (message->spec.base >= MAX_BASES || !bases[message->spec.base].used) {
+  if (!message->spec.store && (message->spec.base >= MAX_BASES || !bases[message->spec.base].used)) {
     format(error, capacity, "profile %u is not registered", message->spec.base);
     return -1;
   }
+  if (message->spec.target[0] != 0 && !stage_target(message->spec.target, error, capacity)) return -1;
   if (pipe2(go, O_CLOEXEC) != 0) {
     format(error, capacity, "pipe: %s", strerror(errno));
     return -1;
@@ -105,6 +106,7 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     become_sandbox(message, fds[0], go[0], fds + 1);
     _exit(125);
   }
+  if (message->spec.target[0] != 0) stage_target_end(); /* the sandbox has its own */
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
   else if (!write_id_maps(pid, sandbox_level)) format(error, capacity, "id maps: %s", strerror(errno));
   else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
@@ -142,6 +144,8 @@ void factory_main(int channel, const struct level *level, const char *stage) {
                  (size_t)n - sizeof message, answer.error, sizeof answer.error);
     else if (message.kind == OP_FREEZE && count == 1)
       stage_layer(message.layer, fds[0], &answer.bytes, answer.error, sizeof answer.error);
+    else if (message.kind == OP_STORED)
+      stage_stored(message.layer, message.spec.target, answer.error, sizeof answer.error);
     else if (message.kind == OP_DROP)
       stage_drop(message.layer);
     else if (message.kind == OP_CREATE && count == 1 + message.attach_count + message.into_cgroup)

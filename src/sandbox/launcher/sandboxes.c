@@ -144,6 +144,9 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   spec->cpu_milli = setting_number(payload, header->length, "cpu", 1000);
   spec->session = setting_number(payload, header->length, "session", 1) != 0;
   format(spec->workdir, sizeof spec->workdir, "%s", workdir);
+  const char *target = setting(payload, header->length, "target");
+  if (target != NULL) format(spec->target, sizeof spec->target, "%s", target);
+  spec->store = setting_number(payload, header->length, "store", 0) != 0;
   const char *layer;
   for (size_t cursor = 0; (layer = setting_next(payload, header->length, "layer", &cursor)) != NULL;) {
     if (spec->layer_count == MAX_LAYERS) {
