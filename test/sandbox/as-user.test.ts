@@ -28,6 +28,7 @@ const SUITES = [
   "network",
   "ports",
   "containers",
+  "landlock",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */
