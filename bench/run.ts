@@ -4,7 +4,16 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** Files of this folder that benchmarks share. */
-const SHARED = new Set(["run.ts", "peers.ts", "qwen2-gguf.ts", "load-api.ts", "load-run.ts"]);
+const SHARED = new Set([
+  "run.ts",
+  "peers.ts",
+  "qwen2-gguf.ts",
+  "load-api.ts",
+  "load-run.ts",
+  "churn-life.ts",
+  "churn-run.ts",
+  "inventory.ts",
+]);
 
 const names = readdirSync(import.meta.dir)
   .filter((file) => file.endsWith(".ts") && !SHARED.has(file))

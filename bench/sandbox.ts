@@ -1,7 +1,8 @@
 /**
- * Sandbox latencies and the cost of a training step's episodes, beside plain bubblewrap where it is installed.
+ * What the episodes of a training step cost without a policy: `bun run bench sandbox [--episodes 256] [--concurrency 16] [--json]`
  *
- *     bun bench/sandbox.ts [--episodes 256] [--concurrency 16] [--rounds 200] [--json]
+ * Each takes a sandbox from the warm pool, uploads files, runs two commands and is graded. Single operations, beside other
+ * programs, are measured by `ale bench sandbox`.
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -16,7 +17,6 @@ const { values } = parseArgs({
   options: {
     episodes: { type: "string", default: "256" },
     concurrency: { type: "string", default: "16" },
-    rounds: { type: "string", default: "200" },
     warm: { type: "string", default: "64" },
     json: { type: "boolean", default: false },
   },
@@ -71,11 +71,11 @@ class Phases {
     return result;
   }
 
-  rows(prefix: string): Row[] {
+  rows(): Row[] {
     return [...this.#samples].map(([name, samples]) => {
       const sorted = samples.toSorted((a, b) => a - b);
       const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
-      return { name: `${prefix} ${name}`, n: sorted.length, p50: at(0.5), p99: at(0.99) };
+      return { name, n: sorted.length, p50: at(0.5), p99: at(0.99) };
     });
   }
 }
@@ -97,48 +97,6 @@ async function inParallel(count: number, concurrency: number, work: (index: numb
   return performance.now() - started;
 }
 
-async function benchCold(provider: NativeSandboxProvider, rounds: number): Promise<Row[]> {
-  const phases = new Phases();
-  for (let round = 0; round < rounds; round++) {
-    await phases.time("create → destroyed", async () => {
-      const started = performance.now();
-      const sandbox = await provider.create(ENVIRONMENT);
-      phases.add("create", performance.now() - started);
-      await sandbox.run("echo ready", LIMITS);
-      phases.add("create → first output", performance.now() - started);
-      await phases.time("destroy", () => sandbox.destroy());
-    });
-  }
-  return phases.rows("cold:");
-}
-
-async function benchLive(provider: NativeSandboxProvider, rounds: number): Promise<Row[]> {
-  const phases = new Phases();
-  await using sandbox = await provider.create(ENVIRONMENT);
-  for (let round = 0; round < rounds; round++) {
-    await phases.time("session, builtin", () => sandbox.run("echo ready", LIMITS));
-    await phases.time("session, fork + exec", () => sandbox.run("/bin/true", LIMITS));
-    await phases.time("exec /bin/true", () => sandbox.exec(["/bin/true"], { ...LIMITS, cwd: "/" }));
-  }
-  return phases.rows("live:");
-}
-
-async function benchWarm(provider: NativeSandboxProvider, rounds: number): Promise<Row[]> {
-  const phases = new Phases();
-  const environment = { ...ENVIRONMENT, pids: 33 };
-  provider.warm(environment, 8);
-  for (let round = 0; round < rounds; round++) {
-    while (provider.warmCount < 8) await Bun.sleep(2);
-    const started = performance.now();
-    const sandbox = await provider.create(environment);
-    await sandbox.run("echo ready", LIMITS);
-    phases.add("claim → first output", performance.now() - started);
-    await sandbox.destroy();
-  }
-  provider.warm(environment, 0);
-  return phases.rows("warm:");
-}
-
 async function episode(provider: NativeSandboxProvider, phases: Phases): Promise<void> {
   const started = performance.now();
   const sandbox = await phases.time("create", () => provider.create(ENVIRONMENT));
@@ -153,50 +111,19 @@ async function episode(provider: NativeSandboxProvider, phases: Phases): Promise
   phases.add("whole episode", performance.now() - started);
 }
 
-/** bubblewrap with the same isolation as far as it goes: all namespaces, read-only /usr, a tmpfs; no limits, no filter. */
-async function benchBubblewrap(rounds: number): Promise<Row[]> {
-  const bwrap = Bun.which("bwrap");
-  if (bwrap === null) return [];
-  const phases = new Phases();
-  const links = ["bin", "lib", "lib64", "sbin"].flatMap((name) => ["--symlink", `usr/${name}`, `/${name}`]);
-  const isolation = ["--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr", ...links];
-  const mounts = ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/work", "--chdir", "/work"];
-  for (let round = 0; round < rounds; round++) {
-    const started = performance.now();
-    const command = [bwrap, ...isolation, ...mounts, "--clearenv", "/bin/bash", "-c", "echo ready"];
-    const child = Bun.spawn(command, { stdout: "pipe", stdin: "ignore", stderr: "ignore" });
-    const reader = child.stdout.getReader();
-    await reader.read();
-    phases.add("create → first output", performance.now() - started);
-    await child.exited;
-    phases.add("create → gone", performance.now() - started);
-  }
-  return phases.rows("bwrap:");
-}
-
 const stateDir = await mkdtemp(join(tmpdir(), "ale-bench-"));
 try {
   await using provider = await createSandboxProvider({ maskPaths: [], stateDir });
-  const rounds = Number(values.rounds);
   const episodes = Number(values.episodes);
-  await benchCold(provider, 20); // compiles and caches what is compiled and cached
-  const rows = [...(await benchCold(provider, rounds)), ...(await benchLive(provider, rounds))];
-  rows.push(...(await benchWarm(provider, Math.min(rounds, 100))), ...(await benchBubblewrap(rounds)));
-  const throughput = await inParallel(rounds, Number(values.concurrency), async () => {
-    const sandbox = await provider.create(ENVIRONMENT);
-    await sandbox.run("echo ready", LIMITS);
-    await sandbox.destroy();
-  });
   provider.warm(ENVIRONMENT, Number(values.warm));
   while (provider.warmCount < Number(values.warm)) await Bun.sleep(5);
   const phases = new Phases();
   const cpu = process.cpuUsage();
   const total = await inParallel(episodes, Number(values.concurrency), () => episode(provider, phases));
   const used = process.cpuUsage(cpu);
-  rows.push(...phases.rows("step:"));
+  const rows = phases.rows();
   const summary = {
     isolation: provider.isolation,
-    createRunDestroyPerSecond: (rounds / throughput) * 1000,
     episodes,
     stepSeconds: total / 1000,
     controlCpuSeconds: (used.user + used.system) / 1e6,
@@ -208,10 +135,7 @@ try {
         `${name.padEnd(34)} n=${String(n).padEnd(5)} p50 ${p50.toFixed(2).padStart(8)} ms   p99 ${p99.toFixed(2).padStart(8)} ms`,
       );
     console.log(
-      `\n${provider.isolation}: ${summary.createRunDestroyPerSecond.toFixed(0)} create+run+destroy per second`,
-    );
-    console.log(
-      `${episodes} episodes in ${summary.stepSeconds.toFixed(2)} s (control process: ${summary.controlCpuSeconds.toFixed(2)} s of cpu)`,
+      `\n${provider.isolation}: ${episodes} episodes in ${summary.stepSeconds.toFixed(2)} s (control process: ${summary.controlCpuSeconds.toFixed(2)} s of cpu)`,
     );
   }
 } finally {

@@ -55,12 +55,26 @@ export function readOutcome(
 }
 
 /**
- * The last evaluation that training had reached within `envSteps` commands: two runs are compared at equal cost, whatever
- * they do in a step. Without a budget the last evaluation.
+ * The curve at `envSteps` commands, linear between the evaluations around it: two runs are compared at equal cost, whatever they
+ * do in a step. The last evaluation without a budget, or when the run ended before.
  */
 export function pointAt({ curve }: Outcome, envSteps: number | undefined): CurvePoint {
-  const within = curve.filter((point) => envSteps === undefined || point.envSteps <= envSteps);
-  const last = within.at(-1);
-  if (last === undefined) throw new Error(`no evaluation within ${envSteps} environment steps`);
-  return last;
+  const last = curve.at(-1) as CurvePoint;
+  if (envSteps === undefined || last.envSteps <= envSteps) return last;
+  const next = curve.findIndex((point) => point.envSteps > envSteps);
+  const [before, after] = [curve[next - 1], curve[next]];
+  if (before === undefined || after === undefined)
+    throw new Error(`no evaluation within ${envSteps} environment steps`);
+  const part = (envSteps - before.envSteps) / (after.envSteps - before.envSteps);
+  const between = (pick: (point: CurvePoint) => number) => pick(before) + part * (pick(after) - pick(before));
+  return {
+    ...before,
+    step: between(({ step }) => step),
+    envSteps,
+    prefixTurns: between(({ prefixTurns }) => prefixTurns),
+    rate: between(({ rate }) => rate),
+    minimum: between(({ minimum }) => minimum),
+    greedy:
+      before.greedy === null || after.greedy === null ? null : before.greedy + part * (after.greedy - before.greedy),
+  };
 }

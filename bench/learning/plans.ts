@@ -25,9 +25,12 @@ const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
-export const FORK_BUDGET = 20_000;
+export const FORK_BUDGET = 14_000;
 
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
+
+/** Steps and evaluations of the hard suite's experiments. */
+const HARD_LENGTH = ["trainer.steps=60", "evaluation.every=15", "evaluation.heldout=32"];
 
 /** One arm per value of a setting. */
 const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>
@@ -52,7 +55,7 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     arms: [
       arm("sequential", "experiments/hard-rollback.toml"),
       arm("parallel", HARD),
-      arm("grpo", FORK_GRPO, "tasks.suite=tasks/hard", "trainer.steps=60"),
+      arm("grpo", FORK_GRPO, "tasks.suite=tasks/hard", "rollout.groups=4", ...HARD_LENGTH),
     ],
   },
   "ablation-gamma": {

@@ -6,7 +6,7 @@ import type { EventHub } from "../core/events.ts";
 import { SPLITS } from "../core/types.ts";
 import { VERSION } from "../core/version.ts";
 import type { Wait } from "../core/waits.ts";
-import type { EpisodeDetail, EpisodeFilter } from "../store/records.ts";
+import type { AuditFilter, EpisodeDetail, EpisodeFilter } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { addAlerts } from "./alerts.ts";
 import { eventStream } from "./event-stream.ts";
@@ -37,6 +37,15 @@ const EpisodeQuery = z.object({
   limit: z.coerce.number().int().min(1).max(500).default(50),
   cursor: z.string().regex(/^\d+$/).optional(),
   order: z.enum(["newest", "oldest"]).default("newest"),
+});
+
+const AuditQuery = z.object({
+  run: z.string().optional(),
+  episode: z.string().optional(),
+  verdict: z.enum(["allowed", "denied", "failed"]).optional(),
+  connections: z.enum(["true", "false"]).default("false"),
+  limit: z.coerce.number().int().min(1).max(1000).default(100),
+  cursor: z.string().regex(/^\d+$/).optional(),
 });
 
 const MetricsQuery = z.object({
@@ -148,6 +157,16 @@ function addEpisodes(app: Hono, { store }: AppOptions): void {
     const episode = await store.readEpisode(id);
     if (episode === undefined) throw new HttpError(404, "not_found", `there is no episode ${id}`);
     return c.json(toJson(episode, await texts.read(episode.runId, episode.tokens.ids)));
+  });
+  app.get("/v1/audit", async (c) => {
+    const { run, episode, verdict, connections, limit, cursor } = parseQuery(c, AuditQuery);
+    const filter: AuditFilter = {
+      ...(run === undefined ? {} : { runId: await store.resolveRun(run) }),
+      ...(episode === undefined ? {} : { episode }),
+      ...(verdict === undefined ? {} : { verdict }),
+      connections: connections === "true",
+    };
+    return c.json(await store.readAudit(filter, { limit, ...(cursor === undefined ? {} : { cursor }) }));
   });
   app.get("/v1/tasks", async (c) => {
     const run = c.req.query("run");

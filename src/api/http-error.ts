@@ -29,6 +29,8 @@ export function errorBody(code: string, message: string, hint: string | null = n
 /** Errors of the sandboxes that say more than their code, by name: their modules are loaded only where there are sandboxes. */
 const STATUS_BY_NAME: Readonly<Record<string, number>> = {
   UnknownSandbox: 404,
+  UnknownSnapshot: 404,
+  UnknownImage: 404,
   FileMissing: 404,
   IllegalTransition: 409,
   NotAdmitted: 503,

@@ -1,6 +1,6 @@
 /** From hidden states to log-probabilities of given tokens, the entropy of the distribution, and its divergence from another. */
 
-import { type Graph, plus, reshape, type Tensor } from "./graph.ts";
+import { type Graph, reshape, type Tensor } from "./graph.ts";
 import { gemm, timesMatrix, timesTransposed } from "./matmul.ts";
 
 export interface TokenDistribution {
@@ -65,41 +65,24 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
     const [towardsLogprobs, towardsEntropy, towardsCandidates, towardsDivergence] = towards;
     const minusOnes = graph.constant(column, new Float64Array(rows).fill(-1));
     if (towardsLogprobs !== undefined && towards.every((gradient, i) => i === 0 || gradient === undefined)) {
-      const residual = addAt(probabilities, indices, minusOnes);
+      const residual = addAt(graph, probabilities, indices, minusOnes);
       pullThroughHead(residual, graph.apply("Neg", [towardsLogprobs], column));
       return;
     }
-    const perRow = [towardsLogprobs, towardsCandidates && rowSum(graph, towardsCandidates)].reduce(
-      (soFar, towards) => (towards === undefined ? soFar : plus(graph, soFar, towards)),
-      undefined,
-    );
-    const perEntry = [
-      towardsEntropy && graph.apply("Mul", [graph.apply("Add", [logSoftmax, entropy], full), towardsEntropy], full),
+    const times = (matrix: Tensor, towards: Tensor) => graph.apply("Mul", [matrix, towards], full);
+    const factor = sumOf(graph, full, [
+      towardsEntropy && times(graph.apply("Add", [logSoftmax, entropy], full), towardsEntropy),
       towardsDivergence &&
-        graph.apply(
-          "Mul",
-          [graph.apply("Sub", [divergence as Tensor, difference as Tensor], full), towardsDivergence],
-          full,
-        ),
-    ].reduce((soFar, term) => (term === undefined ? soFar : plus(graph, soFar, term)), undefined);
-    const factor =
-      perRow === undefined || perEntry === undefined
-        ? (perRow ?? perEntry)
-        : graph.apply("Add", [perEntry, perRow], full);
+        times(graph.apply("Sub", [divergence as Tensor, difference as Tensor], full), towardsDivergence),
+      sumOf(graph, column, [towardsLogprobs, towardsCandidates && rowSum(graph, towardsCandidates)]),
+    ]);
     let matrix = graph.apply("Mul", [probabilities, factor as Tensor], full);
     const minus = (towards: Tensor) => graph.apply("Neg", [towards], towards.shape);
-    if (towardsLogprobs !== undefined) matrix = addAt(matrix, indices, minus(towardsLogprobs));
-    if (towardsCandidates !== undefined) matrix = addAt(matrix, candidates as Tensor, minus(towardsCandidates));
+    if (towardsLogprobs !== undefined) matrix = addAt(graph, matrix, indices, minus(towardsLogprobs));
+    if (towardsCandidates !== undefined) matrix = addAt(graph, matrix, candidates as Tensor, minus(towardsCandidates));
     pullThroughHead(matrix, minusOnes);
   });
   return { logprobs, entropy, candidateLogprobs, divergence, logSoftmax };
-
-  /** `matrix` with `updates` added in the columns `at` of each row. */
-  function addAt(matrix: Tensor, at: Tensor, updates: Tensor): Tensor {
-    return graph.apply("ScatterElements", [matrix, at, updates], full, {
-      attributes: { axis: { int: 1 }, reduction: { string: "add" } },
-    });
-  }
 
   /** Accumulates the gradients for dz = rowFactor · matrix. */
   function pullThroughHead(matrix: Tensor, rowFactor: Tensor): void {
@@ -113,6 +96,19 @@ export function tokenDistribution(graph: Graph, inputs: TokenDistributionInputs)
       return gemm(graph, matrix, weighted, [vocabulary, width], { transposeA: true }, soFar);
     });
   }
+}
+
+/** `matrix` with `updates` added in the columns `at` of each row. */
+function addAt(graph: Graph, matrix: Tensor, at: Tensor, updates: Tensor): Tensor {
+  return graph.apply("ScatterElements", [matrix, at, updates], matrix.shape, {
+    attributes: { axis: { int: 1 }, reduction: { string: "add" } },
+  });
+}
+
+/** The sum of those that there are, of the given shape where it is one of several. */
+function sumOf(graph: Graph, shape: readonly number[], terms: readonly (Tensor | undefined)[]): Tensor | undefined {
+  const present = terms.filter((term) => term !== undefined);
+  return present.slice(1).reduce((sum, term) => graph.apply("Add", [sum as Tensor, term], shape), present[0]);
 }
 
 /** log p − log q over the vocabulary, [N, V]. */

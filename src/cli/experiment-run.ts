@@ -29,6 +29,7 @@ export interface RunFlags {
   readonly serve?: boolean;
   readonly json?: boolean;
   readonly dryRun?: boolean;
+  readonly trust?: boolean;
 }
 
 /** The options that `ale run` and `ale sft` share. */
@@ -66,7 +67,17 @@ export async function loadFromFlags(
   const loaded = loadExperiment({ files, overrides });
   const { conversationSettings } = await import("../experiment/conversation-limits.ts");
   const settings = conversationSettings(loaded.experiment, loaded.changed);
-  return settings.length === 0 ? loaded : loadExperiment({ files, overrides: [...settings, ...overrides] });
+  const trusted = await trustSettings(loaded, flags);
+  if (settings.length + trusted.length === 0) return loaded;
+  return loadExperiment({ files, overrides: [...settings, ...overrides, ...trusted] });
+}
+
+/** `--trust` writes the hash of the reward function into the experiment, so that a resumed run knows it again. */
+async function trustSettings({ experiment }: LoadedExperiment, { trust }: RunFlags): Promise<string[]> {
+  const path = experiment.reward?.function;
+  if (!trust || path === undefined) return [];
+  const { readRewardFunction } = await import("../experiment/reward-function.ts");
+  return [`reward.sha256=${readRewardFunction(path).sha256}`];
 }
 
 /** What the command line sets: named options, then dotted settings. */

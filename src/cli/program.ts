@@ -59,6 +59,11 @@ export const VERBS: readonly Verb[] = [
     load: async () => (await import("./sandbox.ts")).defineSandbox,
   },
   {
+    name: "images",
+    summary: "root file systems for sandboxes: import, list, remove, export",
+    load: async () => (await import("./images.ts")).defineImages,
+  },
+  {
     name: "tasks",
     summary: "list, check and render tasks",
     load: async () => (await import("./tasks.ts")).defineTasks,

@@ -18,15 +18,22 @@ export function defineRun(command: Command, cli: CommandLine): void {
           "two files and two settings, later ones win",
         ],
         ["ale run experiments/shell.toml --replay runs/second", "the updates of that run again, from what it recorded"],
+        [
+          "ale run experiments/shell.toml --reward.function ./mine.ts --trust",
+          "a reward of your own (docs/rewards.md)",
+        ],
         ["ale run experiments/rome.toml", "a recipe: supervised stages, then reinforcement learning"],
         ["ale run experiments/shell.toml --dry-run", "every setting as the run would see it"],
       ),
     )
     .option("--replay <run>", "train on the batches that a run recorded, by id or run directory, in place of a rollout")
+    .option("--trust", "run the code that reward.function names, as it is now")
     .action(async (files: string[], flags: RunFlags & { readonly replay?: string }) => {
       const { startRecipe } = await import("./recipe.ts");
       if (flags.replay === undefined && (await startRecipe(cli, files, overridesOf(cli, flags), flags))) return;
       const loaded = await loadFromFlags(cli, files, flags);
+      const { reward } = loaded.experiment;
+      if (reward !== undefined) (await import("../experiment/reward-function.ts")).trustedSource(reward);
       if (flags.dryRun) {
         const { predictRunMemory } = await import("../experiment/memory.ts");
         return printDryRun(cli, loaded, flags, predictRunMemory(loaded.experiment));

@@ -8,6 +8,7 @@ import { formatTable } from "../tui/table.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { attach, isInteractive, terminalSize } from "./sandbox/attach.ts";
 import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } from "./sandbox/client.ts";
+import { defineKept } from "./sandbox/kept.ts";
 import { defineSandboxRun } from "./sandbox/run.ts";
 
 interface Flags extends ServiceFlags {
@@ -30,6 +31,7 @@ export function defineSandbox(command: Command, cli: CommandLine): void {
   defineCopy(command.command("cp"), cli);
   defineFork(command.command("fork"), cli);
   defineKill(command.command("kill"), cli);
+  defineKept(command, cli);
 }
 
 function definePs(command: Command, cli: CommandLine): void {
@@ -47,7 +49,7 @@ function definePs(command: Command, cli: CommandLine): void {
       const columns = [
         { title: "name", value: (row: SandboxView) => row.id },
         { title: "state", value: (row: SandboxView) => row.state },
-        { title: "profile", value: (row: SandboxView) => row.profile },
+        { title: "made of", value: (row: SandboxView) => row.image ?? row.profile },
         { title: "memory", align: "right" as const, value: (row: SandboxView) => `${row.memoryMb} MB` },
         {
           title: "age",

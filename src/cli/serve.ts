@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { Hono } from "hono";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
+import type { ImageStore } from "../images/image-store.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
 import type { AlertRecorder } from "../store/record-alerts.ts";
 import { sanitizeLine } from "../tui/sanitize.ts";
@@ -43,7 +44,7 @@ export function defineServe(command: Command, cli: CommandLine): void {
       wholeNumber("--warm-sandboxes", 0, 1000),
       4,
     )
-    .option("--sandbox-image <image=profile>", "profile for an image that ROCK's clients name; * is any", addImage)
+    .option("--sandbox-image <image=profile>", "profile or image for one that ROCK's clients name; * is any", addImage)
     .option("--teacher <dir>", "tell clients how likely this model finds their prompts (POST /v1/completions)")
     .option("--json", "print JSON: url, store, tokenFile, sandboxes, teacher")
     .description(
@@ -79,8 +80,8 @@ export function defineServe(command: Command, cli: CommandLine): void {
       await using sandboxes = flags.sandboxes ? await openSandboxService(cli, flags, alerts) : undefined;
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
-        const { service } = sandboxes;
-        mountSandboxes(app, { service, token, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
+        const { service, imageStore } = sandboxes;
+        mountSandboxes(app, { service, token, imageStore, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
       }
       await using teacher =
         flags.teacher === undefined ? undefined : await mountTeacher(cli, app, flags.teacher, token);
@@ -119,6 +120,7 @@ async function mountTeacher(cli: CommandLine, app: Hono, folder: string, token: 
 
 interface OpenService extends AsyncDisposable {
   readonly service: SandboxService;
+  readonly imageStore: ImageStore;
 }
 
 /** `undefined`, with the reason said, on a machine that allows none: the dashboard is of use all the same. */
@@ -127,25 +129,31 @@ async function openSandboxService(
   flags: ServeFlags,
   alerts: AlertRecorder,
 ): Promise<OpenService | undefined> {
-  const [{ openLocalBackend }, { SandboxService }, { defaultCapacity }] = await Promise.all([
-    import("../experiment/backends.ts"),
-    import("../sandbox/service/sandbox-service.ts"),
-    import("../sandbox/service/capacity.ts"),
-  ]);
+  const [{ openLocalBackend }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
+    await Promise.all([
+      import("../experiment/backends.ts"),
+      import("../sandbox/service/sandbox-service.ts"),
+      import("../sandbox/service/capacity.ts"),
+      import("../sandbox/service/archives.ts"),
+      import("../images/image-store.ts"),
+    ]);
   try {
     const provider = await openLocalBackend(backendOf(flags));
+    const home = aleHome(cli.env);
     const service = new SandboxService({
       ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
+      archives: new ArchiveStore(home),
       onAlert: (alert, { id }) => {
         alerts.add({ ...alert, sandbox: id });
         cli.note(`guard: ${alert.kind} in sandbox ${id}${alert.action === "stop" ? ", stopped" : ""}`);
       },
     });
+    await service.loadArchives();
     const close = async () => {
       await service.close();
       await provider.close();
     };
-    return { service, [Symbol.asyncDispose]: close };
+    return { service, imageStore: new ImageStore(home), [Symbol.asyncDispose]: close };
   } catch (error) {
     if (!(error instanceof AleError) || error.code === "usage") throw error;
     cli.note(`no sandboxes: ${sanitizeLine(error.message)}`);

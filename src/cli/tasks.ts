@@ -69,7 +69,7 @@ async function listFamilies(cli: CommandLine, path: string, json: boolean): Prom
       family: name,
       description: family.description,
       instances: family.parametric ? "many" : "one",
-      profile: family.environment.profile,
+      profile: family.environment.image ?? family.environment.profile,
       example: task.instruction,
     };
   });

@@ -21,6 +21,7 @@ interface Settings {
   readonly kl?: { readonly in: "loss" | "reward" } | undefined;
   readonly distillation?: DistillationConfig | undefined;
   readonly reward?: RewardConfig | undefined;
+  readonly sft: { readonly stages: readonly { readonly teacher?: string | undefined }[] };
   readonly sandbox: SandboxBackend;
   readonly resampling?: unknown;
 }
@@ -47,6 +48,10 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     );
   if (kl?.in === "reward" && advantage !== "gae" && (normMean === "running" || normStd === "running"))
     refuse("kl.in", 'is "reward"; with running normalisation only advantage "gae" can take it off the rewards');
+  const stages = settings.sft.stages.map(({ teacher }, s) => [`sft.stages.${s}.teacher`, teacher] as const);
+  for (const [key, teacher] of [["distillation.teacher", distillation?.teacher] as const, ...stages])
+    if (deterministic && teacher !== undefined && isAddress(teacher))
+      refuse(key, "is a server, which need not answer alike twice; deterministic must be false");
   if (distillation !== undefined && isAddress(distillation.teacher) && rollout.temperature !== 1)
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   const backend = backendProblem(sandbox);

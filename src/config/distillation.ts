@@ -83,8 +83,9 @@ export function isAddress(teacher: string): boolean {
   return /^https?:\/\//.test(teacher);
 }
 
-/** The divergence where none is set. */
-export const DEFAULT_DIVERGENCE = { stage: "forward", onPolicy: "reverse" } as const;
+/** Where none is set: in a stage of `ale sft`, and in `[distillation]`. */
+export const STAGE_DIVERGENCE: Divergence = "forward";
+export const ON_POLICY_DIVERGENCE: Divergence = "reverse";
 export const DEFAULT_TOP_K = 16;
 
 /** What is wrong with these keys together; the rest of a sentence that begins with the key. */

@@ -220,6 +220,40 @@ describe("bad files", () => {
       "[algorithm]\nnormStd = 'running'\n[kl]\nin = 'reward'\n",
       'x.toml:4: kl.in is "reward"; with running normalisation only advantage "gae" can take it off the rewards',
     ],
+    [
+      "[[sft.stages]]\nobjective = 'distill'\n",
+      'x.toml:1: sft.stages.0.teacher is missing, and objective "distill" needs one',
+    ],
+    ["[[sft.stages]]\ntopK = 4\n", 'x.toml:2: sft.stages.0.topK belongs to objective "distill"'],
+    [
+      "[[sft.stages]]\nobjective = 'distill'\nteacher = 'm'\ntrajectories = 'r'\nepisodes = 'all'\n",
+      'x.toml:5: sft.stages.0.episodes is "all", and failures are not to be imitated: set weight = 1',
+    ],
+    [
+      "[[sft.stages]]\ntrajectories = 'r'\nrevisit = {}\n",
+      "x.toml:3: sft.stages.0.revisit collects episodes of its own: leave trajectories out",
+    ],
+    [
+      "[distillation]\nteacher = 'http://h/v1'\n",
+      "x.toml:1: distillation.server is missing: the teacher is an address; set server.model",
+    ],
+    [
+      "[distillation]\nteacher = 'm'\nserver = { model = 'x' }\n",
+      'x.toml:3: distillation.server belongs to a teacher that is an address, and "m" is none',
+    ],
+    ["[distillation]\nteacher = 'm'\ntopK = 4\n", 'x.toml:3: distillation.topK belongs to in = "loss"'],
+    [
+      "[distillation]\nteacher = 'm'\nin = 'loss'\nmix = 0.5\n",
+      'x.toml:4: distillation.mix belongs to divergence "skewed" and "js"',
+    ],
+    [
+      "[distillation]\nteacher = 'https://h/v1'\nserver = { model = 'x' }\n[rollout]\ntemperature = 0.7\n",
+      "x.toml:5: rollout.temperature must be 1 with a teacher behind an address, which tells probabilities at 1",
+    ],
+    [
+      "deterministic = true\n[distillation]\nteacher = 'https://h/v1'\nserver = { model = 'x' }\n",
+      "x.toml:3: distillation.teacher is a server, which need not answer alike twice; deterministic must be false",
+    ],
     ["[service]\nzzz = 1\n", "x.toml:2: unknown key service.zzz; service has enabled, port"],
   ])("%j", (toml, message) => {
     const error = fail(() => load(toml));
@@ -343,8 +377,8 @@ test("every experiment file of the repository loads", () => {
   const names = readdirSync(experiments).filter((name) => name.endsWith(".toml"));
   expect(names).toContain("shell.toml");
   for (const name of names) {
-    const given = { files: [join(experiments, name)], overrides: [] };
-    expect((loadRecipe(given) ?? loadExperiment(given).experiment).name).toBeString();
+    const files = [join(experiments, name)];
+    expect(loadRecipe({ files })?.name ?? loadExperiment({ files }).experiment.name).toBe(name.replace(".toml", ""));
   }
 });
 

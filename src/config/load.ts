@@ -53,6 +53,12 @@ export function loadExperiment({ files, overrides = [] }: LoadOptions): LoadedEx
 
 /** As `loadExperiment`, for layers that were read already. */
 export function resolveLayers(layers: readonly Layer[], overrides: readonly string[]): LoadedExperiment {
+  const recipe = layers.find(({ table }) => "stages" in table);
+  if (recipe !== undefined) {
+    throw new AleError("config", `${recipe.name} has stages: it is a recipe of several runs, not one experiment`, {
+      hint: `ale run ${recipe.name} runs them one after the other`,
+    });
+  }
   let merged = layers.reduce((base, layer) => mergeTables(base, layer.table), {} as Record<string, unknown>);
   const parsed = orderOverrides(overrides.map(parseOverride));
   for (const override of parsed) merged = applyOverride(merged, override);

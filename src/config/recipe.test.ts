@@ -2,6 +2,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { loadExperiment } from "./load.ts";
 import { loadRecipe } from "./recipe.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "ale-recipe-test-"));
@@ -45,6 +46,11 @@ test("a stage's settings lie over those of the file, and the command line's over
 
 test("an experiment without stages is no recipe", () => {
   expect(loadRecipe({ files: [file("seed = 1\n")] })).toBeUndefined();
+});
+
+test("what takes one experiment refuses a recipe and says what runs it", () => {
+  const path = file(RECIPE);
+  expect(() => loadExperiment({ files: [path] })).toThrow(`${path} has stages: it is a recipe of several runs`);
 });
 
 test("what is wrong in a stage is named with its line", () => {

@@ -2,6 +2,8 @@
 
 import { z } from "zod";
 
+const OMISSIBLE = ["temperature", "top_p", "seed", "stream_options"] as const;
+
 export const RemoteSchema = z
   .strictObject({
     url: z
@@ -35,10 +37,10 @@ export const RemoteSchema = z
       .boolean()
       .default(false)
       .describe("Ask for the answer in pieces, for servers that cut silent connections"),
-    seed: z
-      .boolean()
-      .default(true)
-      .describe("Send a seed with every request, so that a server that heeds it repeats itself"),
+    omit: z
+      .array(z.enum(OMISSIBLE))
+      .default([])
+      .describe("Parameters that are not sent, for servers that do not take them"),
   })
   .describe("Server that answers where the policy is openai:URL#MODEL; absent = the defaults");
 

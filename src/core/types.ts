@@ -29,10 +29,15 @@ export interface Demonstration {
   readonly commands: readonly string[];
 }
 
+/** In the place of a profile's name where an image is named. */
+export const IMAGE_PROFILE = "image";
+
 /** Limits a task asks for; the sandbox enforces each by the strongest means the machine has. */
 export interface EnvironmentSpec {
   /** Name of a sandbox profile in `sandboxes/`. Never defaulted: a task names the profile it was made for. */
   readonly profile: string;
+  /** Name of an image, which is the root file system then; of the profile nothing is used. */
+  readonly image?: string | undefined;
   /** Absolute path inside the sandbox; the working directory, and what `clean` grading carries over. */
   readonly workdir: string;
   readonly cpus: number;
@@ -98,6 +103,8 @@ export interface Task {
   readonly seed: number;
   readonly instruction: string;
   readonly environment: EnvironmentSpec;
+  /** What the tests may reach; nothing when omitted. `environment.network` is the agent's. */
+  readonly verifierNetwork?: NetworkSpec;
   /** Files of the working directory at the start of an episode. */
   readonly files: readonly SandboxFile[];
   /** Contents of `tests/`; placed at `/tests` after the agent is gone. */
@@ -155,6 +162,25 @@ export interface TokenRecord {
   readonly turnIds: Int32Array;
 }
 
+/** A program that was run in a sandbox. */
+export interface ExecRecord {
+  readonly kind: "exec";
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  readonly ms: number;
+  /** `null`: that of the turn. */
+  readonly command: string | null;
+  readonly exitCode: number | null;
+}
+
+/** A program or a connection of an episode. */
+export type AuditEntry = (ExecRecord | ConnectionRecord) & {
+  readonly phase: "agent" | "verifier";
+  /** During which turn it began; `null`: during none. */
+  readonly turn: number | null;
+  readonly sandbox: string;
+};
+
 /** One model answer and the observation after it. Times are milliseconds since the episode began. */
 export interface Turn {
   readonly index: number;
@@ -197,6 +223,8 @@ export interface Trajectory {
   readonly alerts?: readonly Alert[];
   readonly isolation: string;
   readonly grading: GradingMode;
+  /** What was run, and every connection; left out where nobody recorded it. */
+  readonly audit?: readonly AuditEntry[];
   readonly startedAt: number;
   readonly phases: PhaseTimes;
   /** Where `phases` come from, in order; left out where nobody recorded them. */

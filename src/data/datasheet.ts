@@ -131,7 +131,19 @@ function sheetText(sheet: Datasheet): string {
     `## How it was made\n\n${table(["step", "date", "ale", "kept", "dropped", "settings"], steps)}`,
     `## Rejections\n\nReasons one by one: rejected.jsonl.\n\n${table(["what / where", "number"], rejections)}`,
     `## Tasks\n\n${table(["task", "difficulty", "hash", "solved by"], tasks)}`,
-    "## Use\n",
-    "Written by models in sandboxes; nothing in it was checked by a person unless a step says `review`. Its tasks are folders in Harbor form. Trajectories are text without tokens and log-probabilities: they can be imitated, not trained on as if a policy of ours had sampled them. The licence of what tasks contain is that of the source.\n",
+    `## Use\n\n${useText(sheet)}\n`,
   ].join("\n");
+}
+
+function useText({ steps }: Datasheet): string {
+  const did = (name: string) => steps.some(({ step }) => step === name);
+  return [
+    did("synth")
+      ? "Its tasks were written by models in sandboxes; the licence of what they contain is that of the source."
+      : "",
+    did("review") ? "A person looked at a sample of it." : "No person has looked at a sample of it.",
+    "Tasks are folders in Harbor form. Trajectories are text, without tokens and log-probabilities: they can be imitated, not trained on as if a policy of ours had sampled them.",
+  ]
+    .filter((sentence) => sentence !== "")
+    .join(" ");
 }

@@ -159,7 +159,7 @@ class Synthesis {
       unit: "tasks",
     });
     if (made.status === "rejected") {
-      hub.emit({ type: "log", level: "info", message: `${idea.name} was rejected (${made.stage}): ${made.reason}` });
+      this.#say(`${idea.name} was rejected (${made.stage}): ${made.reason}`);
     }
   }
 
@@ -184,6 +184,7 @@ class Synthesis {
     const { ideas, rounds } = this.#state;
     // Not every idea becomes a task.
     const wanted = Math.ceil((count - this.#accepted) * 1.5);
+    this.#say(`looking for ${wanted} ideas`);
     const prompt = explorePrompt({ count: wanted, known: ideas.map(({ title }) => title) });
     const folders = { [REPOSITORY_FOLDER]: source.files, "/work/out": [] };
     const job = { key: `explore/${rounds}`, prompt, environment: workshop, folders };
@@ -200,7 +201,12 @@ class Synthesis {
       if (!(error instanceof AleError) || error.code !== "task") throw error;
       this.#state.refused.push(error.message);
     }
+    this.#say(`${this.#openIdeas().length} ideas to work on`);
     await this.#save();
+  }
+
+  #say(message: string): void {
+    this.#parts.hub.emit({ type: "log", level: "info", message });
   }
 
   #spend(): void {

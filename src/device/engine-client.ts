@@ -5,7 +5,6 @@
  * started again; an update fails with `EngineLost`, and whoever asked for it asks again (see `engine-pool.ts`).
  */
 
-import { getPriority, setPriority } from "node:os";
 import { AleError, deadline } from "../core/errors.ts";
 import { firstTokens, listen } from "../core/generation.ts";
 import type { Generation, PolicySession, SamplingOptions, TokenListener } from "../core/ports.ts";
@@ -13,7 +12,7 @@ import type { ScoreOptions, TeacherScores } from "../core/teacher.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { ParityReport } from "../policy/generation/parity.ts";
 import type { UpdateJob, UpdateResult } from "../trainer/update.ts";
-import { deliver, type EngineProcess, type Pending, post } from "./engine-process.ts";
+import { deliver, type EngineProcess, giveWay, type Pending, post } from "./engine-process.ts";
 import type { WorkTimes } from "./pool-placement.ts";
 import type {
   EngineCall,
@@ -44,8 +43,6 @@ export class EngineLost extends AleError {
 const MAX_RESTARTS = 5;
 /** Times an engine is started when it dies before it has its model for the first time. */
 const START_ATTEMPTS = 3;
-/** Steps of niceness that an engine is below control. */
-const NICER = 5;
 const START_DEADLINE_MS = 120_000;
 const GENERATE_DEADLINE_MS = 300_000;
 /** A token of a large model in a full batch on few cores takes seconds, and long answers have thousands. */
@@ -327,15 +324,6 @@ export class EngineClient {
     const reply = this.#send(engine, "generate", { sequence, context, sampling, stream }, onToken);
     const ms = Math.min(GENERATE_DEADLINE_MS + sampling.maxTokens * TOKEN_DEADLINE_MS, MAX_DEADLINE_MS);
     return deadline("generating an answer in the engine", ms, reply, "engine", `sequence ${sequence} of ${this.#name}`);
-  }
-}
-
-/** Lets control go first on a busy processor: it routes for a moment, while an engine computes for long. */
-function giveWay(pid: number): void {
-  try {
-    setPriority(pid, Math.min(19, getPriority() + NICER));
-  } catch {
-    // it ended already, which its exit tells
   }
 }
 

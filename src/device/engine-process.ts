@@ -1,7 +1,11 @@
 /** The control process's end of the channel to one engine process. */
 
+import { getPriority, setPriority } from "node:os";
 import { AleError, type ErrorCode } from "../core/errors.ts";
 import type { FromEngine, ToEngine } from "./protocol.ts";
+
+/** Steps of niceness that an engine is below control. */
+const NICER = 5;
 
 /** Who waits for the reply to a request. */
 export interface Pending {
@@ -38,5 +42,14 @@ export function post(engine: EngineProcess, message: ToEngine): void {
     engine.process.send(message);
   } catch {
     // the exit handler rejects what is pending
+  }
+}
+
+/** Lets control go first on a busy processor: it routes for a moment, while an engine computes for long. */
+export function giveWay(pid: number): void {
+  try {
+    setPriority(pid, Math.min(19, getPriority() + NICER));
+  } catch {
+    // it ended already, which its exit tells
   }
 }

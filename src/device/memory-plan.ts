@@ -6,7 +6,7 @@ import { adaptersFor } from "../models/lora.ts";
 import { type ParameterLayout, parameterLayout } from "../models/parameters.ts";
 import { kvBytes } from "../policy/generation/kv-block.ts";
 import { cellsFor, chunkSizes } from "../policy/generation/prefiller.ts";
-import { type ExecutorKind, trainingMemory } from "../trainer/training-memory.ts";
+import { type ExecutorKind, scoringMemory, trainingMemory } from "../trainer/training-memory.ts";
 import type { EngineOptions } from "./protocol.ts";
 
 /** Bytes by purpose; together they are the peak. */
@@ -55,8 +55,13 @@ export function chooseExecutor(options: EngineOptions): ExecutorKind {
 
 export function planMemory(options: EngineOptions): MemoryPlan {
   const model = modelOf(options);
-  const executor = options.frozen === undefined ? chooseExecutor(options) : "graph";
-  const exact = options.frozen === undefined ? storeParts(options, model, executor) : frozenParts(options, model);
+  const isTeacher = options.work === "score";
+  const executor = options.frozen === undefined || isTeacher ? chooseExecutor(options) : "graph";
+  const exact = isTeacher
+    ? teacherParts(options, model, executor)
+    : options.frozen === undefined
+      ? storeParts(options, model, executor)
+      : frozenParts(options, model);
   const parts = Object.fromEntries(Object.entries(exact).map(([part, bytes]) => [part, Math.ceil(bytes)]));
   const predictedBytes = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0);
   return { executor, parts: parts as unknown as MemoryParts, predictedBytes };
@@ -96,6 +101,12 @@ function storeParts(options: EngineOptions, model: LayeredModel, executor: Execu
     kv,
     runtime: RUNTIME_BYTES,
   };
+}
+
+function teacherParts(options: EngineOptions, model: LayeredModel, executor: ExecutorKind): MemoryParts {
+  const weights = bytesOf(parameterLayout(model.config)) + (model.adapters ? bytesOf(model.adapters.layout) : 0);
+  const scoring = scoringMemory(model, { ...demandOf(options), executor });
+  return { weights, gradients: 0, moments: 0, ...scoring, kv: 0, runtime: RUNTIME_BYTES };
 }
 
 function frozenParts(options: EngineOptions, { config, adapters }: LayeredModel): MemoryParts {

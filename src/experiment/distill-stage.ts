@@ -1,11 +1,11 @@
 /** A supervised stage that learns from a teacher: what it finds likely is asked once and kept for the stage. */
 
-import { DEFAULT_TOP_K } from "../config/distillation.ts";
+import { DEFAULT_TOP_K, STAGE_DIVERGENCE } from "../config/distillation.ts";
 import type { Experiment, SftStage } from "../config/experiment.ts";
 import { AleError } from "../core/errors.ts";
 import type { Teacher, TopTokens } from "../core/teacher.ts";
 import { configFromHuggingFace } from "../models/config.ts";
-import { amongTop, type DistillationJob, divergenceOf, STAGE_DIVERGENCE } from "../trainer/distillation.ts";
+import { amongTop, type DistillationJob, divergenceOf } from "../trainer/distillation.ts";
 import { tokenShares } from "../trainer/supervised.ts";
 import type { SupervisedRecord } from "../trainer/turn-masks.ts";
 import type { RunParts } from "./run-parts.ts";

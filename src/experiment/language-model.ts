@@ -122,9 +122,9 @@ function remoteSettings(policy: string, experiment: Experiment): ConstructorPara
       hint: "write openai:http://127.0.0.1:8000/v1#MODEL, or set url and model in [remote] of the file in --config",
     });
   }
-  const { apiKeyEnv, timeout, retries, concurrency, maxTokens, stream, seed } = remote;
+  const { apiKeyEnv, timeout, retries, concurrency, maxTokens, stream, omit } = remote;
   const apiKey = process.env[apiKeyEnv]?.trim() || undefined;
-  const settings = { url, model, apiKey, apiKeyEnv, timeoutMs: timeout * 1000, retries, maxTokens, stream, seed };
+  const settings = { url, model, apiKey, apiKeyEnv, timeoutMs: timeout * 1000, retries, maxTokens, stream, omit };
   return [settings, new Limiter(concurrency)];
 }
 

@@ -6,16 +6,20 @@ import { engineOptions } from "../device/engine-pool.ts";
 import { type MemoryPlan, planMemory } from "../device/memory-plan.ts";
 import { availableMemory } from "../runtime/process.ts";
 import { planEngines, poolPlacement } from "./engine-plan.ts";
-import { startingPolicy } from "./policy-source.ts";
+import { policyFromFolder, startingPolicy } from "./policy-source.ts";
 import { engineSettings } from "./resources.ts";
+import { localTeachers, teacherEngine } from "./teacher.ts";
 
 export interface DeviceMemory extends MemoryPlan {
   readonly device: string;
 }
 
+/** Name of the engine of a teacher. */
+const TEACHER = "cpu (teacher)";
+
 type Source = Parameters<typeof engineSettings>[1];
 
-/** One entry per engine. */
+/** One entry per engine, and one for the largest teacher on this machine: teachers of stages come one after the other. */
 export function predictMemory(experiment: Experiment, source: Source): readonly DeviceMemory[] {
   const devices = planEngines(experiment).map(({ device }) => device);
   const options = engineOptions({
@@ -25,7 +29,13 @@ export function predictMemory(experiment: Experiment, source: Source): readonly 
     placement: poolPlacement(experiment),
     engine: engineSettings(experiment, source),
   });
-  return options.map((own, rank) => ({ device: devices[rank] as string, ...planMemory(own) }));
+  const engines = options.map((own, rank) => ({ device: devices[rank] as string, ...planMemory(own) }));
+  const teachers = localTeachers(experiment).map((folder) => ({
+    device: TEACHER,
+    ...planMemory(teacherEngine(policyFromFolder(folder), experiment, "")),
+  }));
+  const [largest] = teachers.toSorted((a, b) => b.predictedBytes - a.predictedBytes);
+  return largest === undefined ? engines : [...engines, largest];
 }
 
 /** As `predictMemory`, for the policy the experiment starts from; nothing for an experiment that names none. */
@@ -38,10 +48,12 @@ export function predictRunMemory(experiment: Experiment): readonly DeviceMemory[
 
 /** Bytes of all engines of the processor together; the store is one for all. */
 function processorBytes(devices: readonly DeviceMemory[]): number {
-  const engines = devices.filter(({ device }) => device.startsWith("cpu"));
+  const isTeacher = ({ device }: DeviceMemory) => device === TEACHER;
+  const engines = devices.filter((each) => each.device.startsWith("cpu") && !isTeacher(each));
+  const teacher = devices.find(isTeacher)?.predictedBytes ?? 0;
   const sharedBytes = ({ parts }: DeviceMemory) => parts.weights + parts.moments;
   const shared = Math.max(0, ...engines.map(sharedBytes));
-  return engines.reduce((sum, engine) => sum + engine.predictedBytes - sharedBytes(engine), shared);
+  return engines.reduce((sum, engine) => sum + engine.predictedBytes - sharedBytes(engine), shared + teacher);
 }
 
 /**

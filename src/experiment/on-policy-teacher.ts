@@ -1,9 +1,9 @@
 /** The teacher of a run: it judges the episodes of each step (`[distillation]`). */
 
-import { DEFAULT_TOP_K, type DistillationConfig } from "../config/distillation.ts";
+import { DEFAULT_TOP_K, type DistillationConfig, ON_POLICY_DIVERGENCE } from "../config/distillation.ts";
 import type { Teacher } from "../core/teacher.ts";
 import { configFromHuggingFace } from "../models/config.ts";
-import { amongTop, divergenceOf, ON_POLICY_DIVERGENCE } from "../trainer/distillation.ts";
+import { amongTop, divergenceOf } from "../trainer/distillation.ts";
 import type { PolicyJob } from "../trainer/update.ts";
 import type { RunOptions } from "./api.ts";
 import type { PolicySource } from "./policy-source.ts";

@@ -5,7 +5,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { join } from "node:path";
 import type { RewardConfig } from "../config/reward.ts";
@@ -62,6 +62,14 @@ export function trustedSource({ function: path, sha256: known }: RewardConfig): 
   );
 }
 
+/** What a run that is resumed ran before, wherever the file itself is by now. */
+function keptSource({ function: path, sha256: known }: RewardConfig, folder: string): string | undefined {
+  const copy = join(folder, COPY);
+  if (path === undefined || !existsSync(copy)) return undefined;
+  const { source, sha256 } = readRewardFunction(copy);
+  return sha256 === known ? source : undefined;
+}
+
 function importsOf(source: string, path: string): string[] {
   try {
     return new Bun.Transpiler({ loader: "ts" }).scanImports(source).map((found) => found.path);
@@ -99,7 +107,7 @@ export class RewardFunction implements AsyncDisposable {
 
   /** @throws AleError("config") when the file cannot be trusted or loaded */
   static async start(config: RewardConfig, folder: string): Promise<RewardFunction | undefined> {
-    const source = trustedSource(config);
+    const source = keptSource(config, folder) ?? trustedSource(config);
     if (source === undefined) return undefined;
     const started = new RewardFunction(config, source, folder);
     try {

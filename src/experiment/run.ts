@@ -69,6 +69,18 @@ class ReinforcementRun {
   }
 
   async execute(): Promise<void> {
+    const { options, source } = this.#parts;
+    const { distillation } = options.experiment;
+    // First of all: a teacher that does not fit is said before anything is collected.
+    const teacher = distillation && (await OnPolicyTeacher.open(distillation, source, options));
+    try {
+      await this.#train(teacher);
+    } finally {
+      await teacher?.stop();
+    }
+  }
+
+  async #train(teacher: OnPolicyTeacher | undefined): Promise<void> {
     const { options, session, engine } = this.#parts;
     const rollout =
       this.#replay === undefined
@@ -80,7 +92,6 @@ class ReinforcementRun {
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
     const { timeline } = session;
-    const teacher = await this.#openTeacher();
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
@@ -95,14 +106,8 @@ class ReinforcementRun {
     try {
       await train(options.experiment, session.committedStep + 1, loop, AbortSignal.any([options.signal, options.stop]));
     } finally {
-      await Promise.all([rollout.stop(), teacher?.stop()]);
+      await rollout.stop();
     }
-  }
-
-  #openTeacher(): Promise<OnPolicyTeacher> | undefined {
-    const { options, source } = this.#parts;
-    const { distillation } = options.experiment;
-    return distillation && OnPolicyTeacher.open(distillation, source, options);
   }
 
   async #collect(rollout: BatchSource, step: number): Promise<Collected> {

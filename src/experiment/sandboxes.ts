@@ -4,6 +4,7 @@ import { mkdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { aleHome, sandboxStateDir } from "../config/paths.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { ImageStore } from "../images/image-store.ts";
 import { cacheBases } from "../runtime/native-cache.ts";
 import { createSandboxProvider, type NativeSandboxProvider } from "../sandbox/supervisor.ts";
 
@@ -28,5 +29,6 @@ export async function openSandboxes(suite: string, extraMasks: readonly string[]
       cause,
     });
   }
-  return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory });
+  const { resolve: resolveImage } = new ImageStore(aleHome());
+  return createSandboxProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: directory, resolveImage });
 }

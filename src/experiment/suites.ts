@@ -1,7 +1,9 @@
 /** The tasks that a command runs. */
 
 import type { Experiment } from "../config/experiment.ts";
+import { aleHome } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
+import { hasImage } from "../images/manifest.ts";
 import { listProfiles } from "../sandbox/profile-texts.ts";
 import { mixSuites } from "../tasks/mixture.ts";
 import { type LoadSuiteOptions, loadSuite, type Suite } from "../tasks/suite.ts";
@@ -27,7 +29,12 @@ export function loadRunnableSuite(path: string, options: LoadSuiteOptions = {}):
   const suite = loadSuite(path, options);
   const known = listProfiles();
   for (const name of suite.families) {
-    const { profile } = suite.family(name).environment;
+    const { profile, image } = suite.family(name).environment;
+    if (image !== undefined && hasImage(aleHome(), image)) continue;
+    if (image !== undefined)
+      throw new AleError("task", `${name} of ${path} is made for the image "${image}", which there is not`, {
+        hint: `import it: ale images import FILE ${image}; images are neither pulled nor built here`,
+      });
     if (known.includes(profile)) continue;
     throw new AleError("task", `${name} of ${path} is made for the sandbox profile "${profile}", which there is not`, {
       hint: `set environment.profile in its task.toml to one of: ${known.join(", ")}`,

@@ -64,21 +64,33 @@ export function teacherOptions(
 ): EngineOptions {
   const source = policyFromFolder(teacher);
   assertSameTokens(source, student, teacher);
-  const { rollout, trainer, deterministic } = experiment;
+  const { rollout } = experiment;
   const { contextLength } = configFromHuggingFace(source.modelConfig, `${teacher}/config.json`);
   if (contextLength < rollout.maxEpisodeTokens) {
     throw new AleError("config", `the teacher ${teacher} reads ${contextLength} tokens, and episodes may have more`, {
       hint: `set rollout.maxEpisodeTokens, now ${rollout.maxEpisodeTokens}, to at most ${contextLength}`,
     });
   }
+  return teacherEngine(source, experiment, outDir);
+}
+
+/** The engine of a teacher whose model was read. */
+export function teacherEngine(teacher: PolicySource, experiment: Experiment, outDir: string): EngineOptions {
+  const { rollout, trainer, deterministic } = experiment;
   return {
-    ...scoringEngine(source),
+    ...scoringEngine(teacher),
     storeFile: join(outDir, "state", "teacher.bin"),
     threads: planEngines(experiment)[0]?.threads ?? 1,
     context: rollout.maxEpisodeTokens,
     microBatchTokens: trainer.microBatchTokens,
     ...{ executor: trainer.executor, packing: trainer.packing, deterministic },
   };
+}
+
+/** Folders of the teachers that an experiment has on this machine. */
+export function localTeachers({ distillation, sft }: Experiment): readonly string[] {
+  const named = [distillation?.teacher, ...sft.stages.map(({ teacher }) => teacher)];
+  return [...new Set(named.filter((teacher) => teacher !== undefined && !isAddress(teacher)))] as string[];
 }
 
 /** What every engine that scores has in common. */

@@ -19,6 +19,8 @@ test("messages survive the way through ids, whatever they contain", () => {
     }),
   );
   expect(decodeBytes(encodeAnswer("ü\n", true))).toBe("ü\n");
+  const long = "x".repeat(1_000_000);
+  expect(decodeBytes(encodeAnswer(long, true))).toBe(long);
 });
 
 test("a session is a conversation, and its tokens tell no log-probabilities", async () => {

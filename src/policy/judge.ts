@@ -57,32 +57,33 @@ export async function judge(
 
 /**
  * Has two pieces of material compared, in both orders, since judges prefer a place. Returns 1 when the first is better, 0
- * when the second is, 0.5 when they are alike or the judge cannot be read.
+ * when the second is, 0.5 when they are alike; `undefined` when one of the answers cannot be read.
  */
 export async function compare(
   model: ChatModel,
   key: string,
   pair: readonly [first: string, second: string],
   settings: JudgeSettings,
-): Promise<number> {
+): Promise<number | undefined> {
   const [first, second] = pair;
-  const asked = await Promise.all([
+  const [there, back] = await Promise.all([
     askPreference(model, `${key}/ab`, first, second, settings),
-    askPreference(model, `${key}/ba`, second, first, settings).then((share) => 1 - share),
+    askPreference(model, `${key}/ba`, second, first, settings),
   ]);
-  return asked.reduce((sum, share) => sum + share, 0) / asked.length;
+  return there === undefined || back === undefined ? undefined : (there + 1 - back) / 2;
 }
 
+/** 1 for A, 0 for B. */
 async function askPreference(
   model: ChatModel,
   key: string,
   a: string,
   b: string,
   settings: JudgeSettings,
-): Promise<number> {
+): Promise<number | undefined> {
   const question = `${settings.rubric.trim()}\n\n${framed("A", a)}\n\n${framed("B", b)}\n\nWhich meets the rubric better? Think briefly, then end with one line of JSON: {"better": "A", "B" or "tie", "reason": "one sentence"}`;
   const answer = await ask(model, key, question, PreferenceSchema, settings);
-  return answer === undefined || answer.better === "tie" ? 0.5 : answer.better === "A" ? 1 : 0;
+  return answer && { A: 1, tie: 0.5, B: 0 }[answer.better];
 }
 
 async function ask<T>(

@@ -56,7 +56,7 @@ const hang: Reply = () =>
 
 function modelWith(settings: Partial<OpenAiSettings> = {}): OpenAiModel {
   const base = { url: `http://127.0.0.1:${server.port}/v1/`, model: "m", apiKeyEnv: "TEST_KEY" };
-  const how = { timeoutMs: 5000, retries: 2, stream: false, seed: true, firstPauseMs: 1 };
+  const how = { timeoutMs: 5000, retries: 2, stream: false, omit: [], firstPauseMs: 1 };
   return new OpenAiModel({ ...base, ...how, ...settings }, { run: (work) => work() });
 }
 
@@ -82,7 +82,7 @@ test("asks as the API wants it, and sends the key only where there is one", asyn
   expect(await modelWith({ apiKey: "k" }).complete(QUESTION)).toEqual({
     ...{ text: "2", finish: "stop", promptTokens: 7, answerTokens: 3 },
   });
-  await modelWith({ maxTokens: 99, seed: false }).complete({ ...QUESTION, topP: 1 });
+  await modelWith({ maxTokens: 99, omit: ["seed"] }).complete({ ...QUESTION, topP: 1 });
   expect(asked).toEqual([
     {
       key: "Bearer k",

@@ -21,7 +21,8 @@ export interface OpenAiSettings {
   /** Bounds `ChatRequest.maxTokens`, or takes its place where it is larger. */
   readonly maxTokens?: number | undefined;
   readonly stream: boolean;
-  readonly seed: boolean;
+  /** Parameters that are left out of every request. */
+  readonly omit: readonly string[];
   /** Before the second try; doubled each time. Default 500. */
   readonly firstPauseMs?: number;
 }
@@ -132,16 +133,20 @@ export class OpenAiModel implements ChatModel {
   }
 
   #body({ messages, maxTokens, temperature, topP, seed }: ChatRequest): Record<string, unknown> {
-    const { model, stream } = this.#settings;
+    const { model, stream, omit } = this.#settings;
     const limit = this.#settings.maxTokens ?? maxTokens;
+    const parameters = {
+      temperature,
+      ...(topP !== undefined && topP < 1 && { top_p: topP }),
+      ...(seed !== undefined && { seed }),
+      ...(stream && { stream_options: { include_usage: true } }),
+    };
     return {
       model,
       messages: messages.map(({ role, content }) => ({ role, content })),
       [this.#tokensKey]: limit,
-      temperature,
-      ...(topP !== undefined && topP < 1 && { top_p: topP }),
-      ...(seed !== undefined && this.#settings.seed && { seed }),
-      ...(stream ? { stream: true, stream_options: { include_usage: true } } : { stream: false }),
+      stream,
+      ...Object.fromEntries(Object.entries(parameters).filter(([name]) => !omit.includes(name))),
     };
   }
 
@@ -177,7 +182,10 @@ export class OpenAiModel implements ChatModel {
     }
     if (status >= 300 && status < 400)
       return fail(`${url} leads elsewhere (${status})`, "give the address it leads to");
-    return fail(`${url} does not accept the request (${status})`, "correct [remote], or choose another model");
+    return fail(
+      `${url} does not accept the request (${status})`,
+      "correct [remote]; parameters that a server does not take are named in remote.omit",
+    );
   }
 }
 

@@ -99,8 +99,9 @@ function scoreMetrics(groups: readonly Group[]): Record<string, number> {
 class Shaping {
   readonly #config: RewardConfig;
   readonly #parts: ShapingParts;
-  #asked = 0;
-  readonly #failures: string[] = [];
+  /** Questions to a judge, and why some had no answer. */
+  readonly #asked = { judge: 0, ranking: 0 };
+  readonly #failures: { readonly judge: string[]; readonly ranking: string[] } = { judge: [], ranking: [] };
 
   constructor(config: RewardConfig, parts: ShapingParts) {
     this.#config = config;
@@ -151,7 +152,10 @@ class Shaping {
     const scores = await Promise.all(
       trajectories.map((trajectory) =>
         isAsked(trajectory)
-          ? this.#ask(async () => (await judge(model, trajectory.episodeId, this.#material(trajectory), how)).score)
+          ? this.#ask(
+              "judge",
+              async () => (await judge(model, trajectory.episodeId, this.#material(trajectory), how)).score,
+            )
           : undefined,
       ),
     );
@@ -191,7 +195,7 @@ class Shaping {
       const pair = [members[a], members[b]] as [Trajectory, Trajectory];
       const key = `${pair[0].episodeId}/${pair[1].member}`;
       const texts = [this.#material(pair[0]), this.#material(pair[1])] as const;
-      const share = (await this.#ask(() => compare(model, key, texts, settings))) ?? 0.5;
+      const share = (await this.#ask("ranking", () => compare(model, key, texts, settings))) ?? 0.5;
       won[a] = (won[a] as number) + share;
       won[b] = (won[b] as number) + 1 - share;
       for (const i of [a, b]) met[i] = (met[i] as number) + 1;
@@ -201,8 +205,8 @@ class Shaping {
   }
 
   /** An answer of a judge; `undefined` where there was none, which is counted. */
-  async #ask(question: () => Promise<number | undefined>): Promise<number | undefined> {
-    this.#asked++;
+  async #ask(part: "judge" | "ranking", question: () => Promise<number | undefined>): Promise<number | undefined> {
+    this.#asked[part]++;
     let why = "its answer could not be read";
     try {
       const answer = await question();
@@ -211,7 +215,7 @@ class Shaping {
       this.#parts.signal.throwIfAborted();
       why = errorMessage(error);
     }
-    this.#failures.push(why);
+    this.#failures[part].push(why);
     return undefined;
   }
 
@@ -246,20 +250,28 @@ class Shaping {
 
   /** @throws AleError("remote") when the judge failed too often */
   metrics(rows: readonly Parts[]): Record<string, number> {
-    const failed = this.#failures.length / Math.max(1, this.#asked);
-    if (failed > MAX_FAILED) {
-      const count = `${this.#failures.length} of ${this.#asked} questions`;
-      throw new AleError("remote", `the judge failed for ${count}: ${this.#failures[0]}`, {
-        hint: "see to the judge of [reward], then ale resume",
-      });
-    }
     const present = COMPONENTS.filter((name) => rows.some((row) => row[name] !== undefined));
     const mean = (of: (row: Parts) => number) => rows.reduce((sum, row) => sum + of(row), 0) / Math.max(1, rows.length);
     return {
       ...Object.fromEntries(present.map((name) => [`reward/${name}`, mean((row) => row[name] ?? 0)])),
       "reward/total": mean(total),
-      ...(this.#asked > 0 && { "reward/judge_failed": failed }),
+      ...this.#failed("judge"),
+      ...this.#failed("ranking"),
     };
+  }
+
+  #failed(part: "judge" | "ranking"): Record<string, number> {
+    const asked = this.#asked[part];
+    if (asked === 0) return {};
+    const failures = this.#failures[part];
+    if (failures.length <= MAX_FAILED * asked) return { [`reward/${part}_failed`]: failures.length / asked };
+    throw new AleError(
+      "remote",
+      `the judge of reward.${part} failed for ${failures.length} of ${asked} questions: ${failures[0]}`,
+      {
+        hint: "see to it, then ale resume",
+      },
+    );
   }
 }
 

@@ -6,11 +6,12 @@
 import type { TranscriptFormat } from "../agent/format.ts";
 import { type AgentLimits, runAgent } from "../agent/loop.ts";
 import type { Alert } from "../core/alerts.ts";
-import { errorMessage } from "../core/errors.ts";
+import { AleError, errorMessage } from "../core/errors.ts";
 import type { EpisodePhase, EventHub } from "../core/events.ts";
 import type { Policy, SamplingOptions, Sandbox, SandboxProvider, SandboxSnapshot } from "../core/ports.ts";
 import { clockTime } from "../core/timeline.ts";
 import type {
+  AuditEntry,
   ForkPoint,
   GradingMode,
   PhaseSpan,
@@ -28,6 +29,7 @@ import { grade } from "../sandbox/grading.ts";
 import { GuardMonitor } from "../sandbox/guards/guard-monitor.ts";
 import { GuardWatch } from "../sandbox/guards/guard-watch.ts";
 import { guardsOf } from "../sandbox/profiles.ts";
+import { EpisodeAudit } from "./audit.ts";
 import { type EnvironmentLatency, turnLatency } from "./latency.ts";
 import type { Limiter } from "./limiter.ts";
 
@@ -88,6 +90,7 @@ interface Outcome {
   tests?: TestCounts;
   isolation: string;
   error?: string;
+  audit?: readonly AuditEntry[];
   alerts?: readonly Alert[];
 }
 
@@ -135,6 +138,9 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
   );
+  const audit = new EpisodeAudit();
+  audit.watch(sandbox, "agent");
+  let agentSince = Date.now();
   const settings = guardsOf(task.environment.profile);
   const guard = new GuardWatch({ settings, environment: task.environment });
   using monitor = new GuardMonitor(sandbox, guard, settings);
@@ -142,6 +148,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
     outcome.isolation = sandbox.isolation;
     outcome.stopReason = "engine_error";
     await using session = await context.policy.open(plan.noiseKey);
+    agentSince = Date.now();
     const result = await runAgent({
       session,
       sandbox,
@@ -158,24 +165,35 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
     });
     Object.assign(outcome, result);
     await session.close();
-    await monitor.lookAtFiles();
+    await monitor.lookAtFiles(task);
     if (guard.stopped !== undefined) outcome.stopReason = "guard";
-    else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome);
+    else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome, audit);
   } finally {
     if (guard.alerts.length > 0) outcome.alerts = [...guard.alerts];
     await sandbox.destroy();
+    outcome.audit = audit.entries(outcome.turns, agentSince);
   }
 }
 
 async function prepare(task: Task, context: EpisodeContext): Promise<Sandbox> {
   const sandbox = await context.provider.create(task.environment, context.signal);
   try {
+    checkNetwork(task, sandbox);
     await sandbox.upload(task.environment.workdir, task.files);
     return sandbox;
   } catch (error) {
     await sandbox.destroy();
     throw error;
   }
+}
+
+/** A provider that has no networks must not run, without one, what needs one. */
+function checkNetwork({ id, environment }: Task, sandbox: Sandbox): void {
+  const asked = environment.network?.mode ?? "none";
+  if (asked === (sandbox.network?.spec.mode ?? "none")) return;
+  throw new AleError("sandbox", `task ${id} asks for a network (${asked}), which its sandbox does not have`, {
+    hint: "use the native sandbox backend",
+  });
 }
 
 /** Only episodes that the policy declared done can earn a reward. */
@@ -185,12 +203,15 @@ async function judge(
   context: EpisodeContext,
   clock: PhaseClock,
   outcome: Outcome,
+  audit: EpisodeAudit,
 ): Promise<void> {
   clock.enter("grade");
   const result = await context.sandboxes.run(() =>
     grade(context.provider, sandbox, task, {
       mode: context.grading,
       signal: context.signal,
+      onSandbox: (fresh) => audit.watch(fresh, "verifier"),
+      onTested: (where, record) => audit.tested(where, record),
       withTests: context.withTests ?? false,
     }),
   );

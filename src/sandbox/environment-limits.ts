@@ -3,6 +3,7 @@
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
+import { NetworkPolicy } from "./network/policy.ts";
 
 const MIN_MEMORY = 16 << 20;
 const MIN_DISK = 1 << 20;
@@ -12,7 +13,8 @@ const MIN_DISK = 1 << 20;
  * @throws AleError("sandbox") naming the field that is out of bounds.
  */
 export function limitSettings(environment: EnvironmentSpec): [string, string | number][] {
-  const { workdir, cpus, memoryBytes, diskBytes, pids } = environment;
+  const { workdir, cpus, memoryBytes, diskBytes, pids, network } = environment;
+  if (network !== undefined) void new NetworkPolicy(network); // refuses rules that are none
   if (!workdir.startsWith("/") || resolve(workdir) !== workdir || workdir === "/")
     throw new AleError("sandbox", `environment.workdir must be an absolute folder such as /work, not "${workdir}"`);
   const refuse = (what: string, least: string) => {

@@ -8,7 +8,7 @@
 
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { CommandResult, Sandbox, SandboxProvider } from "../core/ports.ts";
-import type { GradingMode, Task } from "../core/types.ts";
+import type { ExecRecord, GradingMode, Task } from "../core/types.ts";
 import { type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
 import { quoteFound, readReward, VERIFIER_FOLDER, type Verdict, type VerdictDetails } from "./reward.ts";
 
@@ -21,6 +21,10 @@ export interface GradeOptions {
   /** Also look for a report of how many tests passed. */
   readonly withTests?: boolean;
   readonly signal?: AbortSignal;
+  /** Called with the fresh sandbox of `clean` when it is there. */
+  readonly onSandbox?: (sandbox: Sandbox) => void;
+  /** Called when the tests have run, with the id of their sandbox. */
+  readonly onTested?: (sandbox: string, record: Omit<ExecRecord, "kind">) => void;
 }
 
 /** Milliseconds of each part of grading; parts a mode does not have are 0. */
@@ -86,8 +90,7 @@ async function gradeClean(
   options: GradeOptions,
 ): Promise<Verdict> {
   const { environment } = task;
-  const { signal } = options;
-  const making = clock.time("create", () => makeFresh(provider, task, signal));
+  const making = clock.time("create", () => makeFresh(provider, task, options.signal));
   making.catch(() => {}); // awaited below, when the agent's sandbox is done with
   let archive: Uint8Array;
   try {
@@ -98,6 +101,7 @@ async function gradeClean(
     throw error;
   }
   const fresh = await making;
+  options.onSandbox?.(fresh);
   try {
     await clock.time("place", async () => {
       await Promise.all([
@@ -115,9 +119,19 @@ async function gradeClean(
 /** The tests need no shell of the session kind, which native providers can leave out. */
 function makeFresh(provider: SandboxProvider, task: Task, signal: AbortSignal | undefined): Promise<Sandbox> {
   const native = provider as SandboxProvider & { createBare?: SandboxProvider["create"] };
+  const { network: _, ...rest } = task.environment;
+  const environment = task.verifierNetwork === undefined ? rest : { ...rest, network: task.verifierNetwork };
   return native.createBare === undefined
-    ? provider.create(task.environment, signal)
-    : native.createBare(task.environment, signal);
+    ? provider.create(environment, signal)
+    : native.createBare(environment, signal);
+}
+
+/** From here on the sandbox may reach what the tests may, and not what the agent might. */
+async function switchNetwork({ network }: Sandbox, task: Task): Promise<void> {
+  const wanted = task.verifierNetwork ?? { mode: "none", allow: [] };
+  if (wanted.mode === "none" && (network?.spec.mode ?? "none") === "none") return;
+  if (network === undefined) throw new AleError("sandbox", "the tests need a network, which their sandbox cannot have");
+  await network.change(wanted);
 }
 
 async function gradeInPlace(
@@ -132,6 +146,7 @@ async function gradeInPlace(
   if (replaceFolder === undefined)
     return { error: `grading mode ${mode} needs the native sandbox backend; use mode clean` };
   await clock.time("place", async () => {
+    await switchNetwork(sandbox, task);
     // The agent may have left files, or links, where these go.
     await replaceFolder.call(sandbox, TESTS_FOLDER, task.tests);
     await replaceFolder.call(sandbox, VERIFIER_FOLDER, []);
@@ -143,9 +158,12 @@ async function runTests(
   sandbox: Sandbox,
   task: Task,
   clock: PhaseClock,
-  { signal, withTests }: GradeOptions,
+  { signal, withTests, onTested }: GradeOptions,
 ): Promise<Verdict> {
+  const at = Date.now();
   const result = await clock.time("test", () => runScript(sandbox, task, signal));
+  const { exitCode, ms } = result;
+  onTested?.(sandbox.id, { at, ms, command: `bash ${TESTS_FOLDER}/test.sh`, exitCode });
   return clock.time("read", async () => {
     // Nothing may write while the reward is read.
     await sandbox.killAll();

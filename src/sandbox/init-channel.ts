@@ -19,6 +19,8 @@ export interface InitChannel {
   onGone(sandbox: number, listener: (reason: string) => void): void;
   /** Rejects what is still waited for from a sandbox that is being destroyed. */
   forget(sandbox: number): void;
+  /** Ends the sandbox; of one that is gone already, nothing. */
+  destroy(sandbox: number): Promise<void>;
   /** Stops the clocks of what is waited for from a sandbox that is paused, until `goOn`. */
   holdOff(sandbox: number): void;
   goOn(sandbox: number): void;

@@ -11,6 +11,7 @@ import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher }
 
 const START_MS = 10_000;
 const STOP_MS = 3_000;
+const DESTROY_MS = 20_000;
 /** Times a launcher is started when a signal ends it before it has answered. */
 const START_ATTEMPTS = 3;
 const KEPT_STDERR = 4_000;
@@ -131,6 +132,11 @@ export class LauncherClient {
     return this.#connection.pid;
   }
 
+  /** For what lies on disk while it lives, and goes with it. */
+  get folder(): string {
+    return this.#record.folder;
+  }
+
   get alive(): boolean {
     return this.#connection.alive;
   }
@@ -166,6 +172,11 @@ export class LauncherClient {
 
   goOn(sandbox: number): void {
     this.#connection.goOn(sandbox);
+  }
+
+  /** Ends a sandbox; of one that is gone already, nothing. */
+  async destroy(sandbox: number): Promise<void> {
+    await this.request(Op.destroy, sandbox, new Uint8Array(0), `destroying sandbox s${sandbox}`, DESTROY_MS);
   }
 
   /** Lets go of a frozen sandbox's files. Nobody waits for it: what stands on them keeps them. */

@@ -35,6 +35,7 @@ import {
   encodeStat,
   type SandboxStatistics,
 } from "./requests.ts";
+import type { SandboxRoot } from "./roots.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
@@ -43,7 +44,6 @@ const FILES_MS = 30_000;
 /** Longer than the limit inside, which names the cause. */
 const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
-const DESTROY_MS = 20_000;
 const FREEZE_MS = 20_000;
 const PAUSE_MS = 10_000;
 /** For the launcher: a command without a time limit. */
@@ -97,7 +97,10 @@ export class NativeSandbox implements Sandbox {
   readonly #owner: SandboxOwner;
   /** The launcher's name for it; another one after each snapshot. */
   #number: number;
+  readonly #base: string;
   #layers: readonly Layer[];
+  /** Variables that every program of it gets, as its image says. */
+  readonly env: Readonly<Record<string, string>>;
   #gone: string | undefined;
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
@@ -108,7 +111,7 @@ export class NativeSandbox implements Sandbox {
     number: number,
     options: {
       readonly environment: EnvironmentSpec;
-      readonly layers: readonly Layer[];
+      readonly root: SandboxRoot;
       readonly owner: SandboxOwner;
       readonly network?: NetworkOptions | undefined;
     },
@@ -116,13 +119,20 @@ export class NativeSandbox implements Sandbox {
     this.launcher = launcher;
     this.#number = number;
     this.#owner = options.owner;
-    this.#layers = options.layers;
+    this.#base = options.root.base;
+    this.#layers = options.root.layers;
+    this.env = options.root.env;
     this.environment = options.environment;
     this.id = `s${number}`;
     this.isolation = launcher.isolation;
     this.network = this.#makeNetwork(options.network);
-    for (const layer of this.#layers) layer.retain();
+    for (const layer of this.#layers) layer.retain(true);
     this.#watch();
+  }
+
+  /** What its root file system is made of. */
+  get root(): SandboxRoot {
+    return { base: this.#base, layers: this.#layers, env: this.env };
   }
 
   /** What frozen sandboxes wrote that this one stands on, newest first. */
@@ -178,10 +188,14 @@ export class NativeSandbox implements Sandbox {
     return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
   }
 
-  /** Goes on as the launcher's sandbox `number`, which stands on `layers`. */
+  /**
+   * Goes on as the launcher's sandbox `number`, which stands on `layers`.
+   * @throws AleError("sandbox") when it was destroyed meanwhile.
+   */
   continueAs(number: number, layers: readonly Layer[]): void {
-    for (const layer of layers) layer.retain();
-    for (const layer of this.#layers) layer.release();
+    this.#check();
+    for (const layer of layers) layer.retain(true);
+    for (const layer of this.#layers) layer.release(true);
     this.#layers = layers;
     this.#number = number;
     this.#watch();
@@ -299,7 +313,8 @@ export class NativeSandbox implements Sandbox {
     const [program] = argv;
     if (program === undefined) throw new AleError("sandbox", "exec needs a program");
     checkPath(options.cwd);
-    const { cwd, env, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+    const { cwd, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+    const env = { ...this.env, ...options.env };
     const payload = encodeLaunch({
       first:
         timeoutMs === Number.POSITIVE_INFINITY ? NO_LIMIT : Math.max(1, Math.min(NO_LIMIT - 1, Math.ceil(timeoutMs))),
@@ -374,13 +389,12 @@ export class NativeSandbox implements Sandbox {
     this.launcher.forget(this.#number);
     try {
       await this.network.close();
-      const what = `destroying sandbox ${this.id}`;
-      await this.launcher.request(Op.destroy, this.#number, new Uint8Array(0), what, DESTROY_MS);
+      await this.launcher.destroy(this.#number);
     } catch (error) {
       // With the launcher, all its sandboxes have ended.
       if (this.#gone === undefined && this.launcher.alive) throw error;
     } finally {
-      for (const layer of this.#layers) layer.release();
+      for (const layer of this.#layers) layer.release(true);
       this.#layers = [];
       this.#owner.onDestroyed(this);
     }

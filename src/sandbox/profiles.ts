@@ -31,6 +31,17 @@ const ProfileSchema = z.discriminatedUnion("kind", [
     masks: z.array(absolute).default([]),
     guards: GuardsSchema.prefault({}),
   }),
+  z.strictObject({
+    name: z.string(),
+    /** `image`: an image that was imported or committed (`docs/images.md`). */
+    kind: z.literal("image"),
+    description: z.string(),
+    image: z.string().min(1),
+    /** Paths hidden in the sandbox: none, for an image holds nothing of this machine. */
+    binds: z.array(absolute).length(0).default([]),
+    masks: z.array(absolute).length(0).default([]),
+    guards: GuardsSchema.prefault({}),
+  }),
 ]);
 
 export type SandboxProfile = z.infer<typeof ProfileSchema>;

@@ -16,6 +16,7 @@ export const Op = {
   limits: 5,
   freeze: 6,
   drop: 7,
+  stored: 12,
   run: 16,
   exec: 17,
   cancel: 18,
@@ -43,6 +44,8 @@ export const Op = {
   variables: 52,
   observe: 60,
   written: 61,
+  copy: 70,
+  pack: 71,
   reply: 64,
   gone: 65,
 } as const;

@@ -3,12 +3,13 @@
  * launcher is recorded in `stateDir`, so that a later `ale` finds and removes what a killed one left.
  */
 
-import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
+import { removeTree } from "./remove-tree.ts";
 
 /** A process, told apart from a later one with the same number by its start time in clock ticks after boot. */
-interface ProcessMark {
+export interface ProcessMark {
   readonly pid: number;
   readonly start: string;
 }
@@ -42,11 +43,12 @@ async function startTime(pid: number): Promise<string | undefined> {
   }
 }
 
-async function isAlive(mark: ProcessMark): Promise<boolean> {
+export async function isAlive(mark: ProcessMark): Promise<boolean> {
   return (await startTime(mark.pid)) === mark.start;
 }
 
-async function ownMark(): Promise<ProcessMark> {
+/** This process, to be told apart from others later. */
+export async function ownMark(): Promise<ProcessMark> {
   const start = await startTime(process.pid);
   if (start !== undefined) return { pid: process.pid, start };
   throw new AleError("sandbox", "/proc is not readable", { hint: "mount it: mount -t proc proc /proc" });
@@ -99,7 +101,7 @@ export async function recordLauncher(stateDir: string): Promise<LauncherRecord> 
 /** Removes what a launcher that has ended leaves. */
 export async function forgetLauncher(record: LauncherRecord): Promise<void> {
   for (const group of record.cgroups) await removeGroup(group);
-  await rm(record.folder, { recursive: true, force: true });
+  await removeTree(record.folder);
 }
 
 /** Ends the processes of a control group and removes it with the groups below it. */
@@ -166,7 +168,7 @@ export async function reapOrphans(stateDir: string): Promise<number> {
     if (record?.launcher !== undefined && (await isAlive(record.launcher))) kill(record.launcher.pid);
     for (const group of record?.cgroups ?? []) await removeGroup(group);
     await reapGroupsBeside(record?.cgroups ?? []);
-    await rm(folder, { recursive: true, force: true });
+    await removeTree(folder);
     count++;
   }
   return count;

@@ -93,7 +93,8 @@ export class NamedShell {
 
   /** Starts shell `number`, from 1 to 15, in the sandbox. */
   static async open(sandbox: NativeSandbox, number: number, name: string, options: ShellOptions): Promise<NamedShell> {
-    const payload = encodeLaunch({ first: number, second: 0, argv: [], console: true, ...options });
+    const env = { ...sandbox.env, ...options.env };
+    const payload = encodeLaunch({ first: number, second: 0, argv: [], console: true, ...options, env });
     await sandbox.request(Op.shellOpen, payload, `opening shell ${name}`, REQUEST_MS);
     return new NamedShell(sandbox, number, name, options);
   }

@@ -8,24 +8,72 @@ import { AleError } from "../core/errors.ts";
 import type { SandboxSnapshot } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import type { LauncherClient } from "./launcher-client.ts";
+import type { SandboxRoot } from "./roots.ts";
 
 /** What one frozen sandbox wrote. The launcher forgets it when no snapshot and no sandbox stands on it any more. */
 export class Layer {
-  readonly id: number;
-  readonly #drop: (id: number) => void;
+  /** Of its files. */
+  readonly bytes: number;
+  #id: number;
+  #path: string | undefined;
+  readonly #given: boolean;
+  readonly #drop: (layer: Layer) => void;
   #users = 0;
+  #live = 0;
 
-  constructor(id: number, drop: (id: number) => void) {
-    this.id = id;
+  /** `path`: the folder of the host it lies in; without, it lies in memory. `given`: it is part of an image. */
+  constructor(id: number, bytes: number, drop: (layer: Layer) => void, path?: string, given = false) {
+    this.#given = given;
+    this.#id = id;
+    this.bytes = bytes;
     this.#drop = drop;
+    this.#path = path;
   }
 
-  retain(): void {
+  /** The launcher's number for it. */
+  get id(): number {
+    return this.#id;
+  }
+
+  get path(): string | undefined {
+    return this.#path;
+  }
+
+  get given(): boolean {
+    return this.#given;
+  }
+
+  /** Whether it was written by a sandbox and lies on disk: then it counts against the disk of whoever stands on it. */
+  get counts(): boolean {
+    return this.#path !== undefined && !this.#given;
+  }
+
+  /** Whether sandboxes stand on it that run, and would keep it in memory. */
+  get live(): boolean {
+    return this.#live > 0;
+  }
+
+  get dropped(): boolean {
+    return this.#users <= 0;
+  }
+
+  /** From now on it is what lies in a folder of the host. Returns the number it had. */
+  moveTo(id: number, path: string): number {
+    const before = this.#id;
+    this.#id = id;
+    this.#path = path;
+    return before;
+  }
+
+  /** `live`: for a sandbox. */
+  retain(live = false): void {
     this.#users++;
+    if (live) this.#live++;
   }
 
-  release(): void {
-    if (--this.#users === 0) this.#drop(this.id);
+  release(live = false): void {
+    if (live) this.#live--;
+    if (--this.#users === 0) this.#drop(this);
   }
 }
 
@@ -51,9 +99,7 @@ export function restoreShellState({ cwd, exports }: ShellState): string {
   return `{ ${exports}\n} 2>/dev/null; cd -- '${cwd.replaceAll("'", `'\\''`)}'`;
 }
 
-export interface SnapshotContents {
-  /** Newest first. */
-  readonly layers: readonly Layer[];
+export interface SnapshotContents extends SandboxRoot {
   readonly environment: EnvironmentSpec;
   /** `undefined` where there is no shell. */
   readonly shell: ShellState | undefined;
@@ -87,6 +133,11 @@ export class NativeSnapshot implements SandboxSnapshot {
         hint: "start again from the task and replay the commands",
       });
     return this.#contents;
+  }
+
+  /** The same files once more, to be disposed of on its own. */
+  share(): NativeSnapshot {
+    return new NativeSnapshot(this.launcher, this.contents);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

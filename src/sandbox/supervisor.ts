@@ -3,20 +3,24 @@
  * takes its sandboxes with it; the next sandbox starts a new one.
  */
 
-import { resolve } from "node:path";
+import { totalmem } from "node:os";
+import { join, resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import { refuseWeaker } from "../core/isolation.ts";
 import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
+import { targetSettings } from "./carrier.ts";
 import { limitSettings } from "./environment-limits.ts";
 import { LauncherClient } from "./launcher-client.ts";
-import { masksFor } from "./masks.ts";
+import { LayerBudget } from "./layer-budget.ts";
+import { LayerStore, type MakeOptions } from "./layer-store.ts";
 import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
 import type { NetworkOptions } from "./network/native-network.ts";
 import { NetworkPolicy } from "./network/policy.ts";
-import { loadProfile } from "./profiles.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
+import { removeTree } from "./remove-tree.ts";
+import { type ResolveImage, Roots, type SandboxRoot } from "./roots.ts";
 import {
   Layer,
   NativeSnapshot,
@@ -36,6 +40,10 @@ export interface SandboxProviderOptions {
   readonly cgroups?: "auto" | "off";
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
+  /** Finds the root file system of an image; without it there are none. */
+  readonly resolveImage?: ResolveImage;
+  /** Memory for frozen files, beyond which they go to disk. Default half of the machine's. */
+  readonly frozenBytes?: number;
   /** How sandboxes that may reach something do so. */
   readonly network?: NetworkOptions;
 }
@@ -48,6 +56,10 @@ export interface NativeSandboxProvider extends SandboxProvider {
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox>;
   /** Ends a sandbox and keeps its files, for `fork`. */
   retire(sandbox: NativeSandbox): Promise<SandboxSnapshot>;
+  /** Layers between memory and disk; `undefined` where there are none, as in containers. */
+  readonly store?: LayerStore;
+  /** The memory that frozen files take. */
+  readonly frozen?: LayerBudget;
   /** How sandboxes are paused here: frozen by their control group, or each process stopped by a signal. */
   readonly pausing: "freeze" | "stop";
   /** As `warm`, of sandboxes for `createBare`. */
@@ -59,42 +71,56 @@ export interface NativeSandboxProvider extends SandboxProvider {
   readonly launcherPid: number;
 }
 
+/** A provider whose sandboxes stand on layers. */
+export interface LayeredSandboxProvider extends NativeSandboxProvider {
+  readonly store: LayerStore;
+  readonly frozen: LayerBudget;
+}
+
 const CREATE_MS = 30_000;
-const REGISTER_MS = 10_000;
 const SHELL_MS = 10_000;
 /** Exported variables beyond this are not carried over. */
 const MAX_SHELL_STATE = 1 << 20;
 /** As in `launcher/launcher.h`. */
 const MAX_LAYERS = 64;
+const LEAST_DISK = 1 << 20;
 
 /** Warm sandboxes being made at once when nobody says. */
 const WARM_CONCURRENCY = 4;
 
-/** The launcher in use, with the profiles it knows. */
+/** The launcher in use, with the bases and layers it knows. */
 interface Launcher {
   readonly client: LauncherClient;
-  readonly bases: Map<string, Promise<number>>;
+  readonly roots: Roots;
 }
 
-class Supervisor implements NativeSandboxProvider, SandboxOwner {
+class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   readonly isolation: string;
+  readonly store: LayerStore;
+  readonly frozen: LayerBudget;
   readonly #options: SandboxProviderOptions;
+  /** Base that each layer in memory was written over. */
+  readonly #basesOfLayers = new WeakMap<Layer, string>();
   readonly #pools: WarmPools<NativeSandbox>;
   readonly #living = new Set<NativeSandbox>();
   /** Rejected or `undefined`: the next sandbox tries to start one. */
   #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
   #nextNumber = 1;
-  #nextLayer = 1;
   #closed: Promise<void> | undefined;
 
   constructor(options: SandboxProviderOptions, client: LauncherClient) {
     this.#options = options;
     this.isolation = client.isolation;
+    this.store = new LayerStore({
+      make: (environment, what) => this.#make(environment, what),
+      roots: async () => (await this.#ready()).roots,
+    });
+    this.frozen = new LayerBudget(options.frozenBytes ?? totalmem() / 2, (layer) => this.#spill(layer));
     this.#current = client;
     this.#launcher = Promise.resolve(this.#adopt(client));
     this.#pools = new WarmPools({
-      make: (environment, shell) => this.#make(environment, shell),
+      make: (environment, shell) => this.#makeFresh(environment, shell),
       concurrency: options.warmConcurrency ?? WARM_CONCURRENCY,
     });
   }
@@ -102,7 +128,7 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   #adopt(client: LauncherClient): Launcher {
     this.#current = client;
     client.ended.then(() => this.#replace(client));
-    return { client, bases: new Map() };
+    return { client, roots: new Roots(client, this.#options) };
   }
 
   /** Runs when a launcher has ended. What waits in the pools ended with it. */
@@ -143,53 +169,34 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     return this.#current.pid;
   }
 
-  /** The launcher's number for a profile; registered on first use. */
-  #base(launcher: Launcher, name: string): Promise<number> {
-    let base = launcher.bases.get(name);
-    if (base === undefined) {
-      const id = launcher.bases.size;
-      base = this.#register(launcher.client, name, id);
-      launcher.bases.set(name, base);
-    }
-    return base;
-  }
-
-  async #register(client: LauncherClient, name: string, id: number): Promise<number> {
-    const profile = loadProfile(name);
-    const settings: [string, string | number][] = [["id", id]];
-    if (profile.kind === "directory") settings.push(["root", profile.root]);
-    for (const bind of profile.binds) settings.push(["bind", bind]);
-    for (const mask of masksFor(profile, this.#options.maskPaths)) settings.push(["mask", mask]);
-    const what = `registering sandbox profile "${name}"`;
-    try {
-      await client.request(Op.base, 0, encodeSettings(settings), what, REGISTER_MS);
-    } catch (error) {
-      throw new AleError("sandbox", `sandbox profile "${name}" cannot be used: ${String((error as Error).message)}`, {
-        hint: `look at sandboxes/${name}.toml, and at what \`ale doctor\` says`,
-        cause: error,
-      });
-    }
-    return id;
-  }
-
-  async #make(environment: EnvironmentSpec, session: boolean, layers: readonly Layer[] = []): Promise<NativeSandbox> {
+  #ready(): Promise<Launcher> {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
+    this.#launcher ??= this.#start();
+    return this.#launcher;
+  }
+
+  async #makeFresh(environment: EnvironmentSpec, session: boolean): Promise<NativeSandbox> {
+    const { roots } = await this.#ready();
+    return this.#make(environment, { session, root: await roots.of(environment) });
+  }
+
+  async #make(environment: EnvironmentSpec, what: MakeOptions): Promise<NativeSandbox> {
     const { network } = environment;
     refuseWeaker(this.isolation, environment);
     if (network !== undefined) new NetworkPolicy(network); // refuses rules that are none
     const reaches = network !== undefined && network.mode !== "none";
-    this.#launcher ??= this.#start();
-    const launcher = await this.#launcher;
-    const base = await this.#base(launcher, environment.profile);
+    const launcher = await this.#ready();
     const number = this.#nextNumber++;
     const sandbox = new NativeSandbox(launcher.client, number, {
-      ...{ environment, layers, owner: this, network: this.#options.network },
+      ...{ environment, root: what.root, owner: this, network: this.#options.network },
     });
     this.#living.add(sandbox);
     try {
       // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
-      await this.#request(launcher.client, number, { environment, base, session: session && !reaches, layers });
+      await this.#request(launcher, number, environment, { ...what, session: what.session && !reaches });
       if (reaches) await sandbox.network.change(network);
+      if (what.session && Object.keys(what.root.env).length > 0)
+        await sandbox.run(exportCommands(what.root.env), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -201,18 +208,22 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     }
   }
 
-  async #request(client: LauncherClient, number: number, what: CreateRequest): Promise<void> {
+  async #request(launcher: Launcher, number: number, environment: EnvironmentSpec, what: MakeOptions): Promise<void> {
+    const { root, target, session } = what;
     const settings = encodeSettings([
-      ["base", what.base],
-      ["session", what.session ? 1 : 0],
-      ...limitSettings(what.environment),
-      ...what.layers.map(({ id }): [string, number] => ["layer", id]),
+      ["base", target?.store ? 0 : await launcher.roots.base(root.base)],
+      ["session", session ? 1 : 0],
+      ...limitSettings({ ...environment, diskBytes: diskLeft(environment.diskBytes, root) }),
+      ...(target === undefined ? [] : targetSettings(target)),
+      ...root.layers.map(({ id }): [string, number] => ["layer", id]),
     ]);
-    await client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+    await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
   }
 
   onDestroyed(sandbox: NativeSandbox): void {
     this.#living.delete(sandbox);
+    // What it stood on may go to disk now.
+    if (this.#closed === undefined && this.frozen.bytes > this.frozen.limitBytes) this.frozen.settle();
   }
 
   async #ownLauncher(sandbox: NativeSandbox): Promise<Launcher> {
@@ -228,21 +239,35 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async #freeze(
     sandbox: NativeSandbox,
-    client: LauncherClient,
-  ): Promise<{ readonly layers: readonly Layer[]; readonly bytes: number }> {
-    const id = this.#nextLayer++;
-    const bytes = await sandbox.freeze(id);
-    const layer = new Layer(id, (dropped) => client.dropLayer(dropped));
-    return { layers: [layer, ...sandbox.layers], bytes };
+    { client, roots }: Launcher,
+  ): Promise<SandboxRoot & { readonly bytes: number }> {
+    const id = roots.nextLayer();
+    const bytes = await sandbox.freeze(id).catch((error: unknown) => {
+      client.dropLayer(id); // given up, it may have become one all the same
+      throw error;
+    });
+    const layer = new Layer(id, bytes, (dropped) => {
+      client.dropLayer(dropped.id);
+      this.frozen.remove(dropped);
+      if (dropped.path !== undefined) removeTree(dropped.path).catch(() => {}); // it goes with the launcher's folder
+    });
+    this.#basesOfLayers.set(layer, sandbox.root.base);
+    this.frozen.add(layer);
+    return { ...sandbox.root, layers: [layer, ...sandbox.layers], bytes };
+  }
+
+  async #spill(layer: Layer): Promise<void> {
+    const { client } = await this.#ready();
+    await this.store.spill(layer, this.#basesOfLayers.get(layer) ?? "", join(client.folder, "layers"));
   }
 
   async retire(sandbox: NativeSandbox): Promise<SandboxSnapshot> {
-    const { client } = await this.#ownLauncher(sandbox);
-    const { layers, bytes } = await this.#freeze(sandbox, client);
+    const launcher = await this.#ownLauncher(sandbox);
+    const root = await this.#freeze(sandbox, launcher);
     const environment = environmentNow(sandbox);
-    const contents = { layers, environment, shell: undefined, bytes, lostProcesses: 0 };
-    const snapshot = new NativeSnapshot(client, contents);
+    const snapshot = new NativeSnapshot(launcher.client, { ...root, environment, shell: undefined, lostProcesses: 0 });
     await sandbox.destroy();
+    await this.frozen.settle();
     return snapshot;
   }
 
@@ -251,22 +276,23 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
     const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
     const { client } = launcher;
+    await this.frozen.makeRoom();
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
-    const { layers, bytes } = await this.#freeze(sandbox, client);
+    const { bytes, ...root } = await this.#freeze(sandbox, launcher);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
-    const snapshot = new NativeSnapshot(client, { layers, environment, shell, bytes, lostProcesses });
+    const snapshot = new NativeSnapshot(client, { ...root, environment, shell, bytes, lostProcesses });
+    const number = this.#nextNumber++;
     try {
-      const number = this.#nextNumber++;
-      const base = await this.#base(launcher, environment.profile);
       const session = shell !== undefined && sandbox.network.spec.mode === "none";
-      await this.#request(client, number, { environment, base, session, layers });
-      sandbox.continueAs(number, layers);
+      await this.#request(launcher, number, environment, { session, root });
+      sandbox.continueAs(number, root.layers);
       await sandbox.network.reopen();
       await reopenShell(sandbox, shell);
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
+      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
     return snapshot;
@@ -274,8 +300,9 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
 
   async fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox> {
     if (!(snapshot instanceof NativeSnapshot)) throw new AleError("internal", "the snapshot is of another provider");
-    const { environment, layers, shell } = snapshot.contents;
-    const sandbox = await this.#unlessAborted(this.#make(environment, shell !== undefined, layers), signal);
+    const { environment, base, layers, env, shell } = snapshot.contents;
+    const making = this.#make(environment, { session: shell !== undefined, root: { base, layers, env } });
+    const sandbox = await this.#unlessAborted(making, signal);
     try {
       await reopenShell(sandbox, shell);
     } catch (error) {
@@ -286,11 +313,11 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 
   async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#make(environment, true), signal);
+    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#makeFresh(environment, true), signal);
   }
 
   async createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#make(environment, false), signal);
+    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#makeFresh(environment, false), signal);
   }
 
   async #unlessAborted(making: Promise<NativeSandbox>, signal: AbortSignal | undefined): Promise<NativeSandbox> {
@@ -326,11 +353,17 @@ class Supervisor implements NativeSandboxProvider, SandboxOwner {
   }
 }
 
-interface CreateRequest {
-  readonly environment: EnvironmentSpec;
-  readonly base: number;
-  readonly session: boolean;
-  readonly layers: readonly Layer[];
+/** Commands that give a shell the variables of its image. */
+function exportCommands(env: Readonly<Record<string, string>>): string {
+  return Object.entries(env)
+    .map(([name, value]) => `export ${name}='${value.replaceAll("'", `'\\''`)}'`)
+    .join("\n");
+}
+
+/** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
+function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
+  const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
+  return onDisk === 0 ? diskBytes : Math.max(LEAST_DISK, diskBytes - onDisk);
 }
 
 /** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
@@ -357,7 +390,7 @@ export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | un
  * Starts a launcher and returns the sandboxes' provider. Removes first what a killed `ale` left in `stateDir`.
  * @throws AleError("sandbox") when this machine does not allow sandboxes; the hint says what would.
  */
-export async function createSandboxProvider(options: SandboxProviderOptions): Promise<NativeSandboxProvider> {
+export async function createSandboxProvider(options: SandboxProviderOptions): Promise<LayeredSandboxProvider> {
   await reapOrphans(options.stateDir);
   const cgroups = options.cgroups ?? "auto";
   return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));

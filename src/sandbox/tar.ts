@@ -8,10 +8,15 @@ import { AleError } from "../core/errors.ts";
 import type { SandboxArchive } from "../core/ports.ts";
 import { concat } from "./protocol.ts";
 
-const BLOCK = 512;
+/** Bytes of a header; contents are padded to a multiple of it. */
+export const BLOCK = 512;
 const ENTRY_BYTES = 40;
-export const Kind = { end: 0, file: 1, folder: 2, link: 3 } as const;
-const FLAGS: Readonly<Record<number, string>> = { [Kind.file]: "0", [Kind.folder]: "5", [Kind.link]: "2" };
+export const Kind = { end: 0, file: 1, folder: 2, link: 3, hardLink: 4 } as const;
+const FLAGS: Readonly<Record<number, string>> = {
+  ...{ [Kind.file]: "0", [Kind.folder]: "5", [Kind.link]: "2", [Kind.hardLink]: "1" },
+};
+/** The largest size that a header can say. */
+const MAX_SIZE = 0o77777777777;
 /** Of a name in a header; what is longer goes into a record before it. */
 const MAX_NAME = 100;
 
@@ -60,7 +65,7 @@ function header(
   flag: string,
   name: Uint8Array,
   size: number,
-  entry: Omit<Entry, "path">,
+  entry: Omit<Entry, "path" | "content">,
   link: Uint8Array,
 ): Uint8Array {
   const block = new Uint8Array(BLOCK);
@@ -90,37 +95,48 @@ function record(key: string, value: Uint8Array): Uint8Array {
   return concat([encoder.encode(String(length)), rest]);
 }
 
+/** Headers of an entry: its own, and before it a record of what does not fit into that. */
+export function tarHead(entry: Omit<Entry, "content">, size: number, target: Uint8Array): Uint8Array {
+  const flag = FLAGS[entry.kind];
+  if (flag === undefined) throw new AleError("sandbox", "the sandbox sent an archive that is not right");
+  const none = new Uint8Array(0);
+  const parts: Uint8Array[] = [];
+  const path = entry.kind === Kind.folder ? concat([entry.path, encoder.encode("/")]) : entry.path;
+  const records: Uint8Array[] = [];
+  if (path.length > MAX_NAME) records.push(record("path", path));
+  if (target.length > MAX_NAME) records.push(record("linkpath", target));
+  if (size > MAX_SIZE) records.push(record("size", encoder.encode(String(size))));
+  if (records.length > 0) {
+    const pax = concat(records);
+    parts.push(header("x", encoder.encode("pax"), pax.length, { ...entry, mode: 0o644 }, none), ...padded(pax));
+  }
+  parts.push(header(flag, path, size > MAX_SIZE ? 0 : size, entry, target));
+  return concat(parts);
+}
+
 /** An archive of a sandbox as a tar file. */
 export function archiveToTar(archive: SandboxArchive): Uint8Array {
   const none = new Uint8Array(0);
   const parts: Uint8Array[] = [];
   for (const entry of readArchive(archive)) {
-    const flag = FLAGS[entry.kind];
-    if (flag === undefined) throw new AleError("sandbox", "the sandbox sent an archive that is not right");
-    const isLink = entry.kind === Kind.link;
-    const path = entry.kind === Kind.folder ? concat([entry.path, encoder.encode("/")]) : entry.path;
-    const records: Uint8Array[] = [];
-    if (path.length > MAX_NAME) records.push(record("path", path));
-    if (isLink && entry.content.length > MAX_NAME) records.push(record("linkpath", entry.content));
-    if (records.length > 0) {
-      const pax = concat(records);
-      parts.push(header("x", encoder.encode("pax"), pax.length, { ...entry, mode: 0o644 }, none), ...padded(pax));
-    }
     const size = entry.kind === Kind.file ? entry.content.length : 0;
-    parts.push(header(flag, path, size, entry, isLink ? entry.content : none));
+    parts.push(tarHead(entry, size, entry.kind === Kind.link ? entry.content : none));
     if (size > 0) parts.push(...padded(entry.content));
   }
   parts.push(new Uint8Array(2 * BLOCK));
   return concat(parts);
 }
 
-function field(block: Uint8Array, at: number, length: number): Uint8Array {
+/** A text of a header, up to its NUL. */
+export function field(block: Uint8Array, at: number, length: number): Uint8Array {
   const bytes = block.subarray(at, at + length);
   const end = bytes.indexOf(0);
   return end < 0 ? bytes : bytes.subarray(0, end);
 }
 
-function number(block: Uint8Array, at: number, length: number): number {
+/** A number of a header: octal digits, or, with the first bit set, binary. */
+export function number(block: Uint8Array, at: number, length: number): number {
+  if ((block[at] ?? 0) & 0x80) return block.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0);
   const text = decoder.decode(field(block, at, length)).trim();
   const value = text === "" ? 0 : /^[0-7]+$/.test(text) ? Number.parseInt(text, 8) : Number.NaN;
   if (Number.isSafeInteger(value)) return value;
@@ -169,7 +185,8 @@ function tidy(path: Uint8Array): Uint8Array {
   );
 }
 
-function nameOf(block: Uint8Array): Uint8Array {
+/** The name in a header, prefix included. */
+export function nameOf(block: Uint8Array): Uint8Array {
   const isUstar = decoder.decode(field(block, 257, 6)).startsWith("ustar");
   const prefix = isUstar ? field(block, 345, 155) : new Uint8Array(0);
   return prefix.length === 0 ? field(block, 0, 100) : concat([prefix, encoder.encode("/"), field(block, 0, 100)]);
@@ -238,7 +255,8 @@ function toEntry(block: Uint8Array, flag: string, content: Uint8Array, said: Sai
   });
 }
 
-function checkSum(block: Uint8Array): void {
+/** @throws AleError("usage") when the block is no header. */
+export function checkSum(block: Uint8Array): void {
   const sum = block.reduce((total, byte, index) => total + (index >= 148 && index < 156 ? 32 : byte), 0);
   if (Number.parseInt(decoder.decode(field(block, 148, 8)), 8) !== sum) throw notTar();
 }

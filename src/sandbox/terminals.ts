@@ -43,7 +43,7 @@ export class SandboxTerminal {
     const { rows, columns, argv, cwd, user } = options;
     const [program] = argv;
     if (program === undefined) throw new AleError("sandbox", "a terminal needs a program");
-    const env = { TERM: "xterm-256color", ...options.env };
+    const env = { TERM: "xterm-256color", ...sandbox.env, ...options.env };
     const payload = encodeLaunch({ first: rows, second: columns, argv, cwd, env, user });
     const reply = await sandbox.request(Op.terminalOpen, payload, `starting ${program}`, REQUEST_MS);
     if (reply.missing) throw new ProgramMissing(program);

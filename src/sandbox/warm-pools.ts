@@ -74,9 +74,11 @@ export class WarmPools<T extends Waiting> {
     if (pool === undefined || pool.target === 0) return undefined;
     this.#refillSoon();
     for (let sandbox = pool.ready.shift(); sandbox !== undefined; sandbox = pool.ready.shift()) {
-      if (!sandbox.alive) continue;
-      pool.claims++;
-      return sandbox;
+      if (sandbox.alive) {
+        pool.claims++;
+        return sandbox;
+      }
+      sandbox.destroy().catch(() => {}); // it ended while it waited; what it held is given back
     }
     pool.misses++;
     return undefined;

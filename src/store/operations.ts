@@ -75,6 +75,13 @@ export interface NewEpisode extends Omit<Trajectory, "tokens" | "spans"> {
   readonly sampledTokens: number;
 }
 
+/** About what an episode's text occupies in memory. */
+export function textBytes({ turns, audit = [] }: NewEpisode): number {
+  let bytes = 1024 + audit.length * 128;
+  for (const turn of turns) bytes += 128 + turn.command.length + turn.observation.length;
+  return bytes;
+}
+
 /** An alert of a sandbox of the service; its event is recorded with it. */
 export interface SandboxAlert extends Alert {
   /** Name of the sandbox. */

@@ -2,7 +2,7 @@
 
 import type { Alert } from "../core/alerts.ts";
 import type { EvaluationSummary, RunStatus } from "../core/events.ts";
-import type { PhaseTimes, Split, StopReason, TokenRecord, Turn } from "../core/types.ts";
+import type { AuditEntry, ConnectionRecord, PhaseTimes, Split, StopReason, TokenRecord, Turn } from "../core/types.ts";
 import type { EpisodePurpose } from "./schema.ts";
 
 export interface RunRecord {
@@ -119,6 +119,21 @@ export interface EpisodeFilter {
 
 export interface EpisodePage {
   readonly episodes: readonly EpisodeRecord[];
+  /** Give it as `cursor` to get the next page; null on the last one. */
+  readonly nextCursor: string | null;
+}
+
+export interface AuditFilter {
+  readonly runId?: string;
+  /** Id of an episode. */
+  readonly episode?: string;
+  readonly verdict?: ConnectionRecord["verdict"];
+  /** Only connections. */
+  readonly connections?: boolean;
+}
+
+export interface AuditPage {
+  readonly entries: readonly (AuditEntry & { readonly episode: string; readonly run: string; readonly step: number })[];
   /** Give it as `cursor` to get the next page; null on the last one. */
   readonly nextCursor: string | null;
 }

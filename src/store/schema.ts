@@ -8,7 +8,7 @@ import { sql } from "drizzle-orm";
 import { blob, check, index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
 import type { AlertAction, AlertKind } from "../core/alerts.ts";
 import type { RunStatus } from "../core/events.ts";
-import type { GradingMode, Split, StopReason } from "../core/types.ts";
+import type { AuditEntry, GradingMode, Split, StopReason } from "../core/types.ts";
 import { foreignText } from "./foreign-text.ts";
 
 /** What an episode was for: training, or evaluation with sampled or with greedy answers. */
@@ -164,6 +164,41 @@ export const turns = sqliteTable(
     observedMs: real("observed_ms").notNull(),
   },
   (t) => [primaryKey({ columns: [t.episodeId, t.turn] })],
+);
+
+/** What was run in the sandboxes of an episode, and every connection of theirs; columns of the other kind are null. */
+export const sandboxAudit = sqliteTable(
+  "sandbox_audit",
+  {
+    id: integer("id").primaryKey(),
+    episodeId: integer("episode_id")
+      .notNull()
+      .references(() => episodes.id, cascade),
+    /** Null outside of turns. */
+    turn: integer("turn"),
+    phase: text("phase").$type<AuditEntry["phase"]>().notNull(),
+    kind: text("kind").$type<AuditEntry["kind"]>().notNull(),
+    sandbox: text("sandbox").notNull(),
+    at: integer("at").notNull(),
+    ms: real("ms").notNull(),
+    /** Null: that of the turn. */
+    command: foreignText("command"),
+    exitCode: integer("exit_code"),
+    /** As the sandbox named it. */
+    host: foreignText("host"),
+    /** What was connected to; null where nothing was. */
+    address: text("address"),
+    port: integer("port"),
+    verdict: text("verdict").$type<"allowed" | "denied" | "failed">(),
+    reason: foreignText("reason"),
+    /** Bytes that left the sandbox, and that came to it. */
+    bytesOut: integer("bytes_out"),
+    bytesIn: integer("bytes_in"),
+  },
+  (t) => [
+    index("sandbox_audit_episode").on(t.episodeId, t.turn),
+    index("sandbox_audit_verdict").on(t.verdict).where(sql`verdict IS NOT NULL`),
+  ],
 );
 
 /** Token arrays, packed and compressed by `tokens.ts`; a table of their own keeps the others small. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { sampleTrajectory, writeSampleRun } from "../../test/sample-run.ts";
 import { errorMessage } from "../core/errors.ts";
 import { EventHub } from "../core/events.ts";
-import type { Turn } from "../core/types.ts";
+import type { AuditEntry, Turn } from "../core/types.ts";
 import type { NewRun } from "./operations.ts";
 import { recordEvents } from "./record-events.ts";
 import { openStore, type Store } from "./store.ts";
@@ -92,6 +92,49 @@ test("an episode comes back as it was written", async () => {
   expect(read?.tokens).toEqual(tokens);
   expect(read?.turns).toEqual([...turns]);
   expect(await store.readEpisode("nothing")).toBeUndefined();
+});
+
+test("the audit log of an episode comes back with its episode, and goes with it", async () => {
+  const run = await store.createRun(newRun("audit"));
+  const place = { phase: "agent", turn: 0, sandbox: "s1", at: 5, ms: 1.5 } as const;
+  const denied = {
+    kind: "proxy",
+    host: "evil\0host",
+    port: 22,
+    address: null,
+    verdict: "denied",
+    reason: "not listed",
+  } as const;
+  const audit: AuditEntry[] = [
+    { ...place, kind: "exec", command: null, exitCode: 0 },
+    { ...place, ...denied, bytesOut: 0, bytesIn: 0 },
+    {
+      ...place,
+      ...denied,
+      host: "a.example",
+      verdict: "allowed",
+      reason: "",
+      address: "203.0.113.1",
+      bytesOut: 2 ** 40,
+      bytesIn: 7,
+    },
+  ];
+  await store.writeEpisodes(run, 1, "train", [
+    { ...sample(`${run}/1`, `${run}/g`), audit },
+    sample(`${run}/2`, `${run}/g`, 1),
+  ]);
+  const all = await store.readAudit({ runId: run }, { limit: 10 });
+  expect(all).toEqual({
+    entries: audit.map((entry) => ({ ...entry, episode: `${run}/1`, run, step: 1 })),
+    nextCursor: null,
+  });
+  const page = await store.readAudit({ episode: `${run}/1`, connections: true }, { limit: 1 });
+  expect(page.entries).toMatchObject([{ host: "evil\0host" }]);
+  const next = await store.readAudit({ connections: true }, { limit: 1, cursor: page.nextCursor ?? "" });
+  expect([next.entries[0]?.kind, next.nextCursor]).toEqual(["proxy", null]);
+  expect((await store.readAudit({ runId: run, verdict: "denied" }, { limit: 10 })).entries).toHaveLength(1);
+  await store.truncateAfter(run, 0);
+  expect((await store.readAudit({ runId: run }, { limit: 10 })).entries).toEqual([]);
 });
 
 test("an episode is stored once", async () => {

@@ -9,19 +9,21 @@ import { AleError } from "../core/errors.ts";
 import type { RunStatus } from "../core/events.ts";
 import type { Track } from "../core/timeline.ts";
 import type { Trajectory } from "../core/types.ts";
+import { selectAudit } from "./audit.ts";
 import { type Connection, needsMigration, openReader } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
-import type {
-  NewEpisode,
-  NewEvent,
-  NewRun,
-  Pending,
-  PendingCommit,
-  SandboxAlert,
-  StepCommit,
-  StoredTask,
-  Truncation,
-  WriteOperation,
+import {
+  type NewEpisode,
+  type NewEvent,
+  type NewRun,
+  type Pending,
+  type PendingCommit,
+  type SandboxAlert,
+  type StepCommit,
+  type StoredTask,
+  type Truncation,
+  textBytes,
+  type WriteOperation,
 } from "./operations.ts";
 import { processIdentity } from "./owner.ts";
 import { selectPending } from "./pending-episodes.ts";
@@ -30,6 +32,8 @@ import * as readEpisodes from "./read-episodes.ts";
 import * as readRuns from "./read-runs.ts";
 import type {
   AlertPage,
+  AuditFilter,
+  AuditPage,
   CheckpointRecord,
   CommittedStep,
   EpisodeDetail,
@@ -310,6 +314,11 @@ export class Store implements AsyncDisposable {
     return this.#read((database) => readEpisodes.selectEpisode(database, id));
   }
 
+  /** A page of the audit log. */
+  async readAudit(filter: AuditFilter, page: { readonly limit: number; readonly cursor?: string }): Promise<AuditPage> {
+    return this.#read((database) => selectAudit(database, filter, page));
+  }
+
   /**
    * Episodes with turns and tokens in the order they were written; holds `DETAILS_PER_READ` of them at a time, between which
    * the event loop turns.
@@ -434,11 +443,4 @@ function layOutAll(
   let offset = 0;
   for (const { tokens } of trajectories) offset = layOutTokens(tokens, blocks, offset);
   return blocks;
-}
-
-/** About what an episode's text occupies in memory. */
-function textBytes({ turns }: NewEpisode): number {
-  let bytes = 1024;
-  for (const turn of turns) bytes += 128 + turn.command.length + turn.observation.length;
-  return bytes;
 }

@@ -4,6 +4,7 @@ import type { InValue, Transaction } from "@libsql/client/sqlite3";
 import { sql } from "drizzle-orm";
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import { AleError } from "../core/errors.ts";
+import { auditRows } from "./audit.ts";
 import type { WriteTransaction } from "./connection.ts";
 import { toStoredText } from "./foreign-text.ts";
 import { chunks, insertRows, ROWS } from "./insert-rows.ts";
@@ -64,6 +65,8 @@ export async function writeEpisodes(
   await insertRows(raw, schema.episodes, rows);
   const turns = trajectories.flatMap((trajectory, i) => turnRows(trajectory, first + i));
   await insertRows(raw, schema.turns, turns);
+  const audit = trajectories.flatMap((trajectory, i) => auditRows(trajectory, first + i));
+  await insertRows(raw, schema.sandboxAudit, audit);
   const alerts = trajectories.flatMap((trajectory, i) => alertRows(trajectory, runId, first + i));
   await insertRows(raw, schema.alerts, alerts);
   const tokens = [...packAll(trajectories, operation.tokens)].map((block, i) => ({ episodeId: first + i, ...block }));

@@ -1,6 +1,7 @@
 /** What is known of a task folder before it is given a split and a seed. */
 
-import type { EnvironmentSpec, SandboxFile, Split, Task } from "../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE, type SandboxFile, type Split, type Task } from "../core/types.ts";
+import { NO_NETWORK, networkOf } from "./network.ts";
 import type { TaskFile } from "./schema.ts";
 
 /** What a task folder becomes: something that gives tasks. */
@@ -33,19 +34,26 @@ export const WORKDIR_FOLDER = "environment/files";
 const MEBIBYTE = 1024 * 1024;
 
 /** The parts of a task that are the same for all its instances. */
-export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environment" | "timeouts"> {
+export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environment" | "verifierNetwork" | "timeouts"> {
   const { environment, agent, verifier } = folder.file;
+  const name = `${folder.path}/task.toml`;
+  const ofAll = networkOf(name, "environment", environment, NO_NETWORK);
+  const ofAgent = networkOf(name, "agent", agent, ofAll);
+  const ofVerifier = networkOf(name, "verifier", verifier, ofAll);
   return {
     suite: folder.suite,
     environment: {
-      profile: environment.profile,
+      profile: environment.profile ?? IMAGE_PROFILE,
+      image: environment.docker_image,
       workdir: environment.workdir,
       cpus: environment.cpus,
       memoryBytes: environment.memory_mb * MEBIBYTE,
       diskBytes: environment.storage_mb * MEBIBYTE,
       pids: environment.pids,
+      ...(ofAgent.mode !== "none" && { network: ofAgent }),
       ...(environment.least_isolation && { leastIsolation: environment.least_isolation }),
     },
+    ...(ofVerifier.mode !== "none" && { verifierNetwork: ofVerifier }),
     timeouts: { command: agent.command_timeout_sec, agent: agent.timeout_sec, verifier: verifier.timeout_sec },
   };
 }

@@ -48,8 +48,9 @@ export function loadTaskFolder(source: TaskSource, folder: string, suite: string
       hint: "a task folder holds task.toml, instruction.md and tests/test.sh",
     });
   }
-  refuseImages(source, inside, path);
   const file = parseTaskFile(toml, `${path}/task.toml`);
+  // A Dockerfile beside it is what the image was built from.
+  if (file.environment.docker_image === undefined) refuseImages(source, inside, path);
   const instruction = text("instruction.md");
   if (instruction === undefined || instruction.trim() === "") {
     const state = instruction === undefined ? "missing" : "empty";
@@ -114,8 +115,8 @@ function parseInstance(metadata: unknown, path: string): z.output<typeof Instanc
 function refuseImages(source: TaskSource, inside: (name: string) => string, path: string): void {
   for (const name of ["Dockerfile", "docker-compose.yaml", "docker-compose.yml"]) {
     if (source.read(inside(`environment/${name}`)) === undefined) continue;
-    throw new AleError("task", `${path}/environment/${name}: container images are not supported yet`, {
-      hint: `remove it, name a sandbox profile in task.toml and put the task's files into ${WORKDIR_FOLDER}/`,
+    throw new AleError("task", `${path}/environment/${name}: images are not built here`, {
+      hint: `import the built image and name it as docker_image, or name a sandbox profile in task.toml and put the task's files into ${WORKDIR_FOLDER}/`,
     });
   }
 }

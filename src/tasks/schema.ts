@@ -84,8 +84,20 @@ const FamilySchema = z.strictObject({
     .default([]),
 });
 
-const EnvironmentSchema = z.strictObject({
-  profile: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'the name of a sandbox profile, e.g. "host"'),
+/** Of the whole task below `environment`; below `agent` and `verifier` of that phase. */
+const NETWORK = {
+  network_mode: z.enum(["no-network", "allowlist", "public"]).optional(),
+  /** Hosts, `*.host`, addresses and ranges; each may end in `:port`. */
+  allowed_hosts: z.array(z.string().min(1)).default([]),
+};
+
+const EnvironmentShape = z.strictObject({
+  profile: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9-]*$/, 'the name of a sandbox profile, e.g. "host"')
+    .optional(),
+  /** An image that was imported under this name; in the place of a profile. */
+  docker_image: z.string().min(1).optional(),
   workdir: z.string().startsWith("/").default("/work"),
   cpus: z.number().min(0.1).max(1024).default(1),
   memory_mb: positive.default(256),
@@ -93,15 +105,23 @@ const EnvironmentSchema = z.strictObject({
   pids: positive.default(64),
   least_isolation: z.enum(ISOLATION_STEPS).optional(),
   os: z.literal("linux").default("linux"),
-  network_mode: z.literal("no-network").default("no-network"),
+  ...NETWORK,
+  /** Older name of `network_mode`: true is "public". */
+  allow_internet: z.boolean().optional(),
   build_timeout_sec: z.number().optional(),
+});
+
+const EnvironmentSchema = EnvironmentShape.superRefine(({ profile, docker_image: image }, context) => {
+  if (profile === undefined && image === undefined)
+    context.addIssue({ code: "custom", path: ["profile"], message: "the name of a sandbox profile" });
 });
 
 const AgentSchema = z.strictObject({
   timeout_sec: seconds.default(600),
   command_timeout_sec: seconds.default(60),
+  ...NETWORK,
 });
-const VerifierSchema = z.strictObject({ timeout_sec: seconds.default(600) });
+const VerifierSchema = z.strictObject({ timeout_sec: seconds.default(600), ...NETWORK });
 const TaskInfoSchema = z.looseObject({
   name: z.string().optional(),
   description: z.string().default(""),
@@ -128,7 +148,6 @@ export type CountTable = z.infer<typeof count>;
 
 /** Parts of Harbor's format that Ale does not run yet, with what to say about them. */
 const UNSUPPORTED: readonly (readonly [path: string, reason: string])[] = [
-  ["environment.docker_image", "container images are not supported yet; name a sandbox profile instead"],
   ["environment.gpus", "sandboxes have no GPUs"],
   ["environment.gpu_types", "sandboxes have no GPUs"],
   ["environment.tpu", "sandboxes have no TPUs"],
@@ -136,10 +155,7 @@ const UNSUPPORTED: readonly (readonly [path: string, reason: string])[] = [
   ["environment.skills_dir", "skills are not supported yet"],
   ["environment.env", "environment variables of tasks are not supported yet; nothing of the host is ever passed on"],
   ["environment.healthcheck", "health checks are not supported yet"],
-  ["environment.allow_internet", "sandboxes have no network"],
-  ["environment.allowed_hosts", "sandboxes have no network"],
   ["agent.user", "commands run as the sandbox's one user"],
-  ["agent.network_mode", "sandboxes have no network"],
   [
     "verifier.env",
     "environment variables of the verifier are not supported yet; nothing of the host is ever passed on",
@@ -206,7 +222,6 @@ function dropUnused(table: Record<string, unknown>): void {
 
 function isAsked(value: unknown): boolean {
   if (value === undefined || value === false || value === 0 || value === "" || value === "shared") return false;
-  if (value === "no-network") return false;
   if (Array.isArray(value)) return value.length > 0;
   return !isTable(value) || Object.keys(value).length > 0;
 }
@@ -244,7 +259,7 @@ function hintFor(problems: readonly string[], name: string): string {
 
 const KNOWN_KEYS: readonly string[] = [
   ...Object.keys(TaskFileSchema.shape),
-  ...Object.keys(EnvironmentSchema.shape),
+  ...Object.keys(EnvironmentShape.shape),
   ...Object.keys(AgentSchema.shape),
   ...Object.keys(FamilySchema.shape),
   ...Object.keys(FamilyFileSchema.shape),

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
-import { SPLITS } from "../core/types.ts";
+import { type NetworkSpec, SPLITS } from "../core/types.ts";
 import { diskSource, embeddedSuites, memorySource, setEmbeddedTasks } from "./source.ts";
 import { loadSuite, suiteOf } from "./suite.ts";
 import { Expression, Scope, Template } from "./template.ts";
@@ -71,9 +71,41 @@ describe("task folders", () => {
     ]);
   });
 
+  test("networks: none unless asked for; phases have their own, and a written instance keeps them", () => {
+    const networks = (toml: string) => {
+      const task = suiteOf(source({ ...PLAIN, "task.toml": `${TOML}${toml}` })).render("one", "train", 0);
+      return [task.environment.network, task.verifierNetwork];
+    };
+    const listed: NetworkSpec = { mode: "allowlist", allow: ["a.org", "*.b.org:8443", "10.0.0.0/8"] };
+    const toml = `network_mode = "allowlist"\nallowed_hosts = ${JSON.stringify(listed.allow)}\n`;
+    const open: NetworkSpec = { mode: "public", allow: [] };
+    expect(networks("")).toEqual([undefined, undefined]);
+    expect(networks('network_mode = "no-network"\nallow_internet = false\n')).toEqual([undefined, undefined]);
+    expect(networks(toml)).toEqual([listed, listed]);
+    expect(networks(`${toml}[verifier]\nnetwork_mode = "no-network"\n`)).toEqual([listed, undefined]);
+    expect(networks(`allow_internet = true\n[agent]\n${toml}`)).toEqual([listed, open]);
+    expect(networks(`[verifier]\nnetwork_mode = "public"\n`)).toEqual([undefined, open]);
+    const folder = mkdtempSync(join(tmpdir(), "ale-network-"));
+    const task = suiteOf(source({ ...PLAIN, "task.toml": `${TOML}allow_internet = true\n[agent]\n${toml}` })).render(
+      "one",
+      "train",
+      0,
+    );
+    writeTask(task, folder);
+    const { environment, verifierNetwork } = loadSuite(folder).render(loadSuite(folder).families[0] ?? "", "train", 0);
+    expect([environment.network, verifierNetwork]).toEqual([listed, open]);
+    rmSync(folder, { recursive: true });
+  });
+
   test("an old Harbor file with settings that ask for nothing loads", () => {
     const toml = `version = "1.0"\n[metadata]\nauthor_name = "a"\n[environment]\nprofile = "host"\ngpus = 0\n[verifier.env]\n`;
     expect(suiteOf(source({ ...PLAIN, "task.toml": toml })).families).toEqual(["one"]);
+  });
+
+  test("an image stands in the place of a profile, and for the Dockerfile it was built from", () => {
+    const toml = '[environment]\ndocker_image = "debian:12"\nworkdir = "/app"\n';
+    const suite = suiteOf(source({ ...PLAIN, "task.toml": toml, "environment/Dockerfile": "FROM debian:12" }));
+    expect(suite.family("one").environment).toMatchObject({ profile: "image", image: "debian:12", workdir: "/app" });
   });
 
   test.each([
@@ -91,14 +123,18 @@ describe("task folders", () => {
       /task\.toml:3: unknown key environment\.memory_mbs; did you mean memory_mb\?/,
     ],
     ["wrong type", { "task.toml": `${TOML}cpus = "many"\n` }, /task\.toml:3: environment\.cpus is "many"/],
+    ["Dockerfile", { "environment/Dockerfile": "FROM x" }, /suite\/one\/environment\/Dockerfile: images are not built/],
+    ["compose file", { "environment/docker-compose.yaml": "a: b" }, /docker-compose\.yaml: images are not built/],
     [
-      "docker image",
-      { "task.toml": `${TOML}docker_image = "debian"\n` },
-      /task\.toml:3: environment\.docker_image: container images are not supported/,
+      "network",
+      { "task.toml": `${TOML}allowed_hosts = ["a.org"]\n` },
+      /environment\.allowed_hosts needs a network_mode/,
     ],
-    ["Dockerfile", { "environment/Dockerfile": "FROM x" }, /suite\/one\/environment\/Dockerfile: container images/],
-    ["compose file", { "environment/docker-compose.yaml": "a: b" }, /docker-compose\.yaml: container images/],
-    ["network", { "task.toml": `${TOML}allow_internet = true\n` }, /allow_internet: sandboxes have no network/],
+    [
+      "two networks",
+      { "task.toml": `${TOML}allow_internet = true\nnetwork_mode = "no-network"\n` },
+      /allow_internet = true and network_mode = "no-network" disagree/,
+    ],
     ["variables", { "task.toml": `${TOML}[verifier.env]\nKEY = "\${HOME}"\n` }, /verifier\.env: .*nothing of the host/],
     ["steps", { "task.toml": `${TOML}[[steps]]\nname = "a"\n` }, /steps: tasks of several steps/],
     ["no instruction", { "instruction.md": undefined }, /suite\/one\/instruction\.md is missing/],

@@ -7,6 +7,7 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import type { SandboxFile, Task } from "../core/types.ts";
 import { defaultMode, WORKDIR_FOLDER } from "./folder.ts";
 import type { InstanceMetadata } from "./load.ts";
+import { networkTable } from "./network.ts";
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -59,13 +60,13 @@ function places(task: Task): (readonly [place: string, files: readonly SandboxFi
 }
 
 function taskToml(task: Task): string {
-  const { environment, timeouts } = task;
+  const { environment, timeouts, verifierNetwork } = task;
   return `${stringify({
     schema_version: "1.4",
     task: { name: `ale/${task.id}` },
     metadata: { ale: instanceMetadata(task) },
     environment: {
-      profile: environment.profile,
+      ...(environment.image === undefined ? { profile: environment.profile } : { docker_image: environment.image }),
       workdir: environment.workdir,
       cpus: environment.cpus,
       memory_mb: environment.memoryBytes / MEBIBYTE,
@@ -73,8 +74,11 @@ function taskToml(task: Task): string {
       pids: environment.pids,
       ...(environment.leastIsolation && { least_isolation: environment.leastIsolation }),
     },
-    agent: { timeout_sec: timeouts.agent, command_timeout_sec: timeouts.command },
-    verifier: { timeout_sec: timeouts.verifier },
+    agent: {
+      ...{ timeout_sec: timeouts.agent, command_timeout_sec: timeouts.command },
+      ...networkTable(environment.network),
+    },
+    verifier: { timeout_sec: timeouts.verifier, ...networkTable(verifierNetwork) },
   })}\n`;
 }
 

@@ -14,9 +14,18 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 export function encodeMessages(messages: readonly ChatMessage[]): Int32Array {
-  return Int32Array.from(
-    messages.flatMap(({ role, content }) => [FIRST_ROLE + ROLES.indexOf(role), ...encoder.encode(content)]),
-  );
+  return join(messages.flatMap(({ role, content }) => [[FIRST_ROLE + ROLES.indexOf(role)], encoder.encode(content)]));
+}
+
+/** Parts one behind the other; too long for arguments of a call. */
+function join(parts: readonly ArrayLike<number>[]): Int32Array {
+  const ids = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    ids.set(part, at);
+    at += part.length;
+  }
+  return ids;
 }
 
 /** The messages in `ids`; bytes before the first role, and ends of answers, are left out. */
@@ -34,7 +43,7 @@ export function decodeMessages(ids: Int32Array): ChatMessage[] {
 
 /** An answer: its bytes, and its end unless it was cut off. */
 export function encodeAnswer(text: string, isWhole: boolean): Int32Array {
-  return Int32Array.of(...encoder.encode(text), ...(isWhole ? [END_OF_ANSWER] : []));
+  return join([encoder.encode(text), isWhole ? [END_OF_ANSWER] : []]);
 }
 
 /** The text of bytes; other ids are left out. */

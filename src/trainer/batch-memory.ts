@@ -168,11 +168,19 @@ export class BatchMemory {
         }
       }
       for (let token = begin; token < end; token++) {
-        if (this.#inputs[WEIGHTS]?.[token] === 0) continue;
+        if (this.#inputs[WEIGHTS]?.[token] === 0 && !this.#hasCandidates(token)) continue;
         sums.entropy += this.#outputs[ENTROPY]?.[token] as number;
         sums.tokens++;
       }
     }
+  }
+
+  /** Whether the loss has a term of the token's candidates. */
+  #hasCandidates(token: number): boolean {
+    const weights = this.#inputs[CANDIDATE_WEIGHTS];
+    if (weights === undefined) return false;
+    const width = weights.length / this.tokens;
+    return weights.subarray(token * width, (token + 1) * width).some((weight) => weight !== 0);
   }
 
   /** Where sequences begin, to be bound to graphs with attention; nothing unless rows hold several sequences. */

@@ -36,16 +36,32 @@ afterAll(() => {
   for (const learner of released) learner.release();
 });
 
+/** Far from uniform, or one teacher is as good as another. */
+function fill(flat: Float32Array, seed: number): void {
+  initializeParameters(CONFIG, parameterLayout(CONFIG), flat, seed);
+  for (let i = 0; i < flat.length; i++) flat[i] = 4 * (flat[i] as number);
+}
+
 function makeLearner(seed: number) {
   const store = ParameterStore.inMemory(parameterLayout(CONFIG));
-  const flat = store.parameters(0);
-  initializeParameters(CONFIG, store.layout, flat, seed);
-  // Far from uniform, or one teacher is as good as another.
-  for (let i = 0; i < flat.length; i++) flat[i] = 4 * (flat[i] as number);
-  store.publish(0, 0);
+  fill(store.parameters(0), seed);
   const learner = new Learner(CONFIG, store, { threads: 1 });
   released.push(learner);
   return { learner, store };
+}
+
+const made = makeLearner(1);
+let version = 0;
+/** One learner for all tests, as its graphs take longer to compile than to run; each test begins with the same weights. */
+function student(): typeof made {
+  const { store, learner } = made;
+  store.publish(1, ++version);
+  fill(store.parameters(0), 1);
+  store.setStep(0, 0);
+  for (const moment of [store.firstMoment(0), store.secondMoment(0)]) moment.fill(0);
+  store.publish(0, ++version);
+  learner.clearGradients();
+  return made;
 }
 
 const teacher = makeLearner(2).learner;
@@ -82,15 +98,26 @@ test("the likeliest tokens of a teacher are those with the largest log-probabili
   }
 });
 
+test("they are the same layer by layer, a few tokens of the head at a time", () => {
+  const store = ParameterStore.inMemory(parameterLayout(CONFIG));
+  fill(store.parameters(0), 2);
+  const layered = new Learner(CONFIG, store, { threads: 1, executor: "layers", logitBytes: V * 4 * 5 });
+  released.push(layered);
+  const [found, expected] = [layered, teacher].map((each) =>
+    each.forward(sequences, 0, 1, { top: { count: 3, among: V } }),
+  );
+  expect(found?.topIds).toEqual(expected?.topIds as Float32Array[]);
+});
+
 describe("on given sequences", () => {
   test.each(DIVERGENCES)("%s: the student comes nearer to its teacher", async (divergence) => {
-    const { learner, store } = makeLearner(1);
+    const { learner, store } = student();
     const values: number[] = [];
     for (let step = 1; step <= 10; step++) {
       const result = await runUpdate(learner, store, jobOf(divergence));
       values.push(result.metrics["distill/divergence"] as number);
       expect(result.loss).toBeCloseTo(result.metrics["distill/divergence"] as number, 6);
-      store.publish(result.slot, step);
+      store.publish(result.slot, ++version);
     }
     expect(values[0]).toBeGreaterThan(0.05);
     expect(values.at(-1)).toBeLessThan(0.7 * (values[0] as number));
@@ -98,21 +125,22 @@ describe("on given sequences", () => {
 
   test("mixed, gradients are (1 − w) times those of imitation and w times those of the divergence", async () => {
     const gradients = async (job: DistillationJob) => {
-      const { learner } = makeLearner(1);
+      const { learner } = student();
       const { loss } = await distillationGradients(learner, job, 0);
       return { loss, gradients: learner.gradients.slice() };
     };
     for (const temperature of [1, 2]) {
-      const [imitation, taught, mixed] = await Promise.all(
-        [0, 1, 0.3].map((weight) => gradients(jobOf("forward", { weight, temperature }))),
-      );
-      if (imitation === undefined || taught === undefined || mixed === undefined) throw new Error("no gradients");
+      const [imitation, taught, mixed] = [
+        await gradients(jobOf("forward", { weight: 0, temperature })),
+        await gradients(jobOf("forward", { weight: 1, temperature })),
+        await gradients(jobOf("forward", { weight: 0.3, temperature })),
+      ];
       expect(mixed.loss).toBeCloseTo(0.7 * imitation.loss + 0.3 * taught.loss, 5);
       const expected = imitation.gradients.map((value, i) => 0.7 * value + 0.3 * (taught.gradients[i] as number));
       const difference = mixed.gradients.map((value, i) => value - (expected[i] as number));
       expect(rootMeanSquare(difference) / rootMeanSquare(expected)).toBeLessThan(1e-4);
       // Imitation does not know of the temperature.
-      const { learner } = makeLearner(1);
+      const { learner } = student();
       const { loss } = learner.backward(sequences, shares, 0, 1);
       expect(imitation.loss).toBeCloseTo(loss, 5);
     }
@@ -157,7 +185,7 @@ function policyJob(learner: Learner, slot: number, settings: Record<string, unkn
 
 describe("on what the student samples", () => {
   test.each(["reward", "loss"])("in the %s: the student comes nearer, where rewards say nothing", async (place) => {
-    const { learner, store } = makeLearner(1);
+    const { learner, store } = student();
     // Of tokens that stand still, where the advantage pulls log π towards log π_teacher from either side.
     const gap = (slot: number) => {
       const own = learner.logprobs(sequences, slot);
@@ -178,13 +206,13 @@ describe("on what the student samples", () => {
       const slot = store.published?.slot ?? 0;
       const result = await runUpdate(learner, store, policyJob(learner, slot, { in: place, rl: 0 }));
       expect(Number.isFinite(result.metrics["distill/reverse_kl"])).toBe(true);
-      store.publish(result.slot, step);
+      store.publish(result.slot, ++version);
     }
     expect(await measure(store.published?.slot ?? 0)).toBeLessThan(0.8 * before);
   });
 
   test("the teacher's part of an advantage is −weight · (log π − log π_teacher) of that token alone", async () => {
-    const { learner } = makeLearner(1);
+    const { learner } = student();
     const { assignCredit } = await import("./credit.ts");
     const job = policyJob(learner, 0, { weight: 0.5, rl: 2 });
     const known = { ...job, advantages: job.advantages.map((row) => row.map((_, t) => t / 10)) };

@@ -9,7 +9,7 @@ import { type CandidateDistillationOptions, candidateDistillation } from "../alg
 import { mixDistillation } from "../algorithms/distillation.ts";
 import { logSoftmax } from "../algorithms/distribution.ts";
 import { countOnes } from "../algorithms/levels.ts";
-import { DEFAULT_DIVERGENCE, type Divergence } from "../config/distillation.ts";
+import type { Divergence } from "../config/distillation.ts";
 import type { TopTokens } from "../core/teacher.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import type { OptimizerSettings, PolicyJob, PolicyLearner } from "./update.ts";
@@ -29,9 +29,6 @@ export function divergenceOf(divergence: Divergence, mix?: number): CandidateDis
     mix: mix ?? MIX[divergence],
   };
 }
-
-/** The divergence of a stage that names none, and of `[distillation]`. */
-export const { stage: STAGE_DIVERGENCE, onPolicy: ON_POLICY_DIVERGENCE } = DEFAULT_DIVERGENCE;
 
 /** The teacher's log-probabilities among its `count` tokens of each place, at another temperature than they were asked at. */
 export function amongTop({ count, logprobs }: TopTokens, temperature: number): Float32Array[] {

@@ -64,7 +64,7 @@ export interface BackwardResult {
   readonly loss: number;
   /** log p of every token, as `ForwardResult` gives them. */
   readonly logprobs: Float32Array[];
-  /** Mean entropy in nats over the tokens whose weight is not 0. */
+  /** Mean entropy in nats over the tokens that have a weight, or a candidate with one. */
   readonly entropy: number;
   /** How many tokens those are. */
   readonly tokens: number;

@@ -10,7 +10,7 @@ function attempt(task: string, member: number, reward: number, length = 9, stopR
 const ATTEMPTS = [
   ...[attempt("a1", 0, 1, 12), attempt("a1", 1, 1, 8), attempt("a1", 2, 0, 3), attempt("a1", 3, 1, 8)],
   ...[attempt("b1", 0, 0), attempt("b1", 1, 0), attempt("b1", 2, 0, 9, "sandbox_error"), attempt("b1", 3, 1)],
-  ...[attempt("c1", 0, 0), attempt("c1", 1, 0)],
+  ...[attempt("c1", 0, 0), { ...attempt("c1", 1, 1), alerts: ["tunnel"] }],
 ];
 
 test("the shortest solution of a task is its best, and the machine's failures count for nobody", () => {

@@ -15,6 +15,8 @@ export interface Attempt {
   readonly family: string;
   readonly reward: number;
   readonly stopReason: StopReason;
+  /** What the guards raised. */
+  readonly alerts?: readonly unknown[];
   readonly tokens: TokenRecord;
   readonly turns: readonly Turn[];
 }
@@ -34,13 +36,17 @@ export interface Revisited {
   readonly solutions: readonly OwnSolution[];
 }
 
-/** @param attempts in the order of their tasks; those that failed for a reason of the machine say nothing. */
+/**
+ * @param attempts in the order of their tasks; those that failed for a reason of the machine say nothing, and what the guards
+ * raised an alert for is nobody's example.
+ */
 export function judgeAttempts(attempts: readonly Attempt[]): Revisited {
   const judged = attempts.filter(({ stopReason }) => !MACHINE_FAULTS.has(stopReason) && stopReason !== "cancelled");
-  const rateOf = (some: readonly Attempt[]) => mean(some.map(({ reward }) => (reward >= 1 ? 1 : 0)));
+  const isSolution = ({ reward, alerts = [] }: Attempt) => reward >= 1 && alerts.length === 0;
+  const rateOf = (some: readonly Attempt[]) => mean(some.map((attempt) => (isSolution(attempt) ? 1 : 0)));
   const families = Map.groupBy(judged, ({ family }) => family);
   const solutions = [...Map.groupBy(judged, ({ groupId }) => groupId).values()].flatMap((group): OwnSolution[] => {
-    const solved = group.filter(({ reward, tokens }) => reward >= 1 && tokens.mask.includes(1));
+    const solved = group.filter((attempt) => isSolution(attempt) && attempt.tokens.mask.includes(1));
     const [attempt] = solved.toSorted((a, b) => a.tokens.ids.length - b.tokens.ids.length || a.member - b.member);
     return attempt === undefined ? [] : [{ family: attempt.family, rate: rateOf(group), attempt }];
   });

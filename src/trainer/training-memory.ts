@@ -38,6 +38,26 @@ export function trainingMemory(model: LayeredModel, demand: TrainingDemand): Tra
   return demand.executor === "graph" ? wholeGraph(model, demand) : layerByLayer(model, demand);
 }
 
+/** As `trainingMemory`, for log-probabilities alone: what a teacher computes. */
+export function scoringMemory(model: LayeredModel, demand: TrainingDemand): Omit<TrainingMemory, "lanes"> {
+  const { config, adapters } = model;
+  const isWhole = demand.executor === "graph";
+  const lanes = isWhole ? demand.threads : 1;
+  const { rows, length, packed } = rectangleOf(model, Math.ceil(demand.microBatchTokens / lanes), demand);
+  const tokens = rows * length;
+  if (isWhole) {
+    const graph = buildDecoderGraph(config, { profile: "cpu", mode: "logprobs", rows, length, packed, adapters });
+    const working = lanes * graph.workingBytes() * FRAGMENTATION;
+    const logits = Math.min(working / 2, lanes * LOGIT_COPIES * tokens * config.vocabularySize * FLOAT);
+    return { activations: working - logits, logits };
+  }
+  const layer = layerGraph(model, { layer: 0, rows, length, packed, direction: "forward" }).workingBytes();
+  const chunk = headChunk(tokens, config.vocabularySize);
+  const head = headGraph(model, { tokens: chunk, gradients: false, terms: {} }).workingBytes() * FRAGMENTATION;
+  const states = (config.layers + 3) * tokens * config.hiddenSize * FLOAT;
+  return { activations: states + Math.max(0, layer * FRAGMENTATION - head), logits: head };
+}
+
 /** The rectangle of the longest sequences. */
 function rectangleOf({ config }: LayeredModel, tokens: number, { length: longest, packing }: TrainingDemand) {
   const { contextLength } = config;

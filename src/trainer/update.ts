@@ -178,17 +178,7 @@ async function policyUpdate(
   published: Slot,
   job: PolicyJob,
 ): Promise<Omit<UpdateResult, "ms">> {
-  const sum = {
-    loss: 0,
-    klLoss: 0,
-    valueLoss: 0,
-    teacherLoss: 0,
-    gradNorm: 0,
-    entropy: 0,
-    clipped: 0,
-    approxKl: 0,
-    tokens: 0,
-  };
+  const sum = { ...NOTHING };
   let updates = 0;
   const meter = new MismatchMeter(store.published?.version ?? -1, {
     ...job,
@@ -210,39 +200,48 @@ async function policyUpdate(
       const batch = minibatchLoss(job, members, credit, current);
       const { weights, terms } = batch;
       const { entropy, divergence } = await learner.backward(sequences, weights, slot, job.temperature, terms);
-      sum.loss += await imitate(learner, job, { index: m, count: minibatches.length }, slot);
+      const imitated = await imitate(learner, job, { index: m, count: minibatches.length }, slot);
       const next = store.targetFor(slot);
-      sum.gradNorm += (await optimize(learner, job.optimizer, slot, next)).gradNorm;
-      sum.loss += batch.loss;
-      sum.klLoss += batch.klLoss + fullKlLoss(job, divergence);
-      sum.valueLoss += batch.valueLoss;
-      sum.teacherLoss += batch.teacherLoss;
-      sum.entropy += entropy;
-      sum.clipped += batch.clipped;
-      sum.approxKl += batch.approxKl;
-      sum.tokens += batch.tokens;
+      const { gradNorm } = await optimize(learner, job.optimizer, slot, next);
+      const klLoss = batch.klLoss + fullKlLoss(job, divergence);
+      addTo(sum, { ...batch, loss: batch.loss + imitated, klLoss, gradNorm, entropy });
       updates++;
       slot = next;
     }
   }
-  const perUpdate = (total: number) => total / Math.max(1, updates);
   const tokens = Math.max(1, sum.tokens);
+  const count = Math.max(1, updates);
   return {
     slot,
-    loss: perUpdate(sum.loss),
-    gradNorm: perUpdate(sum.gradNorm),
-    entropy: perUpdate(sum.entropy),
+    loss: sum.loss / count,
+    gradNorm: sum.gradNorm / count,
+    entropy: sum.entropy / count,
     clipFraction: sum.clipped / tokens,
     approxKl: sum.approxKl / tokens,
     mismatch: meter.summary(),
     updates,
     tokens: sum.tokens,
-    metrics: {
-      ...credit.metrics,
-      ...(job.kl?.in === "loss" && { "actor/kl_loss": perUpdate(sum.klLoss), "actor/kl_coef": job.kl.coefficient }),
-      ...(credit.critic && { "critic/vf_loss": perUpdate(sum.valueLoss) }),
-      ...(job.teacher?.in === "loss" && { "distill/loss": perUpdate(sum.teacherLoss) }),
-    },
+    metrics: { ...credit.metrics, ...termMetrics(job, credit, sum, count) },
+  };
+}
+
+/** Sums over the minibatches of an update. */
+const NOTHING = {
+  ...{ loss: 0, klLoss: 0, valueLoss: 0, teacherLoss: 0 },
+  ...{ gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0 },
+};
+type Sums = typeof NOTHING;
+
+function addTo(sum: Sums, minibatch: Sums): void {
+  for (const key of Object.keys(sum) as (keyof Sums)[]) sum[key] += minibatch[key];
+}
+
+/** Means of the loss's terms beside the policy's. */
+function termMetrics({ kl, teacher }: PolicyJob, { critic }: Credit, sum: Sums, updates: number) {
+  return {
+    ...(kl?.in === "loss" && { "actor/kl_loss": sum.klLoss / updates, "actor/kl_coef": kl.coefficient }),
+    ...(critic && { "critic/vf_loss": sum.valueLoss / updates }),
+    ...(teacher?.in === "loss" && { "distill/loss": sum.teacherLoss / updates }),
   };
 }
 

@@ -6,6 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ale, lines, SCRIPT, ScriptServer, writeProject } from "./support.ts";
 
+/** What solves tasks/hello. */
+const HELLO = readFileSync("tasks/hello/solution/solve.sh", "utf8").split("\n").at(2) ?? "";
+
 const root = mkdtempSync(join(tmpdir(), "ale-data-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 const project = join(root, "project");
@@ -82,6 +85,25 @@ test("a budget ends the work, and the next command goes on with what is left", a
   expect(third.code).toBe(2);
   rmSync(join(project, "more.txt"));
 }, 240_000);
+
+test("a model behind a server is evaluated like any other, by the settings of a file too", async () => {
+  const rules = [
+    { when: "Say OK", answers: ["OK"] },
+    { when: "Hello", commands: ["cat names.txt", HELLO] },
+  ];
+  using server = new ScriptServer(rules);
+  const flags = ["--samples", "1", "--json"];
+  const solved = await ale("eval", "tasks/hello", "--policy", server.policy, ...flags);
+  expect(JSON.parse(solved.out)).toMatchObject({ rate: 1, n: 1, stopReasons: { done: 1 }, policy: server.policy });
+  const [, url, model] = /^openai:(.*)#(.*)$/.exec(server.policy) ?? [];
+  const config = join(root, "remote.toml");
+  const limits = "[rollout]\nmaxTurns = 1\nmaxCommandTokens = 500\nmaxEpisodeTokens = 20000\n";
+  writeFileSync(config, `${limits}[remote]\nurl = "${url}"\nmodel = "${model}"\napiKeyEnv = "OPENAI_API_KEY"\n`);
+  const limited = await ale("eval", "tasks/hello", "--policy", "openai", "--config", config, ...flags);
+  expect(JSON.parse(limited.out)).toMatchObject({ rate: 0, stopReasons: { turns: 1 } });
+  const unknown = await ale("eval", "tasks/hello", "--policy", "openai", ...flags);
+  expect(unknown.out).toContain("does not say which server and which model");
+}, 60_000);
 
 test("a server that refuses ends the command before anything is done", async () => {
   using server = new ScriptServer();

@@ -107,6 +107,37 @@ describe.skipIf(webgpu === undefined)("webgpu", () => {
     expect(worst.parameters).toBeLessThan(1e-4);
   }, 60_000);
 
+  test.each(["all parameters", "adapters"])(
+    "the divergence from a frozen model, %s",
+    (what) => {
+      const frozen = FrozenParameters.inMemory(LAYOUT, (flat) => initializeParameters(CONFIG, LAYOUT, flat, 8));
+      const adapters = adaptersFor(CONFIG, { rank: 4, alpha: 8, targets: loraTargets(CONFIG), rslora: false });
+      const isAdapted = what === "adapters";
+      const store = ParameterStore.inMemory(isAdapted ? adapters.layout : LAYOUT);
+      if (isAdapted) store.parameters(0).set(store.parameters(0).map((_, i) => Math.sin(i) / 4));
+      else initializeParameters(CONFIG, LAYOUT, store.parameters(0), 7);
+      store.publish(0, 0);
+      const base = isAdapted ? { parameters: frozen, adapters } : undefined;
+      const parameters = new DeviceParameters(provider, store, base);
+      const options = { maxTokensPerMicroBatch: MICRO_BATCH, base, reference: isAdapted ? undefined : frozen };
+      const expected = new Learner(CONFIG, store, { ...options, threads: 1 });
+      const learner = new DeviceLearner(CONFIG, store, parameters, options);
+      const { sequences, weights } = data(0);
+      const [there, here] = [learner, expected].map((each) => each.forward(sequences, 0, 0.8, { divergence: true }));
+      for (const [i, row] of (here?.divergences ?? []).entries()) {
+        expect(Math.max(...row)).toBeGreaterThan(1e-4);
+        for (const [t, value] of row.entries())
+          expect(Math.abs((there?.divergences[i]?.[t] as number) - value)).toBeLessThan(1e-5);
+      }
+      const terms = { divergenceWeights: weights };
+      const found = learner.backward(sequences, weights, 0, 0.8, terms);
+      expect(found.divergence).toBeCloseTo(expected.backward(sequences, weights, 0, 0.8, terms).divergence, 4);
+      expect(difference(learner.gradients, expected.gradients)).toBeLessThan(1e-4);
+      for (const item of [learner, expected, parameters]) item.release();
+    },
+    60_000,
+  );
+
   test("a gradient that is not finite leaves the target alone and does not stay", () => {
     const store = ParameterStore.inMemory(LAYOUT);
     initializeParameters(CONFIG, LAYOUT, store.parameters(0), 7);

@@ -8,8 +8,10 @@ import { Rng } from "../../src/core/rng.ts";
 import { Exchange } from "../../src/device/exchange.ts";
 import { SharedLearner } from "../../src/device/shared-learner.ts";
 import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
+import { FrozenParameters } from "../../src/models/frozen-parameters.ts";
 import { ParameterStore } from "../../src/models/parameter-store.ts";
 import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
+import { divergenceOf } from "../../src/trainer/distillation.ts";
 import { Learner } from "../../src/trainer/learner.ts";
 import { type PolicyJob, type PolicyLearner, runUpdate, type UpdateResult } from "../../src/trainer/update.ts";
 
@@ -20,6 +22,7 @@ const CONFIG: DecoderConfig = {
   ...{ normEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, tiedEmbeddings: true, contextLength: 32 },
 };
 const LAYOUT = parameterLayout(CONFIG);
+const REFERENCE = FrozenParameters.inMemory(LAYOUT, (flat) => initializeParameters(CONFIG, LAYOUT, flat, 2));
 const folder = mkdtempSync(join(tmpdir(), "ale-shared-"));
 const released: { release(): void }[] = [];
 afterAll(() => {
@@ -41,7 +44,7 @@ function makeEngines(name: string, size: number) {
   return Array.from({ length: size }, (_, rank) => {
     const store = ParameterStore.open(path, LAYOUT);
     const exchange = Exchange.open(join(folder, `${name}.exchange`), { rank, size, length: LAYOUT.length });
-    const inner = new Learner(CONFIG, store, { threads: 1, gradients: exchange.gradients(rank) });
+    const inner = new Learner(CONFIG, store, { threads: 1, reference: REFERENCE, gradients: exchange.gradients(rank) });
     const learner = new SharedLearner(inner, store, exchange, { threads: 1 });
     released.push(inner, learner);
     return { store, exchange, inner, learner };
@@ -73,7 +76,7 @@ function policyJob(learner: Learner): PolicyJob {
 }
 
 const store = freshStore(join(folder, "alone.store"));
-const alone = new Learner(CONFIG, store, { threads: 1 });
+const alone = new Learner(CONFIG, store, { threads: 1, reference: REFERENCE });
 released.push(alone);
 const JOB = policyJob(alone);
 
@@ -86,10 +89,10 @@ function metrics({ ms: _, mismatch, metrics, ...result }: UpdateResult): Record<
   return { ...result, ...metrics, parity: mismatch.parity.max };
 }
 
-async function updateAll(name: string, size: number) {
+async function updateAll(name: string, size: number, job = JOB) {
   const engines = makeEngines(name, size);
   for (const { exchange } of engines) exchange.begin(1);
-  const results = await Promise.all(engines.map((engine) => runUpdate(engine.learner, engine.store, JOB)));
+  const results = await Promise.all(engines.map((engine) => runUpdate(engine.learner, engine.store, job)));
   return { engines, results };
 }
 
@@ -132,6 +135,30 @@ describe("an update on several engines", () => {
       expect(shared.published).toEqual({ slot: 0, version: 0 });
     }
   });
+
+  test.each(["loss", "reward"] as const)(
+    "a divergence over the vocabulary and a teacher in the %s are those of one engine",
+    async (place) => {
+      const count = 3;
+      const ids = SEQUENCES.map(({ length }) => Int32Array.from({ length: length * count }, (_, i) => (5 * i) % 16));
+      const logprobs = ids.map((row) => new Float32Array(row.length).fill(Math.log(1 / count)));
+      const teacher = {
+        ...{ in: place, weight: 0.5, rl: 1, logprobs: JOB.behaviour.map((row) => row.map((value) => value - 0.3)) },
+        ...{ top: { count, ids, logprobs }, divergence: divergenceOf("js") },
+      };
+      const job: PolicyJob = { ...JOB, kl: { in: place, estimator: "full", coefficient: 0.3 }, teacher };
+      const expected = await runUpdate(alone, store, job);
+      const { results } = await updateAll(`teacher-${place}`, 2, job);
+      const names = place === "loss" ? ["actor/kl_loss", "distill/loss"] : ["actor/reward_kl_penalty"];
+      for (const { metrics, gradNorm } of results) {
+        expect(gradNorm / expected.gradNorm).toBeCloseTo(1, 5);
+        for (const name of [...names, "distill/reverse_kl"]) {
+          expect(expected.metrics[name]).not.toBe(0);
+          expect(metrics[name]).toBeCloseTo(expected.metrics[name] as number, 5);
+        }
+      }
+    },
+  );
 
   test("the same number of engines gives the same bits again", async () => {
     const [first, second] = [await updateAll("bits-1", 2), await updateAll("bits-2", 2)];

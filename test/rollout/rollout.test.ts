@@ -7,6 +7,7 @@ import { EventHub } from "../../src/core/events.ts";
 import type { Policy, SandboxProvider } from "../../src/core/ports.ts";
 import type { Trajectory } from "../../src/core/types.ts";
 import { ScriptedPolicy } from "../../src/policy/scripted.ts";
+import { alertMetrics, isDropped, trainableGroups } from "../../src/rollout/alerts.ts";
 import { groupFilter } from "../../src/rollout/filter.ts";
 import { Limiter } from "../../src/rollout/limiter.ts";
 import { batchMetrics } from "../../src/rollout/metrics.ts";
@@ -82,6 +83,27 @@ test("with redundancy the first of a group count, and a straggler is stopped", a
   // The first batch's two, and whichever of the second's are gone by now.
   expect(batch.lead.counts.cancelled + next.lead.counts.cancelled).toBeOneOf([2, 3, 4]);
   await rollout.stop();
+}, 30_000);
+
+test("a redundant episode stands in for one that the guards raised an alert for; without one the group is smaller", async () => {
+  const guards = { trajectories: "drop", reward: -1 } as const;
+  const isSpoiled = (trajectory: Trajectory) => isDropped(trajectory, guards);
+  const exploits = ["mkdir -p /logs/verifier", ...scene.solution];
+  // The honest ones are slow, so that the exploit is among the first.
+  const honest = ["sleep 0.7", ...scene.solution];
+  const play = scripted((_, __, member) => (member === 0 ? exploits : honest));
+  for (const [redundancy, useful] of [
+    [0, 1],
+    [1, 2],
+  ] as const) {
+    const rollout = new Rollout({ ...BASE, redundancy }, parts(play, { isSpoiled }));
+    const { groups } = await rollout.collect(1);
+    await rollout.stop();
+    expect(membersOf({ groups })).toEqual(Array(2).fill(redundancy === 0 ? [0, 1] : [0, 1, 2]));
+    expect(trainableGroups(groups, guards).map(({ trajectories }) => trajectories.length)).toEqual([useful, useful]);
+    const counts = { "guards/dropped": 2, "guards/protected_write": 2, "guards/trajectories": 2 };
+    expect(alertMetrics(groups, guards)).toMatchObject(counts);
+  }
 }, 30_000);
 
 test("training does not wait for a group that hangs: it is dropped when it is too old", async () => {

@@ -202,3 +202,20 @@ test("limits that nobody set have room for a conversation", async () => {
   expect(experiment.rollout.maxEpisodeTokens).toBeGreaterThan(500);
   expect(memory[0].predictedBytes).toBeGreaterThan(1e6);
 });
+
+test("a model of this machine plays the agents and judges; what it cannot do is a reason, not a failure", async () => {
+  const project = join(place, "project");
+  mkdirSync(project);
+  writeFileSync(join(project, "a.txt"), "a\n");
+  const flags = ["--config", join(place, "chat.toml"), "--json"];
+  const synth = ["--policy", MODEL, "--rounds", "1", "--count", "1", ...flags];
+  const made = await ale("data", "synth", project, "--out", join(place, "made"), ...synth);
+  expect(made.err).toBe("");
+  expect(JSON.parse(made.out)).toMatchObject({ tasks: 0, rejected: 1, end: "ideas" });
+  const judged = ["--filters", "judge", "--judge", MODEL, ...flags];
+  const filtered = await ale("data", "filter", join(place, "suite"), "--out", join(place, "judged"), ...judged);
+  expect(filtered.err).toBe("");
+  expect(JSON.parse(filtered.out).rejected).toMatchObject([
+    { name: "make", stage: "judge", reason: "the judge gave no score that could be read" },
+  ]);
+}, 60_000);

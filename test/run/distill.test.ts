@@ -1,14 +1,17 @@
 /** Learning from a teacher: real sandboxes, real engines; the shipped policy and what one step of training makes of it. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadExperiment } from "../../src/config/load.ts";
 import { EventHub } from "../../src/core/events.ts";
+import { EngineClient } from "../../src/device/engine-client.ts";
 import type { RunOptions } from "../../src/experiment/api.ts";
+import { policyFromFolder } from "../../src/experiment/policy-source.ts";
 import { runExperiment } from "../../src/experiment/run.ts";
 import { runSft } from "../../src/experiment/sft.ts";
+import { teacherOptions } from "../../src/experiment/teacher.ts";
 import { openStore } from "../../src/store/store.ts";
 import { finish, Workspace } from "./support.ts";
 
@@ -64,11 +67,11 @@ describe("a stage with a teacher", () => {
           ...stage(`divergence = "${divergence}", steps = ${steps}, lr = 1e-3, weight = 0.8, topK = 8`),
           ...demonstrations,
         ]);
-      const [short, long] = [await of("short", 1), await of("long", 20)];
+      const [short, long] = [await of("short", 1), await of("long", 40)];
       const [first, last] = [short, long].map(({ metrics }) => metrics.at(-1) ?? {});
       expect(first?.["distill/top_mass"]).toBeGreaterThan(0.9);
       expect(first?.["distill/divergence"]).toBeGreaterThan(0);
-      // The mean over all steps of the long stage.
+      // The mean over the last 20 steps of the long stage.
       expect(last?.["distill/divergence"]).toBeLessThan(0.9 * (first?.["distill/divergence"] as number));
       const mixed = 0.2 * (first?.["distill/sft_loss"] as number) + 0.8 * (first?.["distill/divergence"] as number);
       expect(first?.["distill/loss"]).toBeCloseTo(mixed, 5);
@@ -96,9 +99,18 @@ describe("a stage with a teacher", () => {
   }, 60_000);
 
   test("a teacher with other tokens is refused, and both are named", async () => {
-    const other = "test/golden/models/llama-tiny";
-    const settings = ['sft.stages=[{objective = "distill", teacher = "TEACHER", steps = 2}]'.replace("TEACHER", other)];
-    await expect(run("other", runSft, [...settings, ...demonstrations])).rejects.toThrow(/llama-tiny/);
+    const other = join(place, "other");
+    cpSync("models/shell-start", other, { recursive: true });
+    const tokenizer = JSON.parse(readFileSync(join(other, "tokenizer.json"), "utf8"));
+    const { vocab } = tokenizer.model;
+    const [first, second] = Object.keys(vocab).slice(-2) as [string, string];
+    [vocab[first], vocab[second]] = [vocab[second], vocab[first]];
+    writeFileSync(join(other, "tokenizer.json"), JSON.stringify(tokenizer));
+    const named = new RegExp(`token \\d+ is .* for the teacher ${other} and .* for models/shell-start`);
+    const settings = [`sft.stages=[{objective = "distill", teacher = "${other}", steps = 2}]`, ...demonstrations];
+    await expect(run("mismatch", runSft, settings)).rejects.toThrow(named);
+    const onPolicy = [`distillation={teacher = "${other}"}`];
+    await expect(run("mismatch-run", runExperiment, onPolicy)).rejects.toThrow(named);
   }, 60_000);
 });
 
@@ -124,6 +136,27 @@ describe("a teacher that judges what the policy samples", () => {
     for (const row of metrics.slice(1)) expect(row["distill/loss"]).toBeGreaterThan(0);
   }, 120_000);
 
+  test("a teacher's engine that is killed is started again and says the same", async () => {
+    const student = policyFromFolder("models/shell-start");
+    const file = join(import.meta.dir, "../../experiments/shell.toml");
+    const { experiment } = loadExperiment({ files: [file], overrides: SETTINGS });
+    let restarts = 0;
+    const options = teacherOptions(teacher, student, experiment, place);
+    const engine = await EngineClient.start(options, () => restarts++, "teacher");
+    try {
+      const sequences = [student.format.encodePrompt("delete the file notes.txt")];
+      const asked = { temperature: 1, top: 3, vocabularySize: 512 };
+      const first = await engine.score(sequences, asked);
+      const again = engine.score(sequences, asked);
+      process.kill(await engine.pid(), "SIGKILL");
+      expect(await again).toEqual(first);
+      expect(await engine.score(sequences, asked)).toEqual(first);
+      expect(restarts).toBe(1);
+    } finally {
+      await engine.stop();
+    }
+  }, 60_000);
+
   test("behind an address: `ale serve --teacher` tells what the engine would", async () => {
     using workspace = new Workspace();
     const served = workspace.ale("serve", "--port", "0", "--no-sandboxes", "--teacher", teacher, "--json");
@@ -140,8 +173,8 @@ describe("a teacher that judges what the policy samples", () => {
       const server = 'server = {model = "teacher", apiKeyEnv = "ALE_TEST_TEACHER_KEY", retries = 0}';
       const remote = `distillation={teacher = "${url}/v1", rl = 0, ${server}}`;
       const [near, far] = [
-        await run("near", runExperiment, [taught("rl = 0"), ...DETERMINISTIC, "trainer.steps=1"]),
-        await run("far", runExperiment, [remote, ...DETERMINISTIC, "trainer.steps=1"]),
+        await run("near", runExperiment, [taught("rl = 0"), "trainer.steps=1"]),
+        await run("far", runExperiment, [remote, "trainer.steps=1"]),
       ];
       for (const name of ["distill/reverse_kl", "actor/grad_norm"]) {
         const [here, there] = [near, far].map(({ metrics }) => metrics.at(-1)?.[name] as number);

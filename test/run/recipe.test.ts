@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Workspace } from "./support.ts";
+import { until, Workspace } from "./support.ts";
 
 const workspace = new Workspace();
 afterAll(() => workspace[Symbol.dispose]());
@@ -48,7 +48,7 @@ test("a recipe that was killed in its last stage goes on from there", async () =
   const out = workspace.path("out");
   const first = workspace.ale("run", file, "--out", out, "--no-serve", "--json");
   const committed = () => workspace.metrics(join("out", "2-learn")).length;
-  while (committed() < 2 && first.exitCode === null) await Bun.sleep(50);
+  await until("two steps of the last stage", () => committed() >= 2 || first.exitCode !== null);
   first.kill("SIGKILL");
   await first.exited;
   expect(committed()).toBeGreaterThanOrEqual(2);

@@ -6,6 +6,8 @@ import { join } from "node:path";
 import { createApp } from "../../src/api/app.ts";
 import { mountSandboxes } from "../../src/api/sandboxes/mount.ts";
 import { serve } from "../../src/api/serve.ts";
+import { ImageStore } from "../../src/images/image-store.ts";
+import { ArchiveStore } from "../../src/sandbox/service/archives.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import { openStore } from "../../src/store/store.ts";
 import { openProvider } from "./support.ts";
@@ -32,12 +34,14 @@ export interface TestApi extends AsyncDisposable {
 export async function openApi(): Promise<TestApi> {
   const folder = mkdtempSync(join(tmpdir(), "ale-sandbox-api-"));
   const store = await openStore(join(folder, "ale.db"));
-  const provider = await openProvider();
+  const imageStore = new ImageStore(join(folder, "home"));
+  const provider = await openProvider({ resolveImage: imageStore.resolve });
   const capacity = { memoryBytes: 2 ** 34, cpus: 64, diskBytes: 2 ** 36, count: 16 };
-  const sandboxes = new SandboxService({ provider, capacity, warm: 1 });
+  const archives = new ArchiveStore(join(folder, "home"));
+  const sandboxes = new SandboxService({ provider, capacity, archives, warm: 1 });
   const app = createApp({ store, token: TOKEN });
   const images = new Map([["python:3.11", "host"]]);
-  mountSandboxes(app, { service: sandboxes, token: TOKEN, images, gemMaxTurns: 3 });
+  mountSandboxes(app, { service: sandboxes, token: TOKEN, images, imageStore, gemMaxTurns: 3 });
   const http = serve(app, { port: 0 });
   return {
     url: http.url,

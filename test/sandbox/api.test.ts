@@ -129,7 +129,10 @@ describe("/v1/sandboxes", () => {
     const forked = await call("POST", at("/fork"), { id: "forked" });
     expect([forked.status, forked.json.sandbox.id]).toEqual([201, "forked"]);
     expect((await call("DELETE", "/v1/sandboxes/forked")).status).toBe(204);
-    expect((await call("POST", at("/stop"))).json).toMatchObject({ state: "stopped", actions: ["restart", "delete"] });
+    expect((await call("POST", at("/stop"))).json).toMatchObject({
+      state: "stopped",
+      actions: ["restart", "delete", "archive"],
+    });
     expect((await call("POST", at("/exec"), { command: "true" })).status).toBe(400);
     expect((await call("POST", at("/restart"))).json.state).toBe("running");
     expect((await call("GET", at("/log"))).json.entries.length).toBeGreaterThan(5);
@@ -142,5 +145,55 @@ describe("/v1/sandboxes", () => {
       expect.stringContaining("more than there is: memory"),
     ]);
     expect((await call("POST", "/v1/sandboxes", { profile: "nonesuch" })).status).toBe(422);
+  });
+
+  test("snapshots, images and archives", async () => {
+    const other = (await call("POST", "/v1/sandboxes", { ...small, id: "other" })).json.id;
+    const own = (path: string) => `/v1/sandboxes/${other}${path}`;
+    await call("PUT", own("/files?path=f"), new TextEncoder().encode("one"));
+    expect(await call("POST", own("/snapshots"), { name: "snap" })).toMatchObject({
+      ...{ status: 201, json: { name: "snap", sandbox: other, lostProcesses: 0, freshShells: [] } },
+    });
+    expect((await call("POST", own("/snapshots"), { name: "snap" })).status).toBe(400);
+    await call("PUT", own("/files?path=f"), new TextEncoder().encode("two"));
+    const read = async (id: string) =>
+      new TextDecoder().decode((await call("GET", `/v1/sandboxes/${id}/files?path=f`)).bytes);
+    const child = (await call("POST", "/v1/sandboxes", { ...small, snapshot: "snap" })).json.id;
+    expect([await read(child), await read(other)]).toEqual(["one", "two"]);
+    expect((await call("GET", own("/snapshots"))).json.snapshots).toMatchObject([{ name: "snap" }]);
+    expect((await call("GET", "/v1/snapshots")).json.frozenBytes).toBeGreaterThan(0);
+
+    expect(await call("POST", own("/commit"), { image: "made/by:api" })).toMatchObject({
+      ...{ status: 201, json: { name: "made/by:api", base: "profile:host", workdir: "/work", source: other } },
+    });
+    const name = encodeURIComponent("made/by:api");
+    const fromImage = await call("POST", "/v1/sandboxes", { ...small, image: "made/by:api" });
+    expect([fromImage.json.image, await read(fromImage.json.id)]).toEqual(["made/by:api", "two"]);
+    const tar = (await call("GET", `/v1/images/${name}/tar`)).bytes;
+    expect(await call("PUT", "/v1/images/again?base=host", tar)).toMatchObject({ status: 201, json: { unpacked: 1 } });
+    const again = await call("POST", "/v1/sandboxes", { ...small, image: "again" });
+    expect(await read(again.json.id)).toBe("two");
+    expect((await call("PUT", "/v1/images/bad", new Uint8Array(2048).fill(65))).status).toBe(400);
+    for (const path of [own("/tar"), "/v1/snapshots/snap/tar"]) {
+      await Bun.write(join(api.folder, "out.tar"), (await call("GET", path)).bytes);
+      const out = Bun.spawnSync(["tar", "-xOf", join(api.folder, "out.tar"), "work/f"]).stdout.toString();
+      expect(out).toBe(path.includes("snapshots") ? "one" : "two");
+    }
+    expect((await call("DELETE", `/v1/images/${name}`)).status).toBe(204);
+    expect((await call("GET", `/v1/images/${name}`)).status).toBe(404);
+    expect((await call("POST", "/v1/sandboxes", { ...small, image: "made/by:api" })).status).toBe(404);
+    expect((await call("DELETE", "/v1/snapshots/snap")).status).toBe(204);
+    expect((await call("POST", "/v1/sandboxes", { ...small, snapshot: "snap" })).status).toBe(404);
+
+    expect((await call("POST", own("/archive"))).status).toBe(409);
+    await call("POST", own("/stop"));
+    expect((await call("POST", own("/archive"))).json).toMatchObject({
+      state: "archived",
+      actions: ["delete", "restore"],
+    });
+    expect((await call("POST", own("/restart"))).status).toBe(409);
+    expect((await call("POST", own("/restore"))).json.state).toBe("running");
+    expect(await read(other)).toBe("two");
+    for (const id of [other, child, fromImage.json.id, again.json.id]) await call("DELETE", `/v1/sandboxes/${id}`);
   });
 });

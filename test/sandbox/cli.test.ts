@@ -9,9 +9,11 @@ import { mountSandboxes } from "../../src/api/sandboxes/mount.ts";
 import { type Service, serve } from "../../src/api/serve.ts";
 import { runCli } from "../../src/cli/program.ts";
 import { parsePlace } from "../../src/cli/sandbox/copy.ts";
+import { ImageStore } from "../../src/images/image-store.ts";
+import { ArchiveStore } from "../../src/sandbox/service/archives.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
-import { LIMITS, openProvider, type TestProvider, until } from "./support.ts";
+import { ENVIRONMENT, LIMITS, openProvider, type TestProvider, until } from "./support.ts";
 
 const TOKEN = "test-token-0123456789";
 let folder: string;
@@ -23,11 +25,12 @@ let http: Service;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "ale-sandbox-cli-"));
   store = await openStore(join(folder, "ale.db"));
-  provider = await openProvider();
+  const imageStore = new ImageStore(join(folder, "home"));
+  provider = await openProvider({ resolveImage: imageStore.resolve });
   const capacity = { memoryBytes: 2 ** 33, cpus: 64, diskBytes: 2 ** 33, count: 8 };
-  sandboxes = new SandboxService({ provider, capacity });
+  sandboxes = new SandboxService({ provider, capacity, archives: new ArchiveStore(join(folder, "home")) });
   const app = createApp({ store, token: TOKEN });
-  mountSandboxes(app, { service: sandboxes, token: TOKEN });
+  mountSandboxes(app, { service: sandboxes, token: TOKEN, imageStore });
   http = serve(app, { port: 0 });
 });
 afterAll(async () => {
@@ -45,12 +48,14 @@ class Sink {
   }
 }
 
-async function ale(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
+async function command(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
   const [stdout, stderr] = [new Sink(), new Sink()];
   const env = { ALE_HOME: join(folder, "home"), ALE_URL: http.url, ALE_TOKEN: TOKEN };
-  const code = await runCli(["sandbox", ...argv], { stdout, stderr, env });
+  const code = await runCli(argv, { stdout, stderr, env });
   return { code, out: stdout.text, err: stderr.text };
 }
+
+const ale = (...argv: string[]) => command("sandbox", ...argv);
 
 test("run: streams and exit code of the command", async () => {
   expect(await ale("run", "--", "sh", "-c", "echo out; echo err >&2; exit 3")).toEqual({
@@ -129,4 +134,34 @@ test.each([
   ["box:", undefined, "box:"],
 ])("%s is a place", (text, sandbox, path) => {
   expect(parsePlace(text)).toEqual({ sandbox, path } as never);
+});
+
+test("snapshot, commit, archive, restore, export; images", async () => {
+  const box = await sandboxes.create({ id: "kept", environment: ENVIRONMENT });
+  const run = async (id: string, script: string) => {
+    const { output } = await sandboxes.get(id).exec(["sh", "-c", script], { ...LIMITS, cwd: "/work" });
+    return new TextDecoder().decode(output);
+  };
+  await run("kept", "echo one > f");
+  expect(await ale("snapshot", "kept", "snap")).toEqual({ code: 0, out: "snap\n", err: "" });
+  expect((await ale("snapshots")).out).toMatch(/snap +kept +0\.0 MB/);
+  expect((await ale("run", "--detach", "--name", "child", "--snapshot", "snap", "--", "true")).out).toBe("child\n");
+  expect(await run("child", "cat f")).toBe("one\n");
+  expect(await ale("run", "--snapshot", "snap", "--", "true")).toMatchObject({ code: 2 });
+  expect((await ale("commit", "kept", "made:1")).out).toMatch(/^made:1 {2}2 layers, /);
+  expect((await ale("archive", "kept")).code).toBe(0);
+  expect(box.state).toBe("archived");
+  expect((await ale("restore", "kept")).code).toBe(0);
+  const file = join(folder, "kept.tar.gz");
+  expect((await ale("export", "kept", file)).code).toBe(0);
+  expect(JSON.parse((await command("images", "ls", "--json")).out)).toMatchObject([{ name: "made:1" }]);
+  expect((await command("images", "import", file, "back", "--base", "host")).out).toMatch(/^back {2}1 layers, /);
+  expect((await ale("run", "--detach", "--name", "back", "--image", "back", "--", "true")).out).toBe("back\n");
+  expect(await run("back", "cat f")).toBe("one\n");
+  expect((await command("images", "ls")).out).toMatch(/back +profile:host +1 /);
+  expect(await command("images", "rm", "back", "made:1")).toEqual({ code: 0, out: "", err: "" });
+  expect(await command("images", "rm", "back")).toMatchObject({ code: 2, err: expect.stringContaining("no image") });
+  expect(await command("images", "import", join(folder, "nonesuch"), "x")).toMatchObject({ code: 2 });
+  expect((await ale("forget", "snap", "--json")).out).toBe('{"forgotten":["snap"]}\n');
+  expect((await ale("kill", "kept", "child", "back")).code).toBe(0);
 });

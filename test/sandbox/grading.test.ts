@@ -150,6 +150,19 @@ test("rewards of both formats", async () => {
     expect(await gradeAfter(":", taskWith(`${script}\n`))).toMatchObject({ reward });
 });
 
+test("counts of tests are read where they are asked for, and further numbers always", async () => {
+  const summary = '{"results": {"summary": {"tests": 4, "passed": 3}}}';
+  const script = `echo '${summary}' > /logs/verifier/ctrf.json; echo '{"reward": 0, "style": 0.5}' > /logs/verifier/reward.json\n`;
+  await using sandbox = await provider.create(ENVIRONMENT);
+  const asked = await grade(provider, sandbox, taskWith(script), { withTests: true });
+  expect(asked).toMatchObject({ reward: 0, scores: { style: 0.5 }, tests: { passed: 3, total: 4 } });
+  expect(await gradeAfter(":", taskWith(script))).not.toHaveProperty("tests");
+  const link = taskWith("ln -s /etc/hostname /logs/verifier/ctrf.json; echo 1 > /logs/verifier/reward.txt\n");
+  const linked = await grade(provider, sandbox, link, { withTests: true });
+  expect(linked).toMatchObject({ reward: 1 });
+  expect(linked).not.toHaveProperty("tests");
+});
+
 test("the tests see the working directory as it was, and are not left for the agent", async () => {
   await using sandbox = await provider.create(ENVIRONMENT);
   await sandbox.run("mkdir -p a/b; echo 1 > a/b/c; chmod 700 a; touch -d 2020-01-01 a/b/c", LIMITS);

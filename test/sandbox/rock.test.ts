@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import { loadSuite } from "../../src/tasks/suite.ts";
 import { type Json, openApi, type TestApi, TOKEN } from "./api-support.ts";
+import { until } from "./support.ts";
 
 const HELLO = resolve(import.meta.dir, "../../tasks/hello");
 
@@ -180,20 +181,46 @@ describe("ROCK", () => {
     expect(await rock("/execute", { sandbox_id: "  ", command: "x" })).toMatchObject({
       error: expect.stringContaining("body.sandbox_id"),
     });
-    for (const wrong of [
-      { image: "nonesuch" },
-      { num_gpus: 1 },
-      { image_os: "windows" },
-      { memory: "much" },
-      { auto_archive_seconds: 5 },
-    ])
+    for (const wrong of [{ image: "nonesuch" }, { num_gpus: 1 }, { image_os: "windows" }, { memory: "much" }])
       expect(await rock("/start", { ...start, ...wrong })).toMatchObject({ status: "Failed", result: { code: 4000 } });
-    for (const path of [`/sandboxes/${id}/archive`, "/commit", `/sandboxes/${id}/proxy/x`])
+    // It runs; only what is stopped can be archived.
+    for (const path of [`/sandboxes/${id}/archive`, "/sandboxes/nobody/archive", `/sandboxes/${id}/vnc`])
       expect(await rock(path, {})).toMatchObject({ status: "Failed", result: { code: 4000 } });
+    expect(await rock("/commit", { sandbox_id: "nobody", image_tag: "x" })).toMatchObject({ result: { code: 4000 } });
     expect(await rock("/execute", { sandbox_id: "nobody", command: "x" })).toMatchObject({
       result: { code: 4000 },
       error: "Sandbox nobody not found",
     });
+  });
+
+  test("archive, restore by restart, commit, and an image of it", async () => {
+    const box = (await rock("/start", { ...start, auto_archive_seconds: 3600 })).result.sandbox_id;
+    await rock("/write_file", { sandbox_id: box, path: "/work/f", content: "kept" });
+    await rock("/stop", { sandbox_id: box });
+    const status = async () => (await rock(`/get_status?sandbox_id=${box}&include_all_states=true`)).result;
+    expect(await status()).toMatchObject({ state: "stopped", auto_delete_time: null });
+    expect((await status()).auto_archive_time).toMatch(/^\d{4}-/);
+    expect((await rock(`/sandboxes/${box}/archive`, {})).result).toBe(`${box} archiving`);
+    await until("the archive", 20_000, async () => (await status()).state === "archived");
+    expect((await status()).archive_time).toMatch(/^\d{4}-/);
+    expect(await rock(`/get_status?sandbox_id=${box}`)).toMatchObject({ status: "Failed" });
+    expect((await rock(`/sandboxes/${box}/restart`, {})).result.sandbox_id).toBe(box);
+    expect((await status()).state_history.map((step: Json) => step.event)).toEqual([
+      ...["alive", "stop", "archive", "archive_done", "restore", "alive"],
+    ]);
+    expect((await rock("/read_file", { sandbox_id: box, path: "/work/f" })).result.content).toBe("kept");
+    const request = { sandbox_id: box, image_tag: "reg/made:1", username: "", password: "" };
+    const { result } = await rock("/commit", request);
+    expect(result).toMatchObject({ sandbox_id: box, image_tag: "reg/made:1", phase: "SUCCEEDED", exit_code: 0 });
+    expect((await rock(`/commit/${box}`)).result).toEqual(result);
+    expect(await rock("/commit/nobody")).toMatchObject({ status: "Failed" });
+    const made = (await rock("/start", { ...start, image: "reg/made:1" })).result.sandbox_id;
+    expect((await rock("/read_file", { sandbox_id: made, path: "/work/f" })).result.content).toBe("kept");
+    for (const each of [box, made]) await rock("/stop", { sandbox_id: each });
+    await rock(`/sandboxes/${box}/archive`, {});
+    await until("the archive", 20_000, async () => (await status()).state === "archived");
+    expect((await rock("/delete", { sandbox_id: box })).status).toBe("Success");
+    await rock("/delete", { sandbox_id: made });
   });
 
   test("stopped with auto_delete_seconds 0, it is gone", async () => {

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import type { Clock } from "../../src/sandbox/service/clock.ts";
 import type { ManagedSandbox, TimeToLive } from "../../src/sandbox/service/managed-sandbox.ts";
 import { SandboxService, UnknownSandbox } from "../../src/sandbox/service/sandbox-service.ts";
-import { ENVIRONMENT, LIMITS, openProvider, type TestProvider, text, until } from "./support.ts";
+import { ENVIRONMENT, LIMITS, openProvider, TestClock, type TestProvider, text, until } from "./support.ts";
 
 let provider: TestProvider;
 let service: SandboxService;
@@ -31,22 +31,6 @@ afterAll(async () => {
 const inFolder = { ...LIMITS, cwd: "/work" };
 const run = async (sandbox: ManagedSandbox, command: string) =>
   text((await sandbox.exec(["sh", "-c", command], inFolder)).output);
-
-/** Time that passes when it is told to. */
-class TestClock implements Clock {
-  #now = Date.now();
-  #timers = new Set<{ readonly at: number; readonly run: () => void }>();
-  now = (): number => this.#now;
-  after = (ms: number, run: () => void): (() => void) => {
-    const timer = { at: this.#now + ms, run };
-    this.#timers.add(timer);
-    return () => this.#timers.delete(timer);
-  };
-  pass(ms: number): void {
-    this.#now += ms;
-    for (const timer of [...this.#timers]) if (timer.at <= this.#now && this.#timers.delete(timer)) timer.run();
-  }
-}
 
 test("stopped, a sandbox keeps its files and nothing else; restarted, it has them again", async () => {
   const sandbox = await service.create({ environment, id: "box" });

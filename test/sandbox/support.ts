@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { CommandOptions, CommandResult, Sandbox } from "../../src/core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../src/core/types.ts";
 import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
+import type { Clock } from "../../src/sandbox/service/clock.ts";
 import {
   createSandboxProvider,
   type NativeSandboxProvider,
@@ -65,12 +66,12 @@ export async function outcome(sandbox: Sandbox, command: string): Promise<[numbe
   return [result.exitCode, text(result.output)];
 }
 
-/** A small static program of the test's own, compiled once. */
-export async function compileProbe(name = "probe.c"): Promise<Uint8Array> {
-  const source = join(import.meta.dir, name);
+/** A small static program of the tests' own, from `name`.c here. */
+export async function compileProbe(name = "probe"): Promise<Uint8Array> {
+  const source = join(import.meta.dir, `${name}.c`);
   const folder = await mkdtemp(join(tmpdir(), "ale-probe-"));
   const target = join(folder, "probe");
-  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source], { timeout: 60_000 });
+  const child = Bun.spawnSync(["cc", "-static", "-O1", "-o", target, source, "-lrt"], { timeout: 60_000 });
   if (child.exitCode !== 0) throw new Error(`cc failed: ${child.stderr.toString()}`);
   const bytes = new Uint8Array(await Bun.file(target).arrayBuffer());
   await rm(folder, { recursive: true, force: true });
@@ -83,5 +84,21 @@ export async function until(what: string, ms: number, condition: () => boolean |
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`${what} did not come true within ${ms} ms`);
     await Bun.sleep(10);
+  }
+}
+
+/** Time that passes when it is told to. */
+export class TestClock implements Clock {
+  #now = Date.now();
+  #timers = new Set<{ readonly at: number; readonly run: () => void }>();
+  now = (): number => this.#now;
+  after = (ms: number, run: () => void): (() => void) => {
+    const timer = { at: this.#now + ms, run };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  };
+  pass(ms: number): void {
+    this.#now += ms;
+    for (const timer of [...this.#timers]) if (timer.at <= this.#now && this.#timers.delete(timer)) timer.run();
   }
 }

@@ -149,7 +149,7 @@ export class GemEnvironments {
     stopReason: "done" | "turns" | "timeout",
   ): Promise<Stepped> {
     episode.over = true;
-    await sandbox.guard.lookAtFiles();
+    await sandbox.guard.lookAtFiles(episode.task);
     if (sandbox.guard.stopped !== undefined) return this.#stopped(sandbox, episode, { observation, info });
     const { reward, mode, ms, error } = await sandbox.use((native) =>
       grade(this.#options.service.provider, native, episode.task),

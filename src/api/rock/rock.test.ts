@@ -21,6 +21,8 @@ test.each(["", "much", "-1g", "8x", "0"])("%j is no size", (text) => {
   expect(() => parseSize("memory", text)).toThrow(RockError);
 });
 
+const HOST = { profile: "host", workdir: undefined };
+
 test("a request is given ROCK's defaults, and no more than the machine has", () => {
   const request = StartRequest.parse({ image: " host " });
   expect(request).toMatchObject({
@@ -32,7 +34,7 @@ test("a request is given ROCK's defaults, and no more than the machine has", () 
     image_os: "linux",
   });
   const headers: Record<string, string> = { "x-user-id": "me" };
-  const made = toCreateRequest(request, new ImageNames(), (name) => headers[name]);
+  const made = toCreateRequest(request, HOST, (name) => headers[name]);
   const most = largestSandbox();
   expect(made.environment.memoryBytes).toBe(Math.min(2 ** 33, most.memoryBytes));
   expect(made.environment.cpus).toBe(Math.min(2, most.cpus));
@@ -48,18 +50,21 @@ test("a request is given ROCK's defaults, and no more than the machine has", () 
     auto_delete_seconds: 0,
     startup_timeout: 1e6,
   });
-  expect(toCreateRequest(timed, new ImageNames(), () => undefined)).toMatchObject({
+  expect(toCreateRequest({ ...timed, auto_archive_seconds: 7 }, HOST, () => undefined).ttl).toEqual({
+    ...{ idleMs: 300_000, archiveMs: 7000 },
+  });
+  expect(toCreateRequest(timed, HOST, () => undefined)).toMatchObject({
     ttl: { idleMs: 300_000, stoppedMs: 0 },
     queueMs: 1_800_000,
   });
 });
 
-test("images are profiles, or what the operator lets stand for them", () => {
-  expect(new ImageNames().profileOf("host")).toBe("host");
-  expect(() => new ImageNames().profileOf("python:3.11")).toThrow("--sandbox-image 'python:3.11=host'");
-  expect(new ImageNames(new Map([["python:3.11", "host"]])).profileOf("python:3.11")).toBe("host");
-  expect(new ImageNames(new Map([["*", "other"]])).profileOf("any")).toBe("other");
-  expect(new ImageNames(new Map([["*", "other"]])).profileOf("host")).toBe("host");
+test("images are profiles, or what the operator lets stand for them", async () => {
+  expect(await new ImageNames().find("host")).toEqual(HOST);
+  await expect(new ImageNames().find("python:3.11")).rejects.toThrow("--sandbox-image 'python:3.11=host'");
+  expect(await new ImageNames(new Map([["python:3.11", "host"]])).find("python:3.11")).toEqual(HOST);
+  expect(await new ImageNames(new Map([["*", "host"]])).find("any")).toEqual(HOST);
+  await expect(new ImageNames(new Map([["*", "none"]])).find("any")).rejects.toThrow("there is no image");
 });
 
 const bytes = (...values: number[]) => new Uint8Array(values);

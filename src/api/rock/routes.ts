@@ -5,11 +5,13 @@
 
 import { type Context, Hono } from "hono";
 import { z } from "zod";
+import type { ImageStore } from "../../images/image-store.ts";
 import type { SandboxStatistics } from "../../sandbox/requests.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import * as commands from "./commands.ts";
 import { answer, Code, type Envelope, nonBlank, parse, parseBody, RockError, success } from "./envelope.ts";
+import { addKept, archivesDisabled } from "./kept.ts";
 import { addProxies } from "./proxies.ts";
 import { defaultEnvironment, type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
 import { isShownByDefault, NO_FAILURE, rockState, startResult, statusResult } from "./status.ts";
@@ -32,14 +34,17 @@ const Warmup = z.object({ image: z.string().default("python:3.11") });
 export interface RockOptions {
   readonly service: SandboxService;
   readonly images: ImageNames;
+  /** What sandboxes are committed to. */
+  readonly imageStore: ImageStore | undefined;
 }
 
 /** Routes below `/apis/envs/sandbox/v1`. */
-export function rockRoutes({ service, images }: RockOptions): Hono {
+export function rockRoutes({ service, images, imageStore }: RockOptions): Hono {
   const app = new Hono();
   addLife(app, service, images);
   addQueries(app, service);
   addCommands(app, service);
+  addKept(app, service, imageStore);
   addProxies(app, (id) => find(service, id));
   addRefusals(app);
   return app;
@@ -55,7 +60,8 @@ function find(service: SandboxService, id: string): ManagedSandbox {
 function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   const start = async (c: Context) => {
     const request = await parseBody(c, StartRequest);
-    return service.start(toCreateRequest(request, images, (name) => c.req.header(name)));
+    if (request.auto_archive_seconds != null && !service.canArchive) throw archivesDisabled();
+    return service.start(toCreateRequest(request, await images.find(request.image), (name) => c.req.header(name)));
   };
   app.post("/start", (c) =>
     answer(c, "start sandbox failed", async () => {
@@ -97,6 +103,7 @@ function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   );
   const restart = async (id: string): Promise<Envelope> => {
     const sandbox = find(service, id);
+    if (sandbox.state === "archived") return success(startResult(await service.restore(id)));
     if (sandbox.state !== "stopped")
       throw new RockError(
         Code.badRequest,
@@ -110,7 +117,7 @@ function addLife(app: Hono, service: SandboxService, images: ImageNames): void {
   app.post("/warmup/tasks", (c) =>
     answer(c, "start warmup failed", async () => {
       const { image } = await parseBody(c, Warmup);
-      service.warm.note(defaultEnvironment(image, images)); // there is nothing to pull
+      service.warm.note(defaultEnvironment(image, await images.find(image))); // there is nothing to pull
       return success(null, "warmup task started");
     }),
   );
@@ -237,15 +244,12 @@ function addCommands(app: Hono, service: SandboxService): void {
   );
 }
 
-/** Paths of ROCK that need what is not there: images to commit to, object storage, a screen. */
+/** Paths of ROCK that need what is not there: object storage, a screen. */
 function addRefusals(app: Hono): void {
   const refuse = (message: string, why: string) => (c: Context) =>
     answer(c, message, async () => {
       throw new RockError(Code.badRequest, why);
     });
-  app.post("/sandboxes/:id/archive", refuse("archive sandbox failed", "archive feature is disabled"));
-  app.post("/commit", refuse("commit sandbox failed", "sandboxes cannot be committed to images yet"));
-  app.get("/commit/:id", refuse("get commit status failed", "sandboxes cannot be committed to images yet"));
   app.get("/get_token", refuse("get oss sts token failed", "there is no object storage; files go through upload"));
   const screen = refuse("vnc failed", "sandboxes have no screen");
   for (const path of ["vnc", "vnc/*"]) app.all(`/sandboxes/:id/${path}`, screen);

@@ -1,10 +1,12 @@
 /** ROCK's request for a sandbox (rl-rock 1.11, `rock/admin/proto/request.py`), and what it means here. */
 
 import { z } from "zod";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE } from "../../core/types.ts";
+import type { ImageStore } from "../../images/image-store.ts";
 import { listProfiles } from "../../sandbox/profile-texts.ts";
 import { largestSandbox } from "../../sandbox/service/capacity.ts";
 import type { CreateRequest } from "../../sandbox/service/sandbox-service.ts";
+import { workdirOf } from "../sandboxes/image-routes.ts";
 import { Code, nonBlank, RockError } from "./envelope.ts";
 
 const seconds = z.number().int().min(0).nullish();
@@ -48,25 +50,45 @@ export function parseSize(field: string, text: string): number {
   throw new RockError(Code.badRequest, `Invalid ${field} ${JSON.stringify(text)}: write for example 512m or 8g`);
 }
 
-/** Which profile stands for an image: the one of that name, or what the operator said. */
+/** What stands for an image: what the operator said, the profile or the image of that name, or what stands for any. */
 export class ImageNames {
   readonly #names: ReadonlyMap<string, string>;
+  readonly #store: ImageStore | undefined;
 
-  /** Image to profile; `*` is any image. */
-  constructor(names: ReadonlyMap<string, string> = new Map()) {
+  /** Name in a request to that of a profile or an image; `*` is any. */
+  constructor(names: ReadonlyMap<string, string> = new Map(), store?: ImageStore) {
     this.#names = names;
+    this.#store = store;
   }
 
-  profileOf(image: string): string {
+  /** @throws RockError when there is nothing of that name. */
+  async find(image: string): Promise<RootName> {
+    const said = this.#names.get(image);
+    const any = this.#names.get("*");
+    const found =
+      (await this.#named(said ?? image)) ??
+      (said === undefined && any !== undefined ? await this.#named(any) : undefined);
+    if (found !== undefined) return found;
     const profiles = listProfiles();
-    const profile = this.#names.get(image) ?? (profiles.includes(image) ? image : this.#names.get("*"));
-    if (profile !== undefined) return profile;
     throw new RockError(
       Code.badRequest,
-      `there is no image ${JSON.stringify(image)}; images cannot be pulled yet. There are the sandbox profiles ` +
-        `${profiles.join(", ")}; ale serve --sandbox-image '${image}=${profiles[0]}' lets one stand for it`,
+      `there is no image ${JSON.stringify(image)}; images are imported, not pulled: ale images import FILE NAME. There ` +
+        `are the sandbox profiles ${profiles.join(", ")}; ale serve --sandbox-image '${image}=${profiles[0]}' lets one stand for it`,
     );
   }
+
+  async #named(name: string): Promise<RootName | undefined> {
+    if (listProfiles().includes(name)) return { profile: name, workdir: undefined };
+    const image = await this.#store?.find(name).catch(() => undefined);
+    return image === undefined ? undefined : { profile: IMAGE_PROFILE, image: image.name, workdir: workdirOf(image) };
+  }
+}
+
+export interface RootName {
+  readonly profile: string;
+  readonly image?: string;
+  /** Where commands begin as the image says. */
+  readonly workdir: string | undefined;
 }
 
 function refuseWhatIsNotThere(request: StartRequest): void {
@@ -75,15 +97,13 @@ function refuseWhatIsNotThere(request: StartRequest): void {
   };
   if (request.image_os.toLowerCase() !== "linux") refuse(`image_os ${request.image_os}: sandboxes are Linux only`);
   if ((request.num_gpus ?? 0) > 0 || request.accelerator_type) refuse("sandboxes have no accelerators");
-  if (request.auto_archive_seconds != null) refuse("archive feature is disabled");
 }
 
 /** Limits beyond what the machine has are brought down to it: ROCK's defaults are those of a cluster. */
-function environmentOf(request: StartRequest, profile: string): EnvironmentSpec {
+function environmentOf(request: StartRequest, { profile, image, workdir }: RootName): EnvironmentSpec {
   const most = largestSandbox();
   return {
-    profile,
-    workdir: WORKDIR,
+    ...{ profile, image, workdir: workdir ?? WORKDIR },
     cpus: Math.min(request.limit_cpus ?? request.cpus, most.cpus),
     memoryBytes: Math.min(parseSize("memory", request.memory), most.memoryBytes),
     diskBytes: Math.min(parseSize("disk", request.disk ?? DEFAULT_DISK), most.diskBytes),
@@ -92,26 +112,29 @@ function environmentOf(request: StartRequest, profile: string): EnvironmentSpec 
 }
 
 /** What a sandbox of this image is when its request says nothing else. */
-export function defaultEnvironment(image: string, images: ImageNames): EnvironmentSpec {
-  return environmentOf(StartRequest.parse({ image }), images.profileOf(image));
+export function defaultEnvironment(image: string, root: RootName): EnvironmentSpec {
+  return environmentOf(StartRequest.parse({ image }), root);
 }
 
 /** @throws RockError for what cannot be had. */
 export function toCreateRequest(
   request: StartRequest,
-  images: ImageNames,
+  root: RootName,
   header: (name: string) => string | undefined,
 ): CreateRequest {
   refuseWhatIsNotThere(request);
   const minutes = request.auto_clear_time_minutes;
   const keepSeconds = request.auto_delete_seconds;
+  const archiveSeconds = request.auto_archive_seconds;
   const startup = Math.min(request.startup_timeout ?? DEFAULT_STARTUP_SECONDS, MAX_STARTUP_SECONDS);
   return {
     id: request.sandbox_id ?? undefined,
-    environment: environmentOf(request, images.profileOf(request.image)),
+    environment: environmentOf(request, root),
     ttl: {
       ...(minutes === undefined ? {} : { idleMs: minutes * 60_000 }),
-      ...(keepSeconds == null ? {} : { stoppedMs: keepSeconds * 1000 }),
+      ...(archiveSeconds == null ? {} : { archiveMs: archiveSeconds * 1000 }),
+      // As in ROCK: who is archived is not deleted.
+      ...(keepSeconds == null || archiveSeconds != null ? {} : { stoppedMs: keepSeconds * 1000 }),
     },
     labels: {
       image: request.image,

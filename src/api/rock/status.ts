@@ -15,6 +15,8 @@ const STATES: Readonly<Record<SandboxState, string>> = {
   running: "running",
   paused: "running",
   stopped: "stopped",
+  archiving: "archiving",
+  archived: "archived",
   failed: "stopped",
   deleted: "deleted",
 };
@@ -26,6 +28,11 @@ const EVENTS: Readonly<Record<SandboxEvent, string>> = {
   stop: "stop",
   restart: "restart",
   delete: "delete",
+  archive: "archive",
+  archive_done: "archive_done",
+  archive_failed: "archive_failed",
+  restore: "restore",
+  restore_failed: "restore_failed",
 };
 
 export function rockState(sandbox: ManagedSandbox): string {
@@ -77,7 +84,8 @@ function phases(sandbox: ManagedSandbox) {
 export function statusResult(service: SandboxService, sandbox: ManagedSandbox) {
   const { id, spec, state, startedAt, stoppedAt, createdAt } = sandbox;
   const { environment, labels } = spec;
-  const expiry = service.expiryOf(sandbox)?.at;
+  const ends = service.expiryOf(sandbox);
+  const expiry = ends?.at;
   const live = state === "running" || state === "paused";
   const disk = sizeText(environment.diskBytes);
   return {
@@ -103,11 +111,11 @@ export function statusResult(service: SandboxService, sandbox: ManagedSandbox) {
     start_time: iso(startedAt),
     stop_time: iso(stoppedAt),
     create_time: iso(createdAt),
-    archive_time: null,
+    archive_time: iso(sandbox.archivedAt),
     delete_time: state === "deleted" ? iso(stoppedAt) : null,
     auto_stop_time: live ? iso(expiry) : null,
-    auto_archive_time: null,
-    auto_delete_time: state === "stopped" ? iso(expiry) : null,
+    auto_archive_time: ends?.how === "archived" ? iso(expiry) : null,
+    auto_delete_time: ends?.how === "kept long enough" && state !== "failed" ? iso(expiry) : null,
     state_history: sandbox.life.history.map(({ from, to, event, at }) => ({
       from_state: STATES[from],
       to_state: STATES[to],

@@ -3,7 +3,7 @@
  * written by whoever works in the sandbox, and is kept from acting as this service in a browser.
  */
 
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import type { Context } from "hono";
 import type { OpenConnection } from "../../sandbox/network/connection-log.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
@@ -194,41 +194,63 @@ function joinWebSockets(inner: WebSocket, connection: OpenConnection): SocketHan
 
 /** Bytes of a TCP connection to `port`, in binary messages both ways. */
 export function proxyTcp(c: Context, sandbox: ManagedSandbox, port: number): Promise<Response> {
+  if (!isWebSocket(c)) throw new HttpError(426, "upgrade_required", "this is for WebSockets");
   return sandbox.use(async ({ network }) => {
     const unix = await network.forward(port);
     const connection = network.begin(port);
-    const inner = connect({ path: unix });
-    inner.pause();
-    let client: Client | undefined;
-    inner.on("data", (chunk: Buffer) => {
-      connection.bytesOut += chunk.length;
-      client?.send(new Uint8Array(chunk));
-      if (client !== undefined && client.getBufferedAmount() > HIGH_WATER) inner.pause();
-    });
-    inner.on("error", (error) => connection.end("failed", error.message));
-    inner.on("close", () => {
-      connection.end("allowed");
-      client?.close(1000);
-    });
+    let inner: Socket;
     try {
-      return upgrade(c, {
-        open(socket) {
-          client = socket;
-          inner.resume();
-          if (inner.destroyed) socket.close(1011, "nothing answers at that port");
-        },
-        message(socket, message) {
-          const bytes = typeof message === "string" ? Buffer.from(message) : message;
-          connection.bytesIn += bytes.length;
-          inner.write(bytes);
-          if (inner.writableLength > MAX_WAITING) socket.close(1013, "the sandbox does not read");
-        },
-        drain: () => void inner.resume(),
-        close: () => void inner.end(),
-      });
+      inner = await connected(unix);
+    } catch (cause) {
+      throw unanswered(connection, sandbox, port, cause);
+    }
+    try {
+      return upgrade(c, joinSocket(inner, connection));
     } catch (error) {
       inner.destroy();
       throw error;
     }
   });
+}
+
+function connected(path: string): Promise<Socket> {
+  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
+  const socket = connect({ path });
+  socket.setTimeout(OPEN_MS, () => reject(new Error(`no answer within ${OPEN_MS / 1000} s`)));
+  socket.once("connect", () => {
+    socket.setTimeout(0);
+    socket.pause();
+    resolve(socket);
+  });
+  socket.once("error", reject);
+  return promise;
+}
+
+function joinSocket(inner: Socket, connection: OpenConnection): SocketHandler {
+  let client: Client | undefined;
+  inner.on("data", (chunk: Buffer) => {
+    connection.bytesOut += chunk.length;
+    client?.send(new Uint8Array(chunk));
+    if (client !== undefined && client.getBufferedAmount() > HIGH_WATER) inner.pause();
+  });
+  inner.on("error", (error) => connection.end("failed", error.message));
+  inner.on("close", () => {
+    connection.end("allowed");
+    client?.close(1000);
+  });
+  return {
+    open(socket) {
+      client = socket;
+      if (inner.destroyed) socket.close(1000);
+      else inner.resume();
+    },
+    message(socket, message) {
+      const bytes = typeof message === "string" ? Buffer.from(message) : message;
+      connection.bytesIn += bytes.length;
+      inner.write(bytes);
+      if (inner.writableLength > MAX_WAITING) socket.close(1013, "the sandbox does not read");
+    },
+    drain: () => void inner.resume(),
+    close: () => void inner.end(),
+  };
 }

@@ -1,11 +1,13 @@
 /** `/v1/sandboxes`: which there are, and what becomes of them. */
 
 import type { Context, Hono } from "hono";
+import type { ImageStore } from "../../images/image-store.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { readBody } from "../json-body.ts";
+import { findImage, workdirOf } from "./image-routes.ts";
 import { CreateBody, describeSandbox, ForkBody, toCreateRequest } from "./shapes.ts";
 
-export function addLifeRoutes(app: Hono, service: SandboxService): void {
+export function addLifeRoutes(app: Hono, service: SandboxService, images: ImageStore | undefined): void {
   const shown = (c: Context, sandbox: ReturnType<SandboxService["get"]>, status: 200 | 201 | 202 = 200) =>
     c.json(describeSandbox(service, sandbox), status);
   app.get("/", (c) => {
@@ -18,7 +20,8 @@ export function addLifeRoutes(app: Hono, service: SandboxService): void {
     const body = await readBody(c, CreateBody);
     // Who does not wait may leave; who waits and leaves does not want it any more.
     const signal = body.wait ? c.req.raw.signal : undefined;
-    const { sandbox, ready } = service.start({ ...toCreateRequest(body), signal });
+    const image = body.image === undefined ? undefined : await findImage(images, body.image);
+    const { sandbox, ready } = service.start({ ...toCreateRequest(body, workdirOf(image)), signal });
     if (!body.wait) return shown(c, sandbox, 202);
     await ready;
     return shown(c, sandbox, 201);
@@ -32,6 +35,8 @@ export function addLifeRoutes(app: Hono, service: SandboxService): void {
   app.post("/:id/resume", async (c) => shown(c, await service.resume(c.req.param("id"))));
   app.post("/:id/stop", async (c) => shown(c, await service.stop(c.req.param("id"))));
   app.post("/:id/restart", async (c) => shown(c, await service.restart(c.req.param("id"))));
+  app.post("/:id/archive", async (c) => shown(c, await service.archive(c.req.param("id"))));
+  app.post("/:id/restore", async (c) => shown(c, await service.restore(c.req.param("id"))));
   app.post("/:id/fork", async (c) => {
     const { id } = await readBody(c, ForkBody);
     const { sandbox, lostProcesses, freshShells } = await service.fork(c.req.param("id"), { id });

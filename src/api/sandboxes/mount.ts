@@ -1,6 +1,7 @@
 /** Puts the sandboxes' surfaces beside the others: Ale's own, ROCK's, and GEM's. */
 
 import { Hono, type MiddlewareHandler } from "hono";
+import type { ImageStore } from "../../images/image-store.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { GemEnvironments } from "../gem/environments.ts";
 import { gemRoutes } from "../gem/routes.ts";
@@ -10,6 +11,7 @@ import { ImageNames } from "../rock/start-request.ts";
 import type { SocketHandler } from "../serve.ts";
 import { addCommandRoutes } from "./command-routes.ts";
 import { addFileRoutes } from "./file-routes.ts";
+import { addSnapshotRoutes, imageRoutes, snapshotRoutes } from "./image-routes.ts";
 import { addLifeRoutes } from "./life-routes.ts";
 import { addNetworkRoutes } from "./network-routes.ts";
 
@@ -20,6 +22,8 @@ export interface SandboxSurface {
   readonly images?: ReadonlyMap<string, string>;
   /** Actions until a GEM episode is truncated. Default 50. */
   readonly gemMaxTurns?: number;
+  /** The images that sandboxes can be made from, and committed to. */
+  readonly imageStore?: ImageStore;
 }
 
 const MAX_TURNS = 50;
@@ -32,17 +36,21 @@ const withoutIdleLimit: MiddlewareHandler = async (c, next) => {
 };
 
 /** Everything here needs the token, reading too: what is in a sandbox is its owner's. */
-export function mountSandboxes(app: Hono, { service, token, images, gemMaxTurns }: SandboxSurface): void {
+export function mountSandboxes(app: Hono, surface: SandboxSurface): void {
+  const { service, token, images, gemMaxTurns, imageStore } = surface;
   const guard = requireToken(token);
-  for (const path of ["/v1/sandboxes", "/v1/sandboxes/*", "/apis/*"])
-    app.use(path, requireSameSite, guard, withoutIdleLimit);
+  const folders = ["/v1/sandboxes", "/v1/snapshots", "/v1/images"].flatMap((path) => [path, `${path}/*`]);
+  for (const path of [...folders, "/apis/*"]) app.use(path, requireSameSite, guard, withoutIdleLimit);
   const native = new Hono();
-  addLifeRoutes(native, service);
+  addLifeRoutes(native, service, imageStore);
+  addSnapshotRoutes(native, service, imageStore);
   addCommandRoutes(native, service);
   addFileRoutes(native, service);
   addNetworkRoutes(native, service);
   app.route("/v1/sandboxes", native);
-  app.route("/apis/envs/sandbox/v1", rockRoutes({ service, images: new ImageNames(images) }));
+  app.route("/v1/snapshots", snapshotRoutes(service, imageStore));
+  if (imageStore !== undefined) app.route("/v1/images", imageRoutes(service, imageStore));
+  app.route("/apis/envs/sandbox/v1", rockRoutes({ service, images: new ImageNames(images, imageStore), imageStore }));
   const environments = new GemEnvironments({ service, maxTurns: gemMaxTurns ?? MAX_TURNS });
   app.route("/apis/v1/envs/gem", gemRoutes(environments));
 }

@@ -1,14 +1,15 @@
 /** What the native surface takes and gives. */
 
 import { z } from "zod";
-import type { NetworkSpec } from "../../core/types.ts";
-import { NO_NETWORK } from "../../sandbox/network/policy.ts";
+import { IMAGE_PROFILE, type NetworkSpec } from "../../core/types.ts";
+import { NetworkPolicy, NO_NETWORK } from "../../sandbox/network/policy.ts";
 import type { BackgroundCommand } from "../../sandbox/service/background-command.ts";
-import { possibleEvents } from "../../sandbox/service/lifecycle.ts";
+import { HAPPENINGS, possibleEvents } from "../../sandbox/service/lifecycle.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { CreateRequest, SandboxService } from "../../sandbox/service/sandbox-service.ts";
 
 const MIB = 2 ** 20;
+const DEFAULT_WORKDIR = "/work";
 const seconds = z.number().min(0).max(31_536_000);
 const variables = z.record(z.string(), z.string());
 const command = z.union([z.string().min(1), z.array(z.string()).min(1)]);
@@ -29,20 +30,28 @@ export const NetworkBody = z.strictObject({
     .optional(),
 });
 
+/** @throws AleError("usage") for a rule that is none. */
 export function toNetwork({ mode, allow, limits }: z.infer<typeof NetworkBody>): NetworkSpec {
   const given = Object.entries(limits ?? {}).filter(([, value]) => value !== undefined);
-  return { mode, allow, ...(given.length > 0 && { limits: Object.fromEntries(given) }) };
+  const network: NetworkSpec = { mode, allow, ...(given.length > 0 && { limits: Object.fromEntries(given) }) };
+  void new NetworkPolicy(network);
+  return network;
 }
 
 export const CreateBody = z.strictObject({
   id: z.string().optional(),
   /** Name of a profile in `sandboxes/`. */
   profile: z.string().default("host"),
+  /** Name of an image, in the place of a profile. */
+  image: z.string().optional(),
+  /** Name of a snapshot to start from; limits and root file system are its own then. */
+  snapshot: z.string().optional(),
   cpus: z.number().min(0.01).max(1024).default(1),
   memoryMb: z.number().int().min(16).default(512),
   diskMb: z.number().int().min(1).default(256),
   processes: z.number().int().min(4).default(256),
-  workdir: z.string().default("/work"),
+  /** Default: what the image says, or `/work`. */
+  workdir: z.string().optional(),
   labels: variables.default({}),
   /** What it may reach; nothing when omitted. */
   network: NetworkBody.optional(),
@@ -50,6 +59,9 @@ export const CreateBody = z.strictObject({
   idleSeconds: seconds.optional(),
   totalSeconds: seconds.optional(),
   stoppedSeconds: seconds.optional(),
+  /** Archived after this long stopped, and not deleted then; deleted after this long archived. */
+  archiveSeconds: seconds.optional(),
+  archivedSeconds: seconds.optional(),
   /** The longest it waits for room. */
   queueSeconds: seconds.optional(),
   /** Answer when it can be used, not before. */
@@ -58,15 +70,22 @@ export const CreateBody = z.strictObject({
 
 const ms = (value: number | undefined) => (value === undefined ? undefined : value * 1000);
 
-export function toCreateRequest(body: z.infer<typeof CreateBody>): CreateRequest {
-  const { id, profile, cpus, memoryMb, diskMb, processes, workdir, labels } = body;
-  const ttl = { idleMs: ms(body.idleSeconds), totalMs: ms(body.totalSeconds), stoppedMs: ms(body.stoppedSeconds) };
+/** `imageWorkdir`: where commands begin as the image says. */
+export function toCreateRequest(body: z.infer<typeof CreateBody>, imageWorkdir: string | undefined): CreateRequest {
+  const { id, image, snapshot, cpus, memoryMb, diskMb, processes, labels } = body;
+  const ttl = {
+    ...{ idleMs: ms(body.idleSeconds), totalMs: ms(body.totalSeconds), stoppedMs: ms(body.stoppedSeconds) },
+    ...{ archiveMs: ms(body.archiveSeconds), archivedMs: ms(body.archivedSeconds) },
+  };
+  const profile = image === undefined ? body.profile : IMAGE_PROFILE;
+  const workdir = body.workdir ?? imageWorkdir ?? DEFAULT_WORKDIR;
   const given = Object.entries(ttl).filter(([, value]) => value !== undefined);
   return {
     id,
     labels,
+    snapshot,
     environment: {
-      ...{ profile, workdir, cpus, pids: processes },
+      ...{ profile, image, workdir, cpus, pids: processes },
       ...{ memoryBytes: memoryMb * MIB, diskBytes: diskMb * MIB },
       ...(body.network && { network: toNetwork(body.network) }),
     },
@@ -174,14 +193,22 @@ const iso = (at: number | undefined) => (at === undefined || !Number.isFinite(at
 
 export function describeSandbox(service: SandboxService, sandbox: ManagedSandbox) {
   const { id, state, spec, createdAt, startedAt, stoppedAt, life } = sandbox;
-  const { profile, workdir, cpus, memoryBytes, diskBytes, pids } = spec.environment;
+  const { profile, image, workdir, cpus, memoryBytes, diskBytes, pids } = spec.environment;
   const expiry = service.expiryOf(sandbox);
   return {
     id,
     state,
     reason: sandbox.lastReason,
-    actions: possibleEvents(state).filter((event) => event !== "ready" && event !== "fail"),
-    ...{ profile, workdir, cpus, memoryMb: memoryBytes / MIB, diskMb: diskBytes / MIB, processes: pids },
+    actions: possibleEvents(state).filter((event) => !HAPPENINGS.has(event)),
+    ...{
+      profile,
+      image: image ?? null,
+      workdir,
+      cpus,
+      memoryMb: memoryBytes / MIB,
+      diskMb: diskBytes / MIB,
+      processes: pids,
+    },
     labels: spec.labels,
     network: spec.environment.network ?? NO_NETWORK,
     /** How many the guards raised. */
@@ -190,6 +217,7 @@ export function describeSandbox(service: SandboxService, sandbox: ManagedSandbox
     createdAt: iso(createdAt),
     startedAt: iso(startedAt),
     stoppedAt: iso(stoppedAt),
+    archivedAt: iso(sandbox.archivedAt),
     /** When and how it ends by itself. */
     expiresAt: iso(expiry?.at),
     expiresBy: expiry?.how ?? null,

@@ -23,6 +23,7 @@ export interface SandboxView {
   readonly state: string;
   readonly reason: string;
   readonly profile: string;
+  readonly image: string | null;
   readonly memoryMb: number;
   readonly cpus: number;
   readonly createdAt: string;
@@ -41,11 +42,16 @@ export class ServiceClient {
   }
 
   /** @throws AleError("service") when nobody answers; AleError("usage") with what the service says. */
-  async send(method: string, path: string, body?: unknown): Promise<Response> {
+  send(method: string, path: string, body?: unknown): Promise<Response> {
+    return this.request(method, `/v1/sandboxes${path}`, body);
+  }
+
+  /** As `send`, for another path of the service. */
+  async request(method: string, path: string, body?: unknown): Promise<Response> {
     const raw = body instanceof Uint8Array;
     let response: Response;
     try {
-      response = await fetch(`${this.url}/v1/sandboxes${path}`, {
+      response = await fetch(`${this.url}${path}`, {
         method,
         headers: { Authorization: `Bearer ${this.#token}`, ...(raw ? {} : { "Content-Type": "application/json" }) },
         ...(body === undefined ? {} : { body: raw ? (body as Uint8Array<ArrayBuffer>) : JSON.stringify(body) }),

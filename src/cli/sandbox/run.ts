@@ -1,9 +1,12 @@
 /** `ale sandbox run`: a command in a sandbox of its own, here or left with the service. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { aleHome } from "../../config/paths.ts";
+import { NATIVE } from "../../config/sandbox-backend.ts";
 import { AleError } from "../../core/errors.ts";
 import { isolationStep } from "../../core/isolation.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import { type EnvironmentSpec, IMAGE_PROFILE, type NetworkMode, type NetworkSpec } from "../../core/types.ts";
+import { ImageStore } from "../../images/image-store.ts";
 import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
 import { sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
@@ -14,10 +17,13 @@ import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } 
 
 interface RunFlags extends ServiceFlags, BackendFlags {
   readonly profile: string;
+  readonly snapshot?: string;
   readonly cpus: number;
   readonly memory: number;
   readonly disk: number;
   readonly processes: number;
+  readonly network: NetworkMode;
+  readonly allow?: readonly string[];
   readonly timeout: number;
   readonly stdin?: boolean;
   readonly detach?: boolean;
@@ -40,10 +46,17 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     .argument("<command...>", "program and arguments, behind --")
     .option("--profile <name>", "what the sandbox is made of", "host")
     .option("--token-env <name>", "variable with the token of the service rock, whose address is --url")
+    .option("--snapshot <name>", "a snapshot of the service instead, with --detach")
     .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
     .option("--disk <mb>", "room for files in megabytes", wholeNumber("--disk", 1, 1 << 24), 256)
     .option("--processes <n>", "processes at once", wholeNumber("--processes", 4, 1 << 22), 256)
+    .addOption(
+      new Option("--network <mode>", "what it may reach (docs/sandbox.md)")
+        .choices(["none", "allowlist", "public"])
+        .default("none"),
+    )
+    .option("--allow <host>", "host, *.host, address or range it may reach, each with or without :port", addHost)
     .option("--timeout <seconds>", "end it after this long; 0: never", realNumber("--timeout", 0, 1e7), 0)
     .option("--stdin", "pass on what is piped in")
     .option("--detach", "leave it with the service and print the sandbox's name")
@@ -55,21 +68,38 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
         ["ale sandbox run -- python3 -c 'print(6 * 7)'", "one command"],
         ["ale sandbox run -- bash", "look around; exit ends it"],
         ["tar c src | ale sandbox run --stdin -- tar t", "with input"],
+        [
+          "ale sandbox run --network allowlist --allow pypi.org --allow '*.pythonhosted.org' -- pip download six",
+          "what is listed",
+        ],
         ["ale sandbox run --backend podman --image debian:12 -- apt list", "in a container"],
         ["ale sandbox run --detach --name build -- make -j2", "goes on without this terminal"],
       ),
     )
     .action(async (argv: string[], flags: RunFlags) => {
+      networkOf(flags); // says what is wrong before anything is made
       if (flags.detach) await runDetached(cli, argv, flags);
       else await runHere(cli, argv, flags);
     });
 }
 
+const addHost = (host: string, before: readonly string[] = []) => [...before, host];
+
+function networkOf({ network: mode, allow = [] }: RunFlags): NetworkSpec {
+  if (mode === "none" && allow.length > 0)
+    throw new AleError("usage", "--allow lists hosts for a sandbox without a network", {
+      hint: "give --network allowlist, too",
+    });
+  if (mode === "allowlist" && allow.length === 0)
+    throw new AleError("usage", "--network allowlist needs hosts", { hint: "give --allow HOST, any number of times" });
+  return { mode, allow };
+}
+
 async function runDetached(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   const client = new ServiceClient(cli, flags);
-  const { profile, cpus, memory, disk, processes, timeout, name } = flags;
+  const { profile, image, snapshot, cpus, memory, disk, processes, timeout, name } = flags;
   const sandbox = await client.json<SandboxView>("POST", "", {
-    ...{ profile, cpus, memoryMb: memory, diskMb: disk, processes },
+    ...{ profile, image, snapshot, cpus, memoryMb: memory, diskMb: disk, processes, network: networkOf(flags) },
     ...(name === undefined ? {} : { id: name }),
   });
   const timeoutSeconds = timeout === 0 ? null : timeout;
@@ -84,41 +114,54 @@ async function runDetached(cli: CommandLine, argv: readonly string[], flags: Run
 async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlags): Promise<void> {
   if (flags.name !== undefined)
     throw new AleError("usage", "--name names a sandbox that stays", { hint: "give --detach, too" });
+  if (flags.snapshot !== undefined)
+    throw new AleError("usage", "snapshots are the service's", { hint: "give --detach, too" });
+  const isNative = flags.backend === NATIVE.backend;
+  const image =
+    isNative && flags.image !== undefined ? await new ImageStore(aleHome(cli.env)).get(flags.image) : undefined;
+  const workdir = image?.workdir == null || image.workdir === "/" ? WORKDIR : image.workdir;
   const environment: EnvironmentSpec = {
-    profile: flags.profile,
-    workdir: WORKDIR,
+    profile: image === undefined ? flags.profile : IMAGE_PROFILE,
+    image: image?.name,
+    workdir,
     cpus: flags.cpus,
     memoryBytes: flags.memory * MIB,
     diskBytes: flags.disk * MIB,
     pids: flags.processes,
+    network: networkOf(flags),
   };
   const { openLocalBackend, openRemoteBackend } = await import("../../experiment/backends.ts");
   if (flags.backend === "rock") {
     await using provider = await openRemoteBackend(backendOf(flags));
     await using sandbox = await provider.create(environment);
-    return await execute(cli, sandbox, argv, flags);
+    return await execute(cli, sandbox, argv, { ...flags, workdir });
   }
-  const { url: _, ...local } = flags; // of the service that --detach is about
-  await using provider = await openLocalBackend(backendOf(local));
+  const { url: _, image: ofEngine, ...local } = flags; // the address is of the service that --detach is about
+  await using provider = await openLocalBackend(backendOf(isNative ? local : { ...local, image: ofEngine }));
   if (isolationStep(provider.isolation) === "landlock")
     cli.note(`a weak sandbox, without namespaces: ${provider.isolation}; \`ale doctor\` says what would raise it`);
   await using sandbox = await provider.createBare(environment);
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
-    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: WORKDIR, ...terminalSize() }));
+    cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: workdir, ...terminalSize() }));
     return;
   }
-  await execute(cli, sandbox, argv, flags);
+  await execute(cli, sandbox, argv, { ...flags, workdir });
 }
 
 /** A sandbox of any backend. */
 type Executing = Pick<NativeSandbox, "execSeparate">;
 
-async function execute(cli: CommandLine, sandbox: Executing, argv: readonly string[], flags: RunFlags): Promise<void> {
+async function execute(
+  cli: CommandLine,
+  sandbox: Executing,
+  argv: readonly string[],
+  flags: RunFlags & { readonly workdir: string },
+): Promise<void> {
   const stdin = flags.stdin ? new Uint8Array(await Bun.stdin.arrayBuffer()) : undefined;
   using interrupt = listenForInterrupt(false, () => {});
   const result = await sandbox.execSeparate(argv, {
-    cwd: WORKDIR,
+    cwd: flags.workdir,
     timeoutMs: flags.timeout === 0 ? Number.POSITIVE_INFINITY : flags.timeout * 1000,
     maxOutputBytes: MAX_OUTPUT_BYTES,
     signal: interrupt.signal,

@@ -28,7 +28,10 @@ export interface CurveFit {
 }
 
 /** The fit of sampled held-out success, or of the training reward where there are too few evaluations. */
-export function fitLearningCurve({ metrics, evaluations }: ReportData): CurveFit | undefined {
+export function fitLearningCurve({
+  metrics,
+  evaluations,
+}: Pick<ReportData, "metrics" | "evaluations">): CurveFit | undefined {
   const heldOut = sampled(evaluations);
   const reward = series(metrics, "critic/rewards/mean").filter((point) => point.y !== null);
   const points = heldOut.length >= FIT_POINTS ? heldOut.map(({ step, rate }) => ({ x: step, y: rate })) : reward;

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { branchesOf, forkSection, forkTree } from "./forks.ts";
+import { branchesOf, crucialSpans, forkSection, forkTree } from "./forks.ts";
 
 const episode = (forkAnchor: number | null, reward: number) => ({ forkAnchor, reward });
 
@@ -10,6 +10,12 @@ test("episodes of a task fall into branches by anchor; those without one are fro
     { anchor: 3, solved: 0, episodes: 1 },
     { anchor: 6, solved: 1, episodes: 3 },
   ]);
+});
+
+test("a stretch over which success rises is crucial, the last one up to the expert's end", () => {
+  const branches = [0, 1, 8].map((solved, i) => ({ anchor: 1 + 2 * i, solved, episodes: 8 }));
+  expect(crucialSpans({ branches, chunks: 7 })).toEqual([[3, 5]]);
+  expect(crucialSpans({ branches: branches.slice(0, 2), chunks: 7 })).toEqual([[3, 8]]);
 });
 
 test("a tree has a node per chunk, a branch per anchor with its count, and commands as text", () => {

@@ -24,6 +24,8 @@ export interface ForkTree {
   readonly commands: ReadonlyMap<number, string>;
 }
 
+/** The default of `resampling.drop`. */
+const CRUCIAL_RISE = 0.2;
 /** Episodes of a step that are looked through. */
 const STEP_EPISODES = 2000;
 
@@ -92,9 +94,19 @@ export function forkTree(tree: ForkTree): Html {
   return html`<svg class="chart" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${title}"><title>${title}</title>
 <text class="label" x="0" y="${SPINE - 14}">chunk</text><text class="label" x="0" y="${SPINE + 4}">expert</text>
 <text class="label" x="0" y="${BAR_TOP + BAR_HEIGHT}">success</text>
-<line class="line blue" x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${SPINE}" y2="${SPINE}"/>${nodes}
+<line class="line blue" x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${SPINE}" y2="${SPINE}"/>
+${crucialSpans(tree).map(([from, to]) => html`<line class="line orange" x1="${at(from)}" x2="${at(to)}" y1="${SPINE}" y2="${SPINE}"/>`)}${nodes}
 ${branches.map((branch) => drawBranch(branch, at(branch.anchor)))}
 </svg>`;
+}
+
+/** Stretches of the expert from one anchor to the next over which success rises; after the last one the whole expert succeeds. */
+export function crucialSpans({ branches, chunks }: Pick<ForkTree, "branches" | "chunks">): [number, number][] {
+  const success = branches.map(({ solved, episodes }) => solved / episodes);
+  return branches.flatMap(({ anchor }, i): [number, number][] => {
+    const rise = (success[i + 1] ?? 1) - (success[i] as number);
+    return rise > CRUCIAL_RISE ? [[anchor, branches[i + 1]?.anchor ?? chunks + 1]] : [];
+  });
 }
 
 function drawBranch({ anchor, solved, episodes }: ForkBranch, x: number): Html {
@@ -112,7 +124,7 @@ function drawBranch({ anchor, solved, episodes }: ForkBranch, x: number): Html {
 export function forkSection(trees: readonly ForkTree[]): HtmlValue {
   if (trees.length === 0) return null;
   return html`<section><h2>Episodes from an expert's states</h2>
-<p class="note">Each branch is a group of episodes: the chunks before its anchor are the expert's, the rest the policy's. Where success rises from one anchor to the next, a chunk between them is crucial.</p>
+<p class="note">Each branch is a group of episodes: the chunks before its anchor are the expert's, the rest the policy's. Where success rises by more than 20 points from one anchor to the next (orange), a chunk between them is crucial.</p>
 ${trees.map(
   (tree) => html`<h3>Step ${tree.step}: ${tree.taskId}, expert ${tree.expert}</h3>
 <div class="card scroll forks">${forkTree(tree)}${commandList(tree)}</div>`,

@@ -12,7 +12,7 @@ const PAPER = { initial: 0.416, peak: 0.8983, converged: 0.8768 } as const;
 const percent = (value: number) => `${(value * 100).toFixed(2)} %`;
 
 /** For runs on the shell suite alone, the tasks that stand in for the paper's here. */
-export function headline(data: ReportData): HtmlValue {
+export function headline(data: Pick<ReportData, "configuration" | "evaluations" | "metrics">): HtmlValue {
   const curve = isShellSuite(data.configuration) ? fitLearningCurve(data) : undefined;
   if (curve === undefined || curve.source !== "held-out success") return null;
   const heldOut = data.evaluations.filter((row) => row.split === "heldout" && !row.greedy);

@@ -5,7 +5,6 @@ import { refuseWeaker } from "../../core/isolation.ts";
 import type { SandboxArchive, SandboxSnapshot, WarmPoolStatistics } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { NativeSandbox, type SandboxOwner } from "../native-sandbox.ts";
-import { Op } from "../protocol.ts";
 import { isOrphan, ownedName } from "../registry.ts";
 import { SandboxFiles } from "../sandbox-files.ts";
 import type { ShellState } from "../snapshots.ts";
@@ -112,12 +111,22 @@ class ContainerProvider implements NativeSandboxProvider, SandboxOwner {
       throw new AleError("sandbox", `containers of ${this.#engine.name} have no network`, {
         hint: "use the backend native for tasks that need one",
       });
+    if (environment.image !== undefined)
+      throw new AleError(
+        "sandbox",
+        `image ${environment.image} is Ale's own, which ${this.#engine.name} does not have`,
+        {
+          hint: "use the backend native",
+        },
+      );
     const root = await this.#root(environment, files?.image);
     const number = this.#nextNumber++;
     const channel = await ContainerChannel.start(this.#engine, {
       ...{ name: await ownedName(), number, root, environment, session },
     });
-    const sandbox = new NativeSandbox(channel, number, { environment, layers: [], owner: this });
+    const sandbox = new NativeSandbox(channel, number, {
+      ...{ environment, root: { base: "", layers: [], env: {} }, owner: this },
+    });
     this.#living.set(sandbox, channel);
     try {
       // Over what podman puts there.
@@ -260,7 +269,7 @@ export async function createContainerProvider(options: ContainerProviderOptions)
   const probe = { name: await ownedName(), number: 0, root, environment: PROBE, session: false };
   try {
     const channel = await ContainerChannel.start(engine, probe);
-    await channel.request(Op.destroy, 0, new Uint8Array(0), "ending the first container", LIST_MS);
+    await channel.destroy();
     return new ContainerProvider(engine, options, channel.isolation);
   } catch (error) {
     throw new AleError("sandbox", `${engine.name} cannot make sandboxes here: ${errorMessage(error)}`, {

@@ -47,7 +47,7 @@ class LandlockSandbox extends NativeSandbox {
   readonly #paths: PrivatePaths;
 
   constructor(channel: SoloChannel, number: number, root: string, environment: EnvironmentSpec, owner: SandboxOwner) {
-    super(channel, number, { environment, layers: [], owner });
+    super(channel, number, { environment, root: { base: "", layers: [], env: {} }, owner });
     this.#paths = new PrivatePaths(root, environment.workdir);
   }
 
@@ -119,6 +119,10 @@ class LandlockProvider implements NativeSandboxProvider, SandboxOwner {
     refuseWeaker(this.isolation, environment);
     if (environment.network !== undefined && environment.network.mode !== "none")
       throw new AleError("sandbox", `sandboxes at the level ${this.isolation} have no network`);
+    if (environment.image !== undefined)
+      throw new AleError("sandbox", `image ${environment.image} needs namespaces, which are not permitted here`, {
+        hint: "`ale doctor` says how to allow them",
+      });
     const number = this.#nextNumber++;
     const { channel, root } = await startInit(this.#options.stateDir, number, environment, this.#readable);
     const sandbox = new LandlockSandbox(channel, number, root, environment, this);
@@ -246,6 +250,6 @@ export async function createLandlockProvider(options: LandlockProviderOptions): 
   const folders = new Set(await Promise.all(shown.map(real)));
   const readable = (await Promise.all([...folders].map((folder) => readableAround(folder, masks)))).flat();
   const { channel } = await startInit(options.stateDir, 0, PROBE, readable);
-  await channel.request(Op.destroy, 0, new Uint8Array(0), "ending the first sandbox", START_MS);
+  await channel.destroy();
   return new LandlockProvider(options, readable, channel.isolation);
 }

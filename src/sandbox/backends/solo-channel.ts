@@ -11,14 +11,13 @@ import { Op, type OpCode } from "../protocol.ts";
 const NOTHING_KNOWN = new Uint8Array(9 * 8).fill(0xff);
 const NO_COUNTS = new Uint8Array(8);
 const STOP_PROCESSES = new Uint8Array([1]);
-const NO_REPLY: Reply = { payload: new Uint8Array(0), missing: false };
 
 export class SoloChannel implements InitChannel {
   readonly isolation: string;
   readonly socketFolder = undefined;
   readonly #connection: Connection;
   readonly #end: () => Promise<void>;
-  #ended: Promise<Reply> | undefined;
+  #ended: Promise<void> | undefined;
 
   /** `end`: ends the sandbox and removes what it leaves. */
   constructor(connection: Connection, isolation: string, end: () => Promise<void>) {
@@ -32,10 +31,6 @@ export class SoloChannel implements InitChannel {
   }
 
   request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    if (op === Op.destroy) {
-      this.#ended ??= this.#end().then(() => NO_REPLY);
-      return this.#ended;
-    }
     return this.#connection.request(op, sandbox, inOwnWords(op, payload), what, timeoutMs);
   }
 
@@ -53,6 +48,11 @@ export class SoloChannel implements InitChannel {
 
   forget(sandbox: number): void {
     this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
+  }
+
+  destroy(): Promise<void> {
+    this.#ended ??= this.#end();
+    return this.#ended;
   }
 
   holdOff(sandbox: number): void {

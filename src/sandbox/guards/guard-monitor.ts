@@ -1,7 +1,9 @@
 /** Looks at a sandbox from outside, now and then, and tells its `GuardWatch`. */
 
+import { posix } from "node:path";
 import { AleError } from "../../core/errors.ts";
 import type { Sandbox } from "../../core/ports.ts";
+import type { Task } from "../../core/types.ts";
 import type { GuardWatch } from "./guard-watch.ts";
 import type { Observation } from "./observation.ts";
 import type { GuardSettings } from "./settings.ts";
@@ -57,10 +59,13 @@ export class GuardMonitor implements Disposable {
   }
 
   /** When the agent is done, before anything of ours is placed where it must not write. */
-  async lookAtFiles(): Promise<void> {
-    const { action, paths } = this.#settings.protectedWrite;
+  async lookAtFiles({ environment, files }: Pick<Task, "environment" | "files">): Promise<void> {
+    const { action, paths, shadows } = this.#settings.protectedWrite;
     if (this.#sandbox === undefined || action === "off") return;
-    const found = await this.#sandbox.writtenPaths(paths).catch(ignoreSandbox);
+    const shipped = new Set(files.map(({ path }) => path.split("/")[0]));
+    const names = shadows.filter((name) => !shipped.has(name));
+    const wanted = [...paths, ...names.map((name) => posix.join(environment.workdir, name))];
+    const found = await this.#sandbox.writtenPaths(wanted).catch(ignoreSandbox);
     this.#watch.written(found ?? []);
   }
 

@@ -45,6 +45,13 @@ export const GuardsSchema = z.strictObject({
       paths: z
         .array(z.string().refine(isAbsolute, "must be an absolute path"))
         .default(["/tests", "/logs/verifier", "/solution", "/oracle"]),
+      /**
+       * Names in the working directory, which grading carries along, that stand in for what a verifier started there runs:
+       * `python3 -m pytest` takes `pytest.py` of its folder before the real one.
+       */
+      shadows: z
+        .array(z.string().min(1))
+        .default(["pytest.py", "pytest", "_pytest", "unittest", "unittest.py", "sitecustomize.py", "usercustomize.py"]),
     })
     .prefault({}),
   forkStorm: z

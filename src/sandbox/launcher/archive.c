@@ -14,7 +14,8 @@ static struct {
   uint64_t left;      /* bytes that may still be sent */
   uint64_t skipped;
   int entries;
-  dev_t device;
+  dev_t device, other; /* folders on any other are mounts, such as /proc */
+  int file;            /* of the target, where it goes; -1: into the reply */
   struct buffer out;
   char error[ERROR_SIZE];
 } outgoing;
@@ -29,7 +30,9 @@ static bool emit(const char *path, const void *data, size_t length) {
   outgoing.left -= length;
   buffer_append(&outgoing.out, data, length);
   if (buffer_length(&outgoing.out) < CHUNK) return true;
-  reply(outgoing.request, FLAG_MORE, outgoing.out.data + outgoing.out.start, buffer_length(&outgoing.out));
+  if (outgoing.file < 0) reply(outgoing.request, FLAG_MORE, outgoing.out.data + outgoing.out.start, buffer_length(&outgoing.out));
+  else if (!write_all(outgoing.file, outgoing.out.data + outgoing.out.start, buffer_length(&outgoing.out)))
+    return refuse(path, strerror(errno));
   buffer_consume(&outgoing.out, buffer_length(&outgoing.out));
   return true;
 }
@@ -42,7 +45,7 @@ static bool emit_entry(enum entry_type type, const struct stat *status, const ch
                         .mtime_ns = (int64_t)status->st_mtim.tv_sec * 1000000000 + status->st_mtim.tv_nsec,
                         .path_length = (uint32_t)strlen(path),
                         .size = size};
-  if (++outgoing.entries > MAX_ENTRIES) return refuse(path, "the folder has too many entries");
+  if (++outgoing.entries > (outgoing.file < 0 ? MAX_ENTRIES : MAX_PACKED)) return refuse(path, "the folder has too many entries");
   return emit(path, &entry, sizeof entry) && emit(path, path, strlen(path));
 }
 
@@ -50,6 +53,9 @@ static bool emit_entry(enum entry_type type, const struct stat *status, const ch
 static bool export_file(int parent, const char *name, const char *path, const struct stat *seen) {
   static uint8_t chunk[CHUNK];
   struct stat status;
+  const char *first = outgoing.file < 0 ? NULL : link_find(seen, path);
+  if (first != NULL)
+    return emit_entry(ENTRY_HARD_LINK, seen, path, strlen(first)) && emit(path, first, strlen(first));
   int fd = openat(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) return refuse(path, strerror(errno));
   bool good = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_ino == seen->st_ino;
@@ -78,7 +84,7 @@ static bool export_entry(int parent, const char *name, const char *path, int dep
     if (n < 0) return refuse(path, strerror(errno));
     return emit_entry(ENTRY_LINK, &status, path, (uint64_t)n) && emit(path, target, (size_t)n);
   }
-  if (!S_ISDIR(status.st_mode) || status.st_dev != outgoing.device) { /* other devices: mounts such as /proc */
+  if (!S_ISDIR(status.st_mode) || (status.st_dev != outgoing.device && status.st_dev != outgoing.other)) {
     outgoing.skipped++;
     return true;
   }
@@ -105,7 +111,7 @@ static bool export_folder(int folder, const char *path, int depth) {
     if (strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0) continue;
     if (count == capacity) names = realloc(names, (capacity = capacity > 0 ? capacity * 2 : 16) * sizeof *names);
     if (names == NULL || (names[count] = strdup(item->d_name)) == NULL) abort();
-    if (++count > MAX_ENTRIES) good = refuse(path, "the folder has too many entries");
+    if (++count > MAX_PACKED) good = refuse(path, "the folder has too many entries");
   }
   if (count > 0) qsort(names, count, sizeof *names, by_name);
   for (size_t i = 0; i < count; i++) {
@@ -129,6 +135,7 @@ void folder_export(uint32_t request, const uint8_t *payload, size_t length) {
   }
   memset(&outgoing, 0, sizeof outgoing);
   outgoing.request = request;
+  outgoing.file = -1;
   memcpy(&outgoing.left, payload, 8);
   memcpy(path, payload + 8, length - 8);
   path[length - 8] = 0;
@@ -139,7 +146,7 @@ void folder_export(uint32_t request, const uint8_t *payload, size_t length) {
     reply_error(request, errno == ENOENT ? FLAG_MISSING : 0, "%s: %s", path, strerror(errno));
     return;
   }
-  outgoing.device = status.st_dev;
+  outgoing.device = outgoing.other = status.st_dev;
   if (export_folder(readable, "", 0)) {
     struct entry end = {.type = ENTRY_END, .size = outgoing.skipped};
     buffer_append(&outgoing.out, &end, sizeof end);
@@ -148,4 +155,44 @@ void folder_export(uint32_t request, const uint8_t *payload, size_t length) {
     reply_error(request, 0, "%s", outgoing.error);
   }
   buffer_free(&outgoing.out);
+}
+
+/*
+ * The whole root file system, without what is mounted in it but /usr, as a file of the target.
+ * Payload, as settings: file, bytes. Reply: u64 entries, u64 skipped.
+ */
+void folder_pack(uint32_t request, const uint8_t *payload, size_t length) {
+  const char *name = setting(payload, length, "file");
+  struct stat status, usr;
+  memset(&outgoing, 0, sizeof outgoing);
+  outgoing.request = request;
+  outgoing.left = setting_number(payload, length, "bytes", 0);
+  int root = open_root(), target = open_folder(-1, TARGET_NAME, false);
+  int readable = root < 0 ? -1 : openat(root, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+  outgoing.file = target < 0 || name == NULL || strchr(name, '/') != NULL
+                      ? -1
+                      : openat(target, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (target >= 0) close(target);
+  if (outgoing.file < 0 || readable < 0 || fstat(readable, &status) != 0) {
+    reply_error(request, 0, "packing: %s", strerror(errno));
+    return;
+  }
+  outgoing.device = outgoing.other = status.st_dev;
+  if (fstatat(root, "usr", &usr, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(usr.st_mode)) outgoing.other = usr.st_dev;
+  close(root);
+  struct entry end = {.type = ENTRY_END};
+  bool good = export_folder(readable, "", 0);
+  end.size = outgoing.skipped;
+  if (good) {
+    buffer_append(&outgoing.out, &end, sizeof end);
+    good = write_all(outgoing.file, outgoing.out.data + outgoing.out.start, buffer_length(&outgoing.out))
+               ? true
+               : refuse(name, strerror(errno));
+  }
+  close(outgoing.file);
+  links_forget();
+  buffer_free(&outgoing.out);
+  uint64_t answer[2] = {(uint64_t)outgoing.entries, outgoing.skipped};
+  if (good) reply(request, 0, answer, sizeof answer);
+  else reply_error(request, 0, "%s", outgoing.error);
 }

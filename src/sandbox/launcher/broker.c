@@ -167,6 +167,19 @@ static void drop_layer(const struct frame_header *header, const uint8_t *payload
     answer_error(header->request, 0, "the factory is gone");
 }
 
+static void place_stored(const struct frame_header *header, const uint8_t *payload) {
+  struct factory_message message = {.kind = OP_STORED, .request = header->request};
+  const char *path = setting(payload, header->length, "path");
+  message.layer = (uint32_t)setting_number(payload, header->length, "layer", 0);
+  if (path == NULL || path[0] != '/' || strlen(path) >= PATH_SIZE || (message.layer & STORED_LAYER) == 0) {
+    answer_error(header->request, 0, "a stored layer needs a number of its kind and an absolute path");
+    return;
+  }
+  format(message.spec.target, sizeof message.spec.target, "%s", path);
+  if (!send_packet(broker.factory, &message, sizeof message, NULL, 0))
+    answer_error(header->request, 0, "the factory is gone");
+}
+
 static void handle(const struct frame_header *header, const uint8_t *payload) {
   switch (header->op) {
     case OP_HELLO: hello(header, payload); return;
@@ -180,6 +193,7 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_RESUME: sandbox_resume(header); return;
     case OP_WRITTEN: sandbox_written(header, payload); return;
     case OP_DROP: drop_layer(header, payload); return;
+    case OP_STORED: place_stored(header, payload); return;
     case OP_LISTEN:
     case OP_FORWARD: relay_open(header, payload); return;
     case OP_UNLISTEN: relay_close(header, payload); return;

@@ -21,6 +21,18 @@ static void limit(int resource, uint64_t value) {
   if (setrlimit(resource, &wanted) != 0) setup_fail("setting a resource limit");
 }
 
+/*
+ * All sandboxes of an ordinary user are that user, so the kernel counts what they take together. None takes more than a share,
+ * and of descriptors in flight, which each may have as many of as it may open, none so many that programs with the usual limit
+ * of 1024 could pass no more.
+ */
+static void share_quotas(void) {
+  struct rlimit current;
+  if (getrlimit(RLIMIT_SIGPENDING, &current) == 0) limit(RLIMIT_SIGPENDING, current.rlim_cur / 16);
+  if (getrlimit(RLIMIT_MSGQUEUE, &current) == 0) limit(RLIMIT_MSGQUEUE, current.rlim_cur / 4);
+  limit(RLIMIT_NOFILE, 768);
+}
+
 static void raise_loopback(void) {
   struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -82,6 +94,7 @@ void confine(const struct sandbox_spec *spec, const struct level *level) {
   if (sethostname("sandbox", 7) != 0) setup_fail("host name");
   raise_loopback();
   limit_all(spec, level);
+  if (!level->mapped) share_quotas();
   /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
    * limits processes it shall be the one that does, because it counts refusals. */
   limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);

@@ -2,6 +2,7 @@
 #include "launcher.h"
 
 #include <linux/sched.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -62,13 +63,29 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   init_main(3, message->sandbox, &message->spec, sandbox_level);
 }
 
+/*
+ * What the kernel counts per user (inotify instances, message queues, pending signals) it counts again for whoever made the
+ * user namespace. So each sandbox is made in the name of an id of its own: otherwise one could use up what is the host's root's
+ * and its neighbours'. The capabilities stay; only the name changes.
+ */
+static void act_as(uid_t id) {
+  if (syscall(SYS_setresuid, -1, id, -1) != 0) return; /* then it is counted as ours */
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* the change took both away */
+  prctl(PR_SET_DUMPABLE, 1);
+}
+
+static uid_t maker_of(uint32_t sandbox) {
+  return sandbox_level->first_id + 1 + sandbox % (sandbox_level->id_count - 1);
+}
+
 /* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
 static pid_t make_sandbox(const struct factory_message *message, const int *fds, char *error, size_t capacity) {
   int go[2];
-  if (message->spec.base >= MAX_BASES || !bases[message->spec.base].used) {
+  if (!message->spec.store && (message->spec.base >= MAX_BASES || !bases[message->spec.base].used)) {
     format(error, capacity, "profile %u is not registered", message->spec.base);
     return -1;
   }
+  if (message->spec.target[0] != 0 && !stage_target(message->spec.target, error, capacity)) return -1;
   if (pipe2(go, O_CLOEXEC) != 0) {
     format(error, capacity, "pipe: %s", strerror(errno));
     return -1;
@@ -79,12 +96,17 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     arguments.flags |= CLONE_INTO_CGROUP;
     arguments.cgroup = (uint64_t)fds[1 + message->attach_count];
   }
+  if (sandbox_level->mapped) act_as(maker_of(message->sandbox));
   pid_t pid = (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+  int saved = errno;
+  if (pid != 0 && sandbox_level->mapped) act_as(0);
+  errno = saved;
   if (pid == 0) {
     close(go[1]);
     become_sandbox(message, fds[0], go[0], fds + 1);
     _exit(125);
   }
+  if (message->spec.target[0] != 0) stage_target_end(); /* the sandbox has its own */
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
   else if (!write_id_maps(pid, sandbox_level)) format(error, capacity, "id maps: %s", strerror(errno));
   else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
@@ -99,6 +121,12 @@ void factory_main(int channel, const struct level *level, const char *stage) {
   sandbox_level = level;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NAME, "ale-factory");
+  /* For `act_as`: another name takes no capability away. */
+  if (level->mapped && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0) {
+    format(answer.error, sizeof answer.error, "secure bits: %s", strerror(errno));
+    send_packet(channel, &answer, sizeof answer, NULL, 0);
+    _exit(0);
+  }
   /* Until `confine`: an ordinary user may write the id maps of dumpable processes only. */
   prctl(PR_SET_DUMPABLE, 1);
   stage_enter(level, stage, answer.error, sizeof answer.error);
@@ -116,6 +144,8 @@ void factory_main(int channel, const struct level *level, const char *stage) {
                  (size_t)n - sizeof message, answer.error, sizeof answer.error);
     else if (message.kind == OP_FREEZE && count == 1)
       stage_layer(message.layer, fds[0], &answer.bytes, answer.error, sizeof answer.error);
+    else if (message.kind == OP_STORED)
+      stage_stored(message.layer, message.spec.target, answer.error, sizeof answer.error);
     else if (message.kind == OP_DROP)
       stage_drop(message.layer);
     else if (message.kind == OP_CREATE && count == 1 + message.attach_count + message.into_cgroup)

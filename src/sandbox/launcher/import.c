@@ -1,6 +1,9 @@
 /* The other direction: a stream of entries, possibly hostile, becomes files below a folder. Handled as it arrives. */
 #include "init.h"
 
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
 static struct {
   bool active;
   uint32_t request;
@@ -49,6 +52,22 @@ static bool begin_file(int parent, const char *name, const char *path) {
   return incoming.file >= 0 ? true : refuse(path, strerror(errno));
 }
 
+/* The file grows by what follows; mode and time are set again at its end. */
+static bool begin_part(int parent, const char *name, const char *path) {
+  struct stat status;
+  incoming.file = openat(parent, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (incoming.file < 0) return refuse(path, strerror(errno));
+  if (fstat(incoming.file, &status) == 0 && S_ISREG(status.st_mode) && lseek(incoming.file, 0, SEEK_END) >= 0) return true;
+  return refuse(path, "no regular file to go on with");
+}
+
+static bool mark_opaque(int parent, const char *name, const char *path) {
+  int folder = open_folder(parent, name, true);
+  bool good = folder >= 0 && fsetxattr(folder, OPAQUE_ATTRIBUTE, "y", 1, 0) == 0 ? true : refuse(path, strerror(errno));
+  if (folder >= 0) close(folder);
+  return good;
+}
+
 static bool begin_entry(char *path) {
   const char *name;
   const struct entry *entry = &incoming.entry;
@@ -64,6 +83,13 @@ static bool begin_entry(char *path) {
     if (folder >= 0) close(folder);
     buffer_append(&incoming.folders, entry, sizeof *entry);
     buffer_append(&incoming.folders, path, entry->path_length);
+  } else if (entry->type == ENTRY_PART) {
+    good = begin_part(parent, name, path);
+  } else if (entry->type == ENTRY_OPAQUE) {
+    good = mark_opaque(parent, name, path);
+  } else if (entry->type == ENTRY_WHITEOUT) {
+    remove_tree(parent, name);
+    good = mknodat(parent, name, S_IFCHR, makedev(0, 0)) == 0 ? true : refuse(path, strerror(errno));
   } else {
     good = refuse(path, "unknown kind of entry");
   }
@@ -82,10 +108,25 @@ static bool make_link(char *path, const char *target) {
   return good;
 }
 
+/* Another name of a file that is there already. A link that stands there is not followed. */
+static bool make_hard_link(char *path, char *target) {
+  const char *name, *other;
+  int parent = open_parent(path, &name);
+  if (parent < 0) return refuse(path, strerror(errno));
+  int from = open_parent(target, &other);
+  remove_tree(parent, name);
+  bool good = from >= 0 && linkat(from, other, parent, name, 0) == 0 ? true : refuse(path, strerror(errno));
+  if (from >= 0) close(from);
+  close(parent);
+  return good;
+}
+
 /* Writing changes the time and clears set-id bits, so both are set when the file is complete. */
 static void end_file(void) {
   int64_t at = incoming.entry.mtime_ns;
   struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
+  off_t end = lseek(incoming.file, 0, SEEK_CUR); /* it may end with a hole */
+  if (end >= 0 && ftruncate(incoming.file, end) != 0) refuse("writing a file", strerror(errno));
   fchmod(incoming.file, incoming.entry.mode & 07777);
   if (at >= 0) futimens(incoming.file, times);
   close(incoming.file);
@@ -93,9 +134,13 @@ static void end_file(void) {
 }
 
 static bool write_content(void) {
+  enum { HOLE = 4096 };
   size_t part = buffer_length(&incoming.pending);
   if (part > incoming.left) part = (size_t)incoming.left;
-  if (!write_all(incoming.file, incoming.pending.data + incoming.pending.start, part))
+  const uint8_t *data = incoming.pending.data + incoming.pending.start;
+  bool zeros = incoming.entry.sparse && part >= HOLE && data[0] == 0 && memcmp(data, data + 1, part - 1) == 0;
+  if (zeros && lseek(incoming.file, (off_t)part, SEEK_CUR) < 0) return refuse("writing a file", strerror(errno));
+  if (!zeros && !write_all(incoming.file, incoming.pending.data + incoming.pending.start, part))
     return refuse("writing a file", strerror(errno));
   buffer_consume(&incoming.pending, part);
   incoming.left -= part;
@@ -119,7 +164,7 @@ static bool step(void) {
   }
   if (entry->path_length == 0 || entry->path_length >= sizeof path) return refuse("archive", "bad path");
   size_t head = sizeof *entry + entry->path_length;
-  bool link = entry->type == ENTRY_LINK;
+  bool link = entry->type == ENTRY_LINK || entry->type == ENTRY_HARD_LINK;
   if (link && entry->size >= sizeof target) return refuse("archive", "bad link");
   if (available < head + (link ? (size_t)entry->size : 0)) return false;
   memcpy(path, data + sizeof *entry, entry->path_length);
@@ -129,11 +174,11 @@ static bool step(void) {
     memcpy(target, data + head, (size_t)entry->size);
     target[entry->size] = 0;
     buffer_consume(&incoming.pending, head + (size_t)entry->size);
-    return make_link(path, target);
+    return entry->type == ENTRY_LINK ? make_link(path, target) : make_hard_link(path, target);
   }
   buffer_consume(&incoming.pending, head);
   if (!begin_entry(path)) return false;
-  incoming.left = entry->type == ENTRY_FILE ? entry->size : 0;
+  incoming.left = incoming.file >= 0 ? entry->size : 0;
   if (incoming.file >= 0 && incoming.left == 0) end_file();
   return true;
 }

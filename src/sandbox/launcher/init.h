@@ -208,16 +208,33 @@ bool remove_tree(int parent, const char *name);
 
 /* archive.c */
 struct entry {
-  uint8_t type, reserved[3];
+  uint8_t type, sparse, reserved[2]; /* sparse: zeros become holes */
   uint32_t mode, uid, gid;
   int64_t mtime_ns; /* negative: now */
   uint32_t path_length, reserved2;
   uint64_t size; /* at the end: entries that were skipped */
 } __attribute__((packed));
-enum entry_type { ENTRY_END, ENTRY_FILE, ENTRY_FOLDER, ENTRY_LINK };
-enum { MAX_ENTRIES = 100000, MAX_DEPTH = 128 };
+enum entry_type {
+  ENTRY_END,
+  ENTRY_FILE,
+  ENTRY_FOLDER,
+  ENTRY_LINK,
+  ENTRY_HARD_LINK, /* content: the other name, from the same folder on */
+  ENTRY_PART,      /* more of the file that came before under this name */
+  ENTRY_WHITEOUT,  /* for an overlay: hides what lower layers have there */
+  ENTRY_OPAQUE,    /* for an overlay: a folder that hides what is in those of lower layers */
+};
+enum { MAX_ENTRIES = 100000, MAX_PACKED = 4000000, MAX_DEPTH = 128 };
+
+#define OPAQUE_ATTRIBUTE "user.overlay.opaque"
 
 void folder_export(uint32_t request, const uint8_t *payload, size_t length);
+void folder_pack(uint32_t request, const uint8_t *payload, size_t length);
+/* copy.c */
+void layer_copy(uint32_t request, const uint8_t *payload, size_t length);
+/* links.c: the first name that each file with several had. Returns it, or NULL when this is the first. */
+const char *link_find(const struct stat *status, const char *path);
+void links_forget(void);
 /* One frame of an import; `more` while others follow. */
 void folder_import(uint32_t request, const uint8_t *payload, size_t length, bool more);
 

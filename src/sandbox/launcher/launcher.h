@@ -68,6 +68,7 @@ enum op {
   OP_LIMITS = 5,  /* reply: u32 memory, u32 pids, u32 disk */
   OP_FREEZE = 6,  /* the sandbox ends and what it wrote becomes a layer for others; reply: u64 bytes */
   OP_DROP = 7,    /* control → factory: a layer is no longer needed */
+  OP_STORED = 12, /* control → factory: a folder of the host as a layer */
   OP_RUN = 16,
   OP_EXEC = 17,
   OP_CANCEL = 18,
@@ -96,6 +97,8 @@ enum op {
   OP_VARIABLES = 52, /* environment of what starts from now on */
   OP_OBSERVE = 60, /* what the guards look at (observe.c) */
   OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
+  OP_COPY = 70,   /* a layer, as it is, to the target; reply: u64 bytes, skipped, entries */
+  OP_PACK = 71,   /* a folder as a stream of entries, into a file of the target */
   OP_REPLY = 64,
   OP_GONE = 65,   /* broker → control: the sandbox ended by itself */
 };
@@ -152,6 +155,10 @@ ssize_t receive_packet(int socket, void *data, size_t capacity, int *fds, int *c
 
 /* Layers one sandbox can stand on: their names have to fit into the page that mount(2) takes. */
 enum { MAX_LAYERS = 64 };
+/* In the number of a layer that lies in a folder of the host: what it holds is no memory of the sandbox's. */
+#define STORED_LAYER 0x80000000u
+/* Where a sandbox with a target finds it. */
+#define TARGET_NAME ".target"
 enum { MAX_TREES = 4, MAX_ATTACH = MAX_TREES, MAX_BASES = 64, MAX_MASKS = 64, MAX_BINDS = 32, PATH_SIZE = 1024 };
 
 /* What the machine gave us, decided once at start. */
@@ -171,11 +178,13 @@ struct sandbox_spec {
   char workdir[PATH_SIZE];
   uint32_t layers[MAX_LAYERS]; /* what frozen sandboxes wrote, newest first */
   uint32_t layer_count;
+  char target[PATH_SIZE]; /* a folder of the host that it may write to; empty: none */
+  bool store;             /* no root file system: the layers side by side, and the target */
 };
 
 /* Broker → factory. */
 struct factory_message {
-  uint32_t kind; /* OP_BASE, OP_CREATE, OP_FREEZE (with the layer's mount) or OP_DROP */
+  uint32_t kind; /* OP_BASE, OP_CREATE, OP_FREEZE (with the layer's mount), OP_DROP or OP_STORED (path in spec.target) */
   uint32_t request;
   uint32_t sandbox;
   uint32_t layer;
@@ -198,6 +207,7 @@ struct base {
   bool used;
   bool directory;                     /* one whole root, instead of the host's /usr */
   bool has_usr;
+  bool bare;                          /* nothing of the host's */
   char links[8][2][64];               /* top-level symlinks: name, target */
   int link_count;
   char trees[8][64];                  /* other top-level folders, bound read-only */
@@ -257,6 +267,11 @@ bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t 
 /* Places a frozen sandbox's file system, a detached mount, where every later sandbox can stand on it. */
 bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity);
 void stage_drop(uint32_t layer);
+/* The same for a folder of the host; nothing can be written through it. */
+bool stage_stored(uint32_t layer, const char *path, char *error, size_t capacity);
+/* Makes a folder of the host writable at /base/target for the sandbox that is cloned before `stage_target_end`. */
+bool stage_target(const char *path, char *error, size_t capacity);
+void stage_target_end(void);
 /* 0 where /usr can be mounted with the sandboxes' ids, else the error number. */
 int stage_probe_mapping(const struct level *level);
 bool write_id_maps(pid_t pid, const struct level *level);

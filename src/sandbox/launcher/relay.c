@@ -78,8 +78,10 @@ static void watch_end(struct end *end, int64_t events) {
   end->watched = events;
 }
 
+/* Closing alone would leave it in the epoll set as long as its init holds it, too. */
 static void close_end(struct end *end) {
-  if (end->fd >= 0) close(end->fd); /* leaves the epoll set by itself */
+  watch_end(end, NOT_WATCHED);
+  if (end->fd >= 0) close(end->fd);
   end->fd = -1;
   buffer_free(&end->out);
 }
@@ -100,6 +102,7 @@ static void close_gate(struct gate *gate) {
   gate->closed = rubbish = true;
   for (struct connection *each = connections; each != NULL; each = each->next)
     if (each->gate == gate) close_connection(each);
+  watch_listener(gate, false);
   if (gate->listener >= 0) close(gate->listener);
   gate->listener = -1;
   if (gate->inward) unlink(gate->path);

@@ -90,10 +90,38 @@ static void make_host_root(const struct base *base, uint32_t id, const struct sa
     format(from, sizeof from, "/base/%u/usr", id);
     mount_overlay(spec, from, "usr", "usr");
   }
+  /* Without the host's: what earlier sandboxes changed there. */
+  if (base->bare && !fresh) mount_overlay(spec, NULL, "usr", "usr");
   for (int i = 0; i < base->tree_count; i++) {
     make(base->trees[i], 0755);
     format(from, sizeof from, "/base/%u/%s", id, base->trees[i]);
     bind_to(from, base->trees[i], 0);
+  }
+}
+
+/* A root file system from elsewhere may have something else there, as a link that leads to the stage. */
+static void make_real_folder(const char *name, mode_t mode) {
+  struct stat status;
+  if (mkdir(name, mode) == 0) return;
+  if (errno != EEXIST || lstat(name, &status) != 0) setup_fail(name);
+  if (S_ISDIR(status.st_mode)) return;
+  if (unlink(name) != 0 || mkdir(name, mode) != 0) setup_fail(name);
+}
+
+/* For a sandbox that only moves files between layers and its target. */
+static void make_store_root(const struct sandbox_spec *spec) {
+  char from[LAYER_NAME], to[LAYER_NAME];
+  make("/tmp/root.up", 0755);
+  bind_to("/tmp/root.up", "/root", 0);
+  if (chdir("/root") != 0) setup_fail("entering the new root");
+  make("proc", 0755);
+  make("dev", 0755);
+  make("layers", 0755);
+  for (uint32_t i = 0; i < spec->layer_count; i++) {
+    format(from, sizeof from, "/base/layer-%u", spec->layers[i]);
+    format(to, sizeof to, "layers/%u", i);
+    make(to, 0755);
+    bind_to(from, to, 0);
   }
 }
 
@@ -104,7 +132,7 @@ static void make_directory_root(uint32_t id, const struct sandbox_spec *spec) {
   mount_overlay(spec, lower, "root", "/root");
   if (chdir("/root") != 0) setup_fail("entering the new root");
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
-    mkdir(folders[i], strcmp(folders[i], "tmp") == 0 ? 01777 : 0755);
+    make_real_folder(folders[i], strcmp(folders[i], "tmp") == 0 ? 01777 : 0755);
 }
 
 static void make_dev(void) {
@@ -115,6 +143,15 @@ static void make_dev(void) {
   bind_to("/tmp/shm", "dev/shm", 0);
 }
 
+/*
+ * Where sandboxes are of one user with others, as an ordinary user's are, none takes all of what there is of these. A kernel
+ * without the limit has the one of its user.
+ */
+static void limit_watching(void) {
+  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_instances", "32");
+  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_watches", "32768");
+}
+
 /* /proc with the parts hidden or read-only that Docker hides, too. */
 static void make_proc(void) {
   static const char *const hidden[] = {"proc/kcore",       "proc/keys",      "proc/key-users", "proc/timer_list",
@@ -123,6 +160,7 @@ static void make_proc(void) {
   static const char *const read_only[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs", "proc/sysrq-trigger"};
   if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
     setup_fail("/proc (is the host's /proc partly hidden, as in a container?)");
+  limit_watching();
   for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
     if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT) setup_fail(hidden[i]);
   for (size_t i = 0; i < sizeof hidden_folders / sizeof *hidden_folders; i++)
@@ -182,6 +220,7 @@ static void subtract_layers(const struct sandbox_spec *spec, uint64_t *disk, uin
   for (uint32_t i = 0; i < spec->layer_count; i++) {
     char path[LAYER_NAME];
     struct statfs status;
+    if (spec->layers[i] & STORED_LAYER) continue;
     format(path, sizeof path, "/base/layer-%u", spec->layers[i]);
     if (statfs(path, &status) != 0) setup_fail(path);
     uint64_t used = (status.f_blocks - status.f_bfree) * (uint64_t)status.f_bsize;
@@ -201,15 +240,20 @@ int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox
          (unsigned long long)inodes);
   if (mount("sandbox", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) setup_fail("tmpfs");
   int writable = (int)syscall(SYS_open_tree, AT_FDCWD, "/tmp", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-  if (base->directory) make_directory_root(base_id, spec);
+  if (spec->store) make_store_root(spec);
+  else if (base->directory) make_directory_root(base_id, spec);
   else make_host_root(base, base_id, spec);
   make_dev();
   make_proc();
   make_binds(base, base_id);
   hide(base);
-  make_below(spec->workdir + 1);
+  if (spec->target[0] != 0) {
+    make_real_folder(TARGET_NAME, 0755);
+    bind_to("/base/target", TARGET_NAME, 0);
+  }
   if (syscall(SYS_pivot_root, ".", ".") != 0) setup_fail("pivot_root");
-  if (umount2(".", MNT_DETACH) != 0) setup_fail("leaving the stage");
+  if (umount2(".", MNT_DETACH) != 0 || chdir("/") != 0) setup_fail("leaving the stage");
+  make_below(spec->workdir + 1); /* only now: links on the way lead no further than the sandbox's own root */
   if (chdir(spec->workdir) != 0) setup_fail(spec->workdir);
   umask(022);
   return writable;

@@ -144,6 +144,9 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   spec->cpu_milli = setting_number(payload, header->length, "cpu", 1000);
   spec->session = setting_number(payload, header->length, "session", 1) != 0;
   format(spec->workdir, sizeof spec->workdir, "%s", workdir);
+  const char *target = setting(payload, header->length, "target");
+  if (target != NULL) format(spec->target, sizeof spec->target, "%s", target);
+  spec->store = setting_number(payload, header->length, "store", 0) != 0;
   const char *layer;
   for (size_t cursor = 0; (layer = setting_next(payload, header->length, "layer", &cursor)) != NULL;) {
     if (spec->layer_count == MAX_LAYERS) {
@@ -205,6 +208,10 @@ void sandbox_destroy(const struct frame_header *header) {
   if (sandbox == NULL) {
     answer(header->request, header->sandbox, 0, NULL, 0);
     return;
+  }
+  if (sandbox->freeze_request != 0) { /* nobody waits for the layer any more */
+    answer_error(sandbox->freeze_request, sandbox->id, "the sandbox is being destroyed");
+    sandbox->freeze_request = 0;
   }
   sandbox->destroying = true;
   sandbox->destroy_request = header->request;

@@ -4,11 +4,12 @@
  *
  * Per command two lines go to its stdin, the driver:
  *
- *     eval '<the command>' </dev/null >&OUT 2>&1 OUT>&- STATUS>&-
- *     command printf '<number> %d\n' "$?" >&STATUS; LINENO=0
+ *     \command eval '<the command>' </dev/null >&OUT 2>&1 OUT>&- STATUS>&-
+ *     \command printf '<number> %d\n' "$?" >&STATUS; LINENO=0
  *
  * so commands see neither the driver nor the status pipe, whatever they leave running cannot read the next command, and
- * an unterminated quote ends with its command. The second line does not begin with a reserved word: after a syntax
+ * an unterminated quote ends with its command, and no alias or function of theirs comes between: one called `command` alone
+ * stops everything, so that the next command runs into its limit and the shell is replaced. The second line does not begin with a reserved word: after a syntax
  * error in `eval`, bash's parser does not recognise one there. The shell's own stderr is a pseudo-terminal that is read
  * and dropped: traces of the driver and notices go there, and bash complains into the output when it is no terminal.
  * An interactive command gets the shell's console, another pseudo-terminal, instead of /dev/null and OUT.
@@ -60,7 +61,7 @@ void send_driver(struct shell *shell, const char *text, size_t length) {
 
 void ask_status(struct shell *shell) {
   char line[128];
-  format(line, sizeof line, "command printf '%u %%d\\n' \"$?\" >&%d; LINENO=0\n", shell->number,
+  format(line, sizeof line, "\\command printf '%u %%d\\n' \"$?\" >&%d; LINENO=0\n", shell->number,
          shell->ends.status_number);
   send_driver(shell, line, strlen(line));
 }
@@ -88,7 +89,7 @@ static void send_command(struct shell *shell, const char *command, size_t length
   if (shell->last_code == 1) format(text, sizeof text, "! :;");
   else if (shell->last_code != 0) format(text, sizeof text, "(exit %d);", shell->last_code);
   append_text(&line, text);
-  append_text(&line, "eval '");
+  append_text(&line, "\\command eval '");
   for (size_t i = 0; i < length; i++) {
     if (command[i] == '\'') append_text(&line, "'\\''");
     else buffer_append(&line, command + i, 1);

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -24,6 +25,7 @@
 static int host_namespace = -1, stage_namespace = -1;
 /* A user namespace with the sandboxes' id mapping, for id-mapped mounts; -1 where that is impossible. */
 static int mapping_namespace = -1;
+static uint32_t first_id;
 
 static bool fail(char *error, size_t capacity, const char *what) {
   format(error, capacity, "%s: %s", what, strerror(errno));
@@ -46,16 +48,38 @@ bool write_id_maps(pid_t pid, const struct level *level) {
   return true;
 }
 
+/* Half of what the kernel grants our user stays with the user's own programs, whatever all sandboxes do. */
+static void halve_quotas(void) {
+  static const int kinds[] = {RLIMIT_MSGQUEUE, RLIMIT_SIGPENDING};
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    struct rlimit limit;
+    if (getrlimit(kinds[i], &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) continue;
+    limit.rlim_cur = limit.rlim_max = limit.rlim_cur / 2;
+    setrlimit(kinds[i], &limit);
+  }
+}
+
+/* Half of the number in `from` becomes the limit of our user namespace in `to`. */
+static void halve_number(const char *from, const char *to) {
+  char text[32];
+  if (read_text_at(AT_FDCWD, from, text, sizeof text) <= 0) return;
+  format(text, sizeof text, "%lu", strtoul(text, NULL, 10) / 2);
+  write_text_at(AT_FDCWD, to, text);
+}
+
 /* As an ordinary user: become root of a user namespace that holds only ourselves. */
 static bool enter_own_user_namespace(char *error, size_t capacity) {
   char map[64];
   unsigned uid = geteuid(), gid = getegid();
+  halve_quotas();
   if (unshare(CLONE_NEWUSER) != 0) return fail(error, capacity, "user namespace");
   write_text_at(AT_FDCWD, "/proc/self/setgroups", "deny");
   format(map, sizeof map, "0 %u 1", uid);
   if (!write_text_at(AT_FDCWD, "/proc/self/uid_map", map)) return fail(error, capacity, "uid_map");
   format(map, sizeof map, "0 %u 1", gid);
   if (!write_text_at(AT_FDCWD, "/proc/self/gid_map", map)) return fail(error, capacity, "gid_map");
+  halve_number("/proc/sys/fs/inotify/max_user_instances", "/proc/sys/user/max_inotify_instances");
+  halve_number("/proc/sys/fs/inotify/max_user_watches", "/proc/sys/user/max_inotify_watches");
   return true;
 }
 
@@ -162,6 +186,7 @@ static bool make_folders(const char *stage, char *error, size_t capacity) {
 bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity) {
   char path[PATH_SIZE + 32];
   umask(0);
+  first_id = level->first_id;
   if (!level->mapped && !enter_own_user_namespace(error, capacity)) return false;
   if (level->mapped && (mapping_namespace = make_mapping_namespace(level)) < 0)
     return fail(error, capacity, "user namespace");
@@ -183,17 +208,19 @@ bool stage_enter(const struct level *level, const char *stage, char *error, size
   return true;
 }
 
-/* A detached, read-only copy of a host folder or file; owned by the sandbox's root where id-mapped mounts work. */
-static int pick_up(const char *path) {
+/* A detached copy of the mount of a host folder or file; owned by the sandbox's root where id-mapped mounts work. */
+static int pick_up(const char *path, bool writable) {
   int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
   if (fd < 0 && errno == EINVAL) /* locked submounts may only be copied together */
     fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
   if (fd < 0) return -1;
-  struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+  struct mount_attr attributes = {.attr_set = (writable ? 0 : MOUNT_ATTR_RDONLY) | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
   syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof attributes);
   if (mapping_namespace >= 0) {
     struct mount_attr mapping = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)mapping_namespace};
-    syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &mapping, sizeof mapping);
+    bool mapped = syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &mapping, sizeof mapping) == 0;
+    /* Where that is impossible, what a sandbox writes has the ids it has there; so must the folder it writes to. */
+    if (!mapped && writable) fchownat(fd, "", first_id, first_id, AT_EMPTY_PATH);
   }
   return fd;
 }
@@ -226,7 +253,7 @@ static bool place(uint32_t id, const char *from, const char *name, bool *is_dir,
   int fd = -1;
   format(target, sizeof target, "/base/%u/%s", id, name);
   if (setns(host_namespace, CLONE_NEWNS) != 0) return fail(error, capacity, "entering the host's mounts");
-  if (stat(from, &status) == 0) fd = S_ISDIR(status.st_mode) ? pick_up(from) : open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (stat(from, &status) == 0) fd = S_ISDIR(status.st_mode) ? pick_up(from, false) : open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   int saved = errno;
   if (setns(stage_namespace, CLONE_NEWNS) != 0) {
     fprintf(stderr, "launcher: cannot return to the stage: %s\n", strerror(errno));
@@ -241,7 +268,7 @@ static bool place(uint32_t id, const char *from, const char *name, bool *is_dir,
   } else {
     bool copied = S_ISREG(status.st_mode) && copy_file(fd, target);
     close(fd);
-    fd = copied ? pick_up(target) : -1;
+    fd = copied ? pick_up(target, false) : -1;
     if (fd < 0) return fail(error, capacity, from);
   }
   bool placed = syscall(SYS_move_mount, fd, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) == 0;
@@ -290,6 +317,8 @@ bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t 
       format(error, capacity, "%s is not a folder", root);
       return false;
     }
+  } else if (setting(settings, length, "bare") != NULL) {
+    base->bare = true;
   } else if (!place_host(id, base, error, capacity)) {
     return false;
   }
@@ -335,3 +364,34 @@ void stage_drop(uint32_t layer) {
   umount2(path, MNT_DETACH); /* sandboxes that stand on it keep it until they end */
   rmdir(path);
 }
+
+/* A folder of the host at `target` in the stage. */
+static bool place_folder(const char *from, const char *target, bool writable, char *error, size_t capacity) {
+  struct stat status;
+  if (setns(host_namespace, CLONE_NEWNS) != 0) return fail(error, capacity, "entering the host's mounts");
+  int fd = pick_up(from, writable);
+  int saved = errno;
+  if (setns(stage_namespace, CLONE_NEWNS) != 0) _exit(70);
+  errno = saved;
+  if (fd < 0) return fail(error, capacity, from);
+  bool placed = fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
+  if (!placed) errno = ENOTDIR;
+  if (placed && mkdir(target, 0755) != 0 && errno != EEXIST) placed = false;
+  else if (placed) placed = syscall(SYS_move_mount, fd, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) == 0;
+  if (!placed) fail(error, capacity, from);
+  close(fd);
+  return placed;
+}
+
+bool stage_stored(uint32_t layer, const char *path, char *error, size_t capacity) {
+  char target[64];
+  format(target, sizeof target, "/base/layer-%u", layer);
+  return place_folder(path, target, false, error, capacity);
+}
+
+bool stage_target(const char *path, char *error, size_t capacity) {
+  return place_folder(path, "/base/target", true, error, capacity);
+}
+
+/* The folder stays: removing it would take the mount away from the sandbox, too. */
+void stage_target_end(void) { umount2("/base/target", MNT_DETACH); }

@@ -145,6 +145,7 @@ class ChunkedBody implements BodyFraming {
     if ((byte === LF) !== ends || this.#line.length > MAX_LINE) return false;
     if (byte !== LF) {
       if (byte < 32 && byte !== CR && byte !== 9) return false;
+      if (this.#state === "data-end" && byte !== CR) return false;
       this.#line += String.fromCharCode(byte);
       return true;
     }

@@ -91,6 +91,7 @@ export class NativeNetwork implements SandboxNetwork {
 
   async change(spec: NetworkSpec): Promise<void> {
     const policy = new NetworkPolicy(spec);
+    if (spec.mode !== "none") void this.#folder; // throws where there can be none
     // At once, whatever the sandbox says to what follows.
     this.#spec = spec;
     this.#proxy.policy = policy;

@@ -5,13 +5,12 @@ import {
   type Lifecycle,
   MAX_HISTORY,
   possibleEvents,
+  SANDBOX_EVENTS,
   SANDBOX_STATES,
   type SandboxEvent,
   type SandboxState,
   transition,
 } from "./lifecycle.ts";
-
-const EVENTS: readonly SandboxEvent[] = ["ready", "fail", "pause", "resume", "stop", "restart", "delete"];
 
 /** Written out, so that a move that is added or lost is seen. */
 const LEGAL = [
@@ -31,13 +30,19 @@ const LEGAL = [
   "paused delete deleted",
   "stopped delete deleted",
   "failed delete deleted",
+  "archived delete deleted",
   "deleted delete deleted",
+  "stopped archive archiving",
+  "archiving archive_done archived",
+  "archiving archive_failed stopped",
+  "archived restore pending",
+  "pending restore_failed archived",
 ];
 
 test("every pair of state and event leads where it should, or is refused", () => {
   const found: string[] = [];
   for (const state of SANDBOX_STATES)
-    for (const event of EVENTS) {
+    for (const event of SANDBOX_EVENTS) {
       const life: Lifecycle = { state, history: [] };
       try {
         found.push(`${state} ${event} ${transition("x", life, event, 1).state}`);
@@ -52,7 +57,9 @@ test("a refusal names the sandbox, the state and what is possible", () => {
   const stopped: Lifecycle = { state: "stopped", history: [] };
   expect(() => transition("box", stopped, "pause", 1)).toThrow("sandbox box cannot be paused: it is stopped");
   const hint = (state: SandboxState, event: SandboxEvent) => new IllegalTransition("box", event, state).hint;
-  expect(hint("stopped", "pause")).toBe("from here it can be restarted, deleted");
+  expect(hint("stopped", "pause")).toBe("from here it can be restarted, deleted, archived");
+  expect(hint("archived", "restart")).toBe("from here it can be deleted, restored");
+  expect(hint("archiving", "delete")).toBe("wait until it is archived");
   expect(hint("deleted", "pause")).toBe("make a new one");
   expect(possibleEvents("running")).toEqual(["fail", "pause", "stop", "delete"]);
 });

@@ -2,11 +2,22 @@
 
 import { AleError } from "../../core/errors.ts";
 
-export const SANDBOX_STATES = ["pending", "running", "paused", "stopped", "failed", "deleted"] as const;
+export const SANDBOX_STATES = [
+  ...(["pending", "running", "paused", "stopped", "archiving", "archived", "failed", "deleted"] as const),
+] as const;
 export type SandboxState = (typeof SANDBOX_STATES)[number];
 
-/** `ready` and `fail` happen; the others are asked for. */
-export type SandboxEvent = "ready" | "fail" | "pause" | "resume" | "stop" | "restart" | "delete";
+/** `archive_done` and others happen (`HAPPENINGS`); the others are asked for. */
+export const SANDBOX_EVENTS = [
+  ...(["ready", "fail", "pause", "resume", "stop", "restart", "delete"] as const),
+  ...(["archive", "archive_done", "archive_failed", "restore", "restore_failed"] as const),
+] as const;
+export type SandboxEvent = (typeof SANDBOX_EVENTS)[number];
+
+/** Events that nobody asks for. */
+export const HAPPENINGS: ReadonlySet<SandboxEvent> = new Set([
+  ...(["ready", "fail", "archive_done", "archive_failed", "restore_failed"] as const),
+]);
 
 /** Where each event leads from each state; what is not listed is refused. */
 const MOVES: Readonly<Record<SandboxEvent, Partial<Readonly<Record<SandboxState, SandboxState>>>>> = {
@@ -16,7 +27,15 @@ const MOVES: Readonly<Record<SandboxEvent, Partial<Readonly<Record<SandboxState,
   resume: { paused: "running" },
   stop: { pending: "stopped", running: "stopped", paused: "stopped" },
   restart: { stopped: "pending" },
-  delete: { pending: "deleted", running: "deleted", paused: "deleted", stopped: "deleted", failed: "deleted" },
+  delete: {
+    ...{ pending: "deleted", running: "deleted", paused: "deleted", stopped: "deleted", failed: "deleted" },
+    archived: "deleted",
+  },
+  archive: { stopped: "archiving" },
+  archive_done: { archiving: "archived" },
+  archive_failed: { archiving: "stopped" },
+  restore: { archived: "pending" },
+  restore_failed: { pending: "archived" },
 };
 
 /** Asked for again, they are done already. */
@@ -55,6 +74,11 @@ const PARTICIPLES: Readonly<Record<SandboxEvent, string>> = {
   stop: "stopped",
   restart: "restarted",
   delete: "deleted",
+  archive: "archived",
+  archive_done: "archived",
+  archive_failed: "archived",
+  restore: "restored",
+  restore_failed: "restored",
 };
 
 /** Refused because of the state a sandbox is in. */
@@ -62,11 +86,13 @@ export class IllegalTransition extends AleError {
   readonly state: SandboxState;
 
   constructor(name: string, event: SandboxEvent, state: SandboxState) {
-    const possible = possibleEvents(state).filter((other) => other !== "ready" && other !== "fail");
+    const possible = possibleEvents(state).filter((other) => !HAPPENINGS.has(other));
     super("usage", `sandbox ${name} cannot be ${PARTICIPLES[event]}: it is ${state}`, {
       hint:
         possible.length === 0
-          ? "make a new one"
+          ? state === "archiving"
+            ? "wait until it is archived"
+            : "make a new one"
           : `from here it can be ${possible.map((e) => PARTICIPLES[e]).join(", ")}`,
     });
     this.name = "IllegalTransition";

@@ -7,11 +7,13 @@ import type { CommandResult, NetworkUsage, SandboxSnapshot } from "../../core/po
 import type { ConnectionRecord, EnvironmentSpec, NetworkSpec } from "../../core/types.ts";
 import type { ExecOptions, NativeSandbox, SeparateResult } from "../native-sandbox.ts";
 import type { SandboxStatistics } from "../requests.ts";
+import type { StoredRoot } from "../roots.ts";
 import { SandboxFiles } from "../sandbox-files.ts";
 import { NamedShell, type ShellOptions, type ShellResult, type ShellRunOptions } from "../shells.ts";
 import type { ShellState } from "../snapshots.ts";
 import { SandboxTerminal, type TerminalOptions } from "../terminals.ts";
 import type { Grant } from "./admission.ts";
+import type { ArchiveRecord } from "./archives.ts";
 import { BackgroundCommand, type CommandRequest } from "./background-command.ts";
 import type { Clock } from "./clock.ts";
 import { CommandLog } from "./command-log.ts";
@@ -32,6 +34,10 @@ export interface TimeToLive {
   readonly totalMs: number;
   /** Stopped, until it is deleted. */
   readonly stoppedMs: number;
+  /** Stopped, until it is archived, and not deleted then; omitted or `Infinity`: it is not. */
+  readonly archiveMs?: number | undefined;
+  /** Archived, until it is deleted; omitted or `Infinity`: never. */
+  readonly archivedMs?: number | undefined;
 }
 
 export interface SandboxSpec {
@@ -56,7 +62,7 @@ export interface ShellRecord {
 export class ManagedSandbox {
   /** Its network is what it was changed to last. */
   spec: SandboxSpec;
-  readonly createdAt: number;
+  #createdAt: number;
   readonly log = new CommandLog();
   readonly guard: SandboxGuard;
   readonly #history = new ConnectionHistory();
@@ -66,6 +72,9 @@ export class ManagedSandbox {
   grant: Grant | undefined;
   /** Its files while it is stopped. */
   files: SandboxSnapshot | undefined;
+  archivedAt: number | undefined;
+  /** What its archive holds; also after it was restored from it. */
+  root: StoredRoot | undefined;
   /** Aborted when it is stopped or deleted before it was ready. */
   making = new AbortController();
   readonly #clock: Clock;
@@ -83,7 +92,55 @@ export class ManagedSandbox {
     this.spec = spec;
     this.guard = new SandboxGuard({ ...spec, onAlert });
     this.#clock = clock;
-    this.createdAt = this.#lastUse = clock.now();
+    this.#createdAt = this.#lastUse = clock.now();
+  }
+
+  /** One that an earlier service archived. */
+  static archived(
+    record: ArchiveRecord,
+    clock: Clock,
+    onAlert: (alert: Alert, sandbox: ManagedSandbox) => void,
+  ): ManagedSandbox {
+    const { id, labels, root, history, createdAt, archivedAt, isGraded } = record;
+    const environment = record.environment as EnvironmentSpec;
+    const ttl = Object.fromEntries(
+      Object.entries(record.ttl).map(([name, ms]) => [name, ms ?? Number.POSITIVE_INFINITY]),
+    );
+    const spec = { id, environment, labels, ttl: ttl as unknown as TimeToLive, isGraded };
+    const sandbox: ManagedSandbox = new ManagedSandbox(spec, clock, (alert) => onAlert(alert, sandbox));
+    sandbox.#life = { state: "archived", history };
+    sandbox.#createdAt = createdAt;
+    sandbox.root = root;
+    sandbox.archivedAt = archivedAt;
+    return sandbox;
+  }
+
+  /** What its archive says of it, for the moment it is written. */
+  toRecord(archivedAt: number, reason: string): Omit<ArchiveRecord, "root" | "version"> {
+    const { id, labels, ttl, isGraded } = this.spec;
+    const environment = this.spec.environment as ArchiveRecord["environment"];
+    const { idleMs, totalMs, stoppedMs, archiveMs, archivedMs } = ttl;
+    const { history } = transition(id, this.#life, "archive_done", archivedAt, reason);
+    const limited = (ms: number | undefined) => (ms !== undefined && Number.isFinite(ms) ? ms : null);
+    return {
+      ...{
+        id,
+        environment,
+        isGraded,
+        labels: { ...labels },
+        history: [...history],
+        createdAt: this.createdAt,
+        archivedAt,
+      },
+      ttl: {
+        ...{ idleMs: limited(idleMs), totalMs: limited(totalMs), stoppedMs: limited(stoppedMs) },
+        ...{ archiveMs: limited(archiveMs), archivedMs: limited(archivedMs) },
+      },
+    };
+  }
+
+  get createdAt(): number {
+    return this.#createdAt;
   }
 
   get id(): string {
@@ -143,7 +200,13 @@ export class ManagedSandbox {
     if (this.state === "running" && this.#sandbox !== undefined) return this.#sandbox;
     throw new AleError("usage", `sandbox ${this.id} is ${this.state}`, {
       hint:
-        this.state === "paused" ? "resume it first" : this.state === "stopped" ? "restart it first" : "make a new one",
+        this.state === "paused"
+          ? "resume it first"
+          : this.state === "stopped"
+            ? "restart it first"
+            : this.state === "archived"
+              ? "restore it first"
+              : "make a new one",
     });
   }
 

@@ -3,7 +3,7 @@
 import type { Alert } from "../../core/alerts.ts";
 import { AleError } from "../../core/errors.ts";
 import type { CommandResult } from "../../core/ports.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import type { EnvironmentSpec, Task } from "../../core/types.ts";
 import { GuardMonitor } from "../guards/guard-monitor.ts";
 import { GuardWatch } from "../guards/guard-watch.ts";
 import type { GuardSettings } from "../guards/settings.ts";
@@ -90,8 +90,8 @@ export class SandboxGuard {
   }
 
   /** At the end of an environment's episode, before it is graded. */
-  async lookAtFiles(): Promise<void> {
-    await this.#monitor?.lookAtFiles();
+  async lookAtFiles(task: Pick<Task, "environment" | "files">): Promise<void> {
+    await this.#monitor?.lookAtFiles(task);
   }
 
   #check(): void {

@@ -11,9 +11,14 @@ import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
+import type { ArchiveStore } from "./archives.ts";
+import { Archiving } from "./archiving.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
+import { freeze } from "./freeze.ts";
 import { joined, needOf } from "./grants.ts";
-import { ManagedSandbox, type ShellRecord, type TimeToLive } from "./managed-sandbox.ts";
+import { ManagedSandbox, type TimeToLive } from "./managed-sandbox.ts";
+import { type NamedSnapshot, NamedSnapshots } from "./named-snapshots.ts";
+import { type Expiry, TimeLimits } from "./time-limits.ts";
 import { WarmEnvironments } from "./warm-environments.ts";
 
 export interface SandboxServiceOptions {
@@ -22,6 +27,8 @@ export interface SandboxServiceOptions {
   /** Of sandboxes that do not say. */
   readonly ttl?: TimeToLive;
   readonly clock?: Clock;
+  /** Where stopped sandboxes can be archived; omitted: nowhere. */
+  readonly archives?: ArchiveStore | undefined;
   /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
   readonly warm?: number;
   /** Called with whatever the guards raise. */
@@ -30,6 +37,8 @@ export interface SandboxServiceOptions {
 
 export interface CreateRequest {
   readonly environment: EnvironmentSpec;
+  /** Name of the snapshot it starts from; of its environment, the limits are taken. */
+  readonly snapshot?: string | undefined;
   /** Omitted: a random one. Letters, digits, `.`, `_` and `-`. */
   readonly id?: string | undefined;
   readonly ttl?: Partial<TimeToLive> | undefined;
@@ -67,17 +76,34 @@ export class SandboxService implements AsyncDisposable {
   readonly #onAlert: SandboxServiceOptions["onAlert"];
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
+  readonly snapshots = new NamedSnapshots();
   readonly warm: WarmEnvironments;
-  #cancelTimer: (() => void) | undefined;
+  readonly #archives: Archiving | undefined;
+  readonly #limits: TimeLimits;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock, warm, onAlert }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, archives, warm, onAlert }: SandboxServiceOptions) {
     this.provider = provider;
     this.warm = new WarmEnvironments(provider, warm ?? 0);
     this.#onAlert = onAlert;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
+    this.#archives = archives === undefined ? undefined : new Archiving(provider, archives);
+    this.#limits = new TimeLimits(this.#clock, () => this.list(), {
+      stop: (id, reason) => this.stop(id, reason),
+      archive: (id, reason) => this.archive(id, reason),
+      delete: (id, reason) => this.delete(id, reason),
+    });
+  }
+
+  /** When the sandbox ends by itself, and how; `undefined`: not while things stay as they are. */
+  expiryOf(sandbox: ManagedSandbox): Expiry | undefined {
+    return this.#limits.expiryOf(sandbox);
+  }
+
+  #schedule(): void {
+    this.#limits.schedule();
   }
 
   // ---- finding
@@ -113,11 +139,17 @@ export class SandboxService implements AsyncDisposable {
 
   /** Begins to make a sandbox. `ready` rejects as `create` does; the sandbox is `failed` then. */
   start(request: CreateRequest): { readonly sandbox: ManagedSandbox; readonly ready: Promise<void> } {
-    const sandbox = this.#register(request, { ...this.#ttl, ...defined(request.ttl) });
-    const { environment } = request;
-    const ready = this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal));
+    const from = request.snapshot === undefined ? undefined : this.snapshots.get(request.snapshot);
+    const environment = from === undefined ? request.environment : from.environment;
+    const sandbox = this.#register({ ...request, environment }, { ...this.#ttl, ...defined(request.ttl) });
+    const ready =
+      from === undefined
+        ? this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal))
+        : this.#make(sandbox, request, (signal) => this.provider.fork(from.files, signal)).then(() =>
+            sandbox.reopenShells(from.shells),
+          );
     ready.then(
-      () => this.#closed || this.warm.note(environment),
+      () => from !== undefined || this.#closed || this.warm.note(environment),
       () => {}, // told by the state, too
     );
     return { sandbox, ready };
@@ -127,6 +159,7 @@ export class SandboxService implements AsyncDisposable {
     sandbox: ManagedSandbox,
     { queueMs, signal, prepare }: Pick<CreateRequest, "queueMs" | "signal" | "prepare">,
     bring: (signal: AbortSignal) => Promise<NativeSandbox>,
+    failure: "fail" | "restore_failed" = "fail",
   ): Promise<void> {
     const ended = signal === undefined ? sandbox.making.signal : AbortSignal.any([signal, sandbox.making.signal]);
     let native: NativeSandbox | undefined;
@@ -142,7 +175,7 @@ export class SandboxService implements AsyncDisposable {
       await native?.destroy().catch(() => {});
       sandbox.grant?.release();
       sandbox.grant = undefined;
-      if (sandbox.state === "pending") sandbox.move("fail", errorMessage(error));
+      if (sandbox.state === "pending") sandbox.move(failure, errorMessage(error));
       this.#schedule();
       throw error;
     }
@@ -247,6 +280,7 @@ export class SandboxService implements AsyncDisposable {
       this.#sandboxes.delete(id);
       this.#remember(sandbox);
       await sandbox.discard();
+      if (!this.#closed) await this.#archives?.remove(sandbox);
     });
     this.#schedule();
   }
@@ -268,21 +302,70 @@ export class SandboxService implements AsyncDisposable {
     const parent = this.get(id);
     return parent.exclusively(async () => {
       const { environment, ttl, labels, isGraded } = parent.spec;
-      const shells = await parent.describeShells();
-      const snapshot = await parent.running.snapshotFiles();
+      const { files, shells, lostProcesses, freshShells } = await freeze(parent, this.#clock.now());
       try {
-        await parent.reopenShells(shells);
         const child = this.#register({ environment, labels, isGraded, ...defined(request) }, ttl);
-        await this.#make(child, request, (signal) => this.provider.fork(snapshot, signal));
+        await this.#make(child, request, (signal) => this.provider.fork(files, signal));
         await child.reopenShells(shells);
-        return {
-          sandbox: child,
-          lostProcesses: Math.max(0, snapshot.lostProcesses - shells.length),
-          freshShells: fresh(shells),
-        };
+        return { sandbox: child, lostProcesses, freshShells };
       } finally {
-        await snapshot[Symbol.asyncDispose](); // what stands on it keeps it
+        await files[Symbol.asyncDispose](); // what stands on it keeps it
       }
+    });
+  }
+
+  /** Keeps the files and shells of a running or stopped sandbox under a name. @throws AleError("usage") when it is taken. */
+  takeSnapshot(id: string, name: string): Promise<NamedSnapshot> {
+    const sandbox = this.get(id);
+    return this.snapshots.add(name, () => sandbox.exclusively(() => freeze(sandbox, this.#clock.now())));
+  }
+
+  /** Has `work` do something with the files of a running or stopped sandbox, as they are now. */
+  withFiles<T>(id: string, work: (files: SandboxSnapshot) => Promise<T>): Promise<T> {
+    const sandbox = this.get(id);
+    return sandbox.exclusively(async () => {
+      const { files } = await freeze(sandbox, this.#clock.now());
+      try {
+        return await work(files);
+      } finally {
+        await files[Symbol.asyncDispose]();
+      }
+    });
+  }
+
+  // ---- archives
+
+  /** Brings in what earlier services archived. */
+  async loadArchives(): Promise<void> {
+    const onAlert = (alert: Alert, sandbox: ManagedSandbox) => this.#alerted(sandbox, alert);
+    for (const sandbox of (await this.#archives?.load(this.#clock, onAlert)) ?? [])
+      if (!this.#sandboxes.has(sandbox.id)) this.#sandboxes.set(sandbox.id, sandbox);
+    this.#schedule();
+  }
+
+  /** Whether there is a place for archives. */
+  get canArchive(): boolean {
+    return this.#archives !== undefined;
+  }
+
+  get #archiving(): Archiving {
+    if (this.#archives !== undefined) return this.#archives;
+    throw new AleError("usage", "this service has no place for archives", { hint: "ale serve has one, in ALE_HOME" });
+  }
+
+  /** Writes a stopped sandbox to disk, where it outlives the service, and frees its memory. */
+  archive(id: string, reason = "asked"): Promise<ManagedSandbox> {
+    const archives = this.#archiving;
+    return this.#change(id, "archive", (sandbox) => archives.archive(sandbox, reason, this.#clock));
+  }
+
+  /** Starts an archived sandbox. The archive stays as it is until the sandbox is archived again, or deleted. */
+  restore(id: string, options: Pick<CreateRequest, "queueMs" | "signal"> = {}): Promise<ManagedSandbox> {
+    const archives = this.#archiving;
+    return this.#change(id, "restore", async (sandbox) => {
+      sandbox.move("restore");
+      sandbox.making = new AbortController();
+      await this.#make(sandbox, options, (signal) => archives.bring(sandbox, signal), "restore_failed");
     });
   }
 
@@ -313,7 +396,7 @@ export class SandboxService implements AsyncDisposable {
 
   async #change(
     id: string,
-    event: "pause" | "resume" | "stop" | "restart",
+    event: "pause" | "resume" | "stop" | "restart" | "archive" | "restore",
     work: (sandbox: ManagedSandbox) => Promise<void>,
   ): Promise<ManagedSandbox> {
     const sandbox = this.get(id);
@@ -325,58 +408,17 @@ export class SandboxService implements AsyncDisposable {
     return sandbox;
   }
 
-  // ---- time to live
-
-  /** When the sandbox ends by itself, and how; `undefined`: not while things stay as they are. */
-  expiryOf(
-    sandbox: ManagedSandbox,
-  ): { readonly at: number; readonly how: "idle" | "expired" | "kept long enough" } | undefined {
-    const { ttl } = sandbox.spec;
-    const { state, startedAt = 0, stoppedAt = 0 } = sandbox;
-    if (state === "stopped" || state === "failed") return finite(stoppedAt + ttl.stoppedMs, "kept long enough");
-    if (state !== "running" && state !== "paused") return undefined;
-    const total = startedAt + ttl.totalMs;
-    const idle = sandbox.idleAt;
-    return idle < total ? finite(idle, "idle") : finite(total, "expired");
-  }
-
-  #schedule(): void {
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-    if (this.#closed) return;
-    const next = Math.min(...this.list().map((sandbox) => this.#nextLook(sandbox)));
-    if (!Number.isFinite(next)) return;
-    this.#cancelTimer = this.#clock.after(Math.max(0, next - this.#clock.now()), () => void this.#sweep());
-  }
-
-  /** Use puts the end off and is not announced; so a busy sandbox is looked at again after a whole idle time. */
-  #nextLook(sandbox: ManagedSandbox): number {
-    const at = this.expiryOf(sandbox)?.at ?? Number.POSITIVE_INFINITY;
-    const live = sandbox.state === "running" || sandbox.state === "paused";
-    return live ? Math.min(at, this.#clock.now() + sandbox.spec.ttl.idleMs) : at;
-  }
-
-  async #sweep(): Promise<void> {
-    const now = this.#clock.now();
-    const due = this.list().filter((sandbox) => (this.expiryOf(sandbox)?.at ?? Number.POSITIVE_INFINITY) <= now);
-    await Promise.all(
-      due.map(async (sandbox) => {
-        const how = this.expiryOf(sandbox)?.how ?? "expired";
-        if (how === "kept long enough") await this.delete(sandbox.id, how).catch(() => {});
-        // What cannot be stopped with its files kept, as on old kernels, is not kept.
-        else await this.stop(sandbox.id, how).catch(() => this.delete(sandbox.id, how));
-      }),
-    );
-    this.#schedule();
-  }
-
-  /** Deletes all sandboxes. The provider stays open. */
+  /** Deletes all sandboxes but archives. The provider stays open. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    this.#cancelTimer?.();
+    this.#limits.close();
     this.warm.clear();
-    await Promise.all(this.list().map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
+    // What is archived stays, and is another service's from now on.
+    const all = this.list();
+    await Promise.all(all.map((sandbox) => this.delete(sandbox.id, "the service ended").catch(() => {})));
+    await this.#archives?.release(all);
+    await this.snapshots[Symbol.asyncDispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -390,14 +432,6 @@ export class UnknownSandbox extends AleError {
     super("usage", `there is no sandbox ${JSON.stringify(id)}`, { hint: "ale sandbox ps lists them" });
     this.name = "UnknownSandbox";
   }
-}
-
-function fresh(shells: readonly ShellRecord[]): string[] {
-  return shells.filter((shell) => shell.state === undefined).map((shell) => shell.name);
-}
-
-function finite<How>(at: number, how: How): { readonly at: number; readonly how: How } | undefined {
-  return Number.isFinite(at) ? { at, how } : undefined;
 }
 
 /** Without what is undefined, so that defaults stay. */

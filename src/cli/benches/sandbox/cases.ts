@@ -5,6 +5,7 @@ import type { CommandResult, Sandbox } from "../../../core/ports.ts";
 import type { EnvironmentSpec } from "../../../core/types.ts";
 import type { NativeSandboxProvider } from "../../../sandbox/supervisor.ts";
 import type { BenchContext } from "../bench.ts";
+import { memoryNow } from "./machine.ts";
 import { openPeers } from "./peers.ts";
 import { rowsOf, type Side, takeTurns, timed, timing, type Use } from "./sides.ts";
 
@@ -109,7 +110,11 @@ export async function measureCommands(bench: SandboxBench, name: "session" | "ex
 
 /** The state of a sandbox with 512 MB of files taken, and another one started from it that has done its first command. */
 export async function measureFork({ context, provider, environment }: SandboxBench): Promise<void> {
-  const { signal, report, rounds = FORK_ROUNDS } = context;
+  const { signal, report, note, rounds = FORK_ROUNDS } = context;
+  if (memoryNow().available < 2 * FORK_BYTES) {
+    note("without fork-512mb: less than 1 GB of memory is free");
+    return;
+  }
   const large = {
     ...environment,
     diskBytes: FORK_BYTES * 1.25,

@@ -4,11 +4,12 @@
  */
 
 import { closeSync, openSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AleError, errorMessage } from "../../../core/errors.ts";
 import { launcherPath } from "../../../sandbox/launcher-path.ts";
+import { hardLimits } from "./machine.ts";
 import type { Side, Use } from "./sides.ts";
 
 export interface Peers extends AsyncDisposable {
@@ -193,14 +194,4 @@ async function preparePodman(folder: string): Promise<Prepared> {
     const extra = ["--ulimit", `nofile=1024:${files}`, "--ulimit", `nproc=${most}:${most}`];
     return { argv: () => argv(extra) };
   }
-}
-
-/** The most files and processes that this process may allow its children. */
-export async function hardLimits(): Promise<{ readonly files: number; readonly processes: number }> {
-  const text = await readFile("/proc/self/limits", "utf8");
-  const most = (name: string) => {
-    const [, hard] = new RegExp(`^${name} +\\S+ +(\\S+)`, "m").exec(text) ?? [];
-    return hard === undefined || hard === "unlimited" ? Number.POSITIVE_INFINITY : Number(hard);
-  };
-  return { files: most("Max open files"), processes: most("Max processes") };
 }

@@ -1,0 +1,115 @@
+/**
+ * What the kernel counts per user, taken by one sandbox as far as it goes: inotify instances, message queues, pending signals,
+ * descriptors in flight, pipe pages, keys. Measured before and meanwhile, in a neighbour and on the host.
+ */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
+import { compileProbe, ENVIRONMENT, file, LIMITS, openProvider, output, type TestProvider } from "./support.ts";
+
+const environment = { ...ENVIRONMENT, memoryBytes: 256 << 20, pids: 64 };
+let provider: TestProvider;
+let folder: string;
+let program: Uint8Array;
+beforeAll(async () => {
+  provider = await openProvider();
+  program = await compileProbe("quotas");
+  folder = mkdtempSync(join(tmpdir(), "ale-quotas-"));
+  writeFileSync(join(folder, "quotas"), program, { mode: 0o755 });
+});
+afterAll(async () => {
+  await provider?.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function fresh(): Promise<NativeSandbox> {
+  const sandbox = await provider.create(environment);
+  await sandbox.upload("/probe", [file("quotas", program, 0o755)]);
+  return sandbox;
+}
+
+function parse(text: string): Record<string, number> {
+  const lines = text
+    .trim()
+    .split("\n")
+    .map((line) => line.split(" "));
+  return Object.fromEntries(
+    lines.filter(([, count]) => count !== undefined).map(([name, count]) => [name, Number(count)]),
+  );
+}
+
+const tryIn = async (sandbox: NativeSandbox) => parse(await output(sandbox, "/probe/quotas try"));
+/** With the limit on open files that programs usually have. */
+const tryOnHost = () =>
+  parse(Bun.spawnSync(["prlimit", "--nofile=1024", join(folder, "quotas"), "try"]).stdout.toString());
+
+test("one sandbox takes all it can of what is counted per user; the host and its neighbours go on", async () => {
+  await using hog = await fresh();
+  await using neighbour = await fresh();
+  const before = { host: tryOnHost(), neighbour: await tryIn(neighbour) };
+  await hog.run(
+    "/probe/quotas hold > /work/held 2>&1 & for i in $(seq 200); do grep -q ^held /work/held && break; sleep 0.1; done",
+    LIMITS,
+  );
+  const held = parse(await output(hog, "cat /work/held"));
+  expect(held.inotify).toBe(32);
+  const after = { host: tryOnHost(), neighbour: await tryIn(neighbour) };
+  await using latecomer = await fresh();
+  const late = await tryIn(latecomer);
+  // Whole pipes are a matter of speed: from 16384 pages of a user on, new ones are smaller.
+  const counts = ({ wholepipes: _, ...rest }: Record<string, number>) => rest;
+  expect(counts(after.host)).toEqual(counts(before.host));
+  const shared = provider.isolation.startsWith("root") ? ["inflight"] : ["inflight", "mqueue", "sigpending"];
+  for (const [name, count] of Object.entries(counts(before.neighbour))) {
+    if (shared.includes(name)) continue;
+    expect([name, after.neighbour[name], late[name]]).toEqual([name, count, count]);
+  }
+  const told = [...shared, "wholepipes"].map((name) => `${name} ${before.neighbour[name]} → ${after.neighbour[name]}`);
+  console.log(`${provider.isolation}: shared among sandboxes of one user: ${told.join(", ")}`);
+  // As an ordinary user others may find no message queue while one holds its share; it never gets more than that.
+  if (!provider.isolation.startsWith("root")) {
+    const [queues, signals] = ["MSGQUEUE", "SIGPENDING"].map((name) => {
+      const printed = Bun.spawnSync(["prlimit", `--${name.toLowerCase()}`, "--raw", "--noheadings", "-o", "SOFT"]);
+      return Number(printed.stdout.toString());
+    }) as [number, number];
+    expect(held.mqueue).toBeLessThanOrEqual(queues / 8 / 81_920);
+    expect(held.sigpending).toBeLessThanOrEqual(signals / 32);
+  }
+}, 60_000);
+
+test("what was taken is given back with the sandbox", async () => {
+  await using sandbox = await fresh();
+  const found = await tryIn(sandbox);
+  expect(found).toMatchObject({ inotify: 3, mqueue: expect.any(Number), inflight: 3, pipes: 3 });
+});
+
+test("more sandboxes than the host has instances can each watch files", async () => {
+  const count = 24;
+  const sandboxes = await Promise.all(Array.from({ length: count }, fresh));
+  const holds = sandboxes.map((sandbox) =>
+    sandbox.run(
+      "/probe/quotas hold > /work/held 2>&1 & for i in $(seq 200); do grep -q ^inotify /work/held && break; sleep 0.1; done",
+      LIMITS,
+    ),
+  );
+  await Promise.all(holds);
+  const held = await Promise.all(sandboxes.map(async (sandbox) => parse(await output(sandbox, "cat /work/held"))));
+  const total = held.reduce((sum, { inotify = 0 }) => sum + inotify, 0);
+  if (provider.isolation.startsWith("root")) expect(total).toBe(count * 32);
+  // Half of an ordinary user's stay with the user's own programs.
+  expect(tryOnHost().inotify).toBe(3);
+  await Promise.all(sandboxes.map((sandbox) => sandbox.destroy()));
+}, 60_000);
+
+test("no key can be added, joined or read", async () => {
+  await using sandbox = await provider.create(environment);
+  await sandbox.upload("/probe", [file("probe", await compileProbe(), 0o755)]);
+  const found = await output(
+    sandbox,
+    "/probe/probe calls | grep -E '^(keyctl|add-key) '; cat /proc/keys /proc/key-users | wc -c",
+  );
+  expect(found).toBe("keyctl EPERM\nadd-key EPERM\n0\n");
+});
