@@ -52,7 +52,7 @@ void report_observation(uint32_t request) {
   if (directory != NULL) {
     for (struct dirent *item; count < MAX_PROCESSES && (item = readdir(directory)) != NULL;) {
       pid_t pid = (pid_t)atoi(item->d_name);
-      if (pid <= 1) continue;
+      if (!is_of_sandbox(pid)) continue;
       append_process(&out, pid);
       count++;
     }
