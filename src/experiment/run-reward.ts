@@ -29,7 +29,9 @@ export class RunReward implements AsyncDisposable {
     const { options, suite } = parts;
     const config = options.experiment.reward;
     const instructionOf = ({ family, split, seed }: Trajectory) => suite.render(family, split, seed).instruction;
-    const shaping = { instructionOf, signal: options.signal };
+    const { guards } = options.experiment;
+    const isPunished = ({ alerts }: Trajectory) => guards.trajectories === "punish" && (alerts?.length ?? 0) > 0;
+    const shaping = { instructionOf, isPunished, signal: options.signal };
     if (config === undefined) return new RunReward(config, shaping, []);
     if (isReplay && (config.outcome === "pass-rate" || config.function !== undefined)) {
       throw new AleError("config", "a replay cannot count tests again, which [reward] needs", {

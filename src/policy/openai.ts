@@ -7,6 +7,7 @@ import { AleError, errorMessage } from "../core/errors.ts";
 import { beginWait } from "../core/waits.ts";
 import type { ChatAnswer, ChatModel, ChatRequest } from "./chat-model.ts";
 import { BadAnswer, errorText, readCompletion, StreamReader } from "./openai-answer.ts";
+import { FailedTry, persist } from "./retries.ts";
 
 export interface OpenAiSettings {
   /** Up to `/v1`. */
@@ -34,20 +35,8 @@ interface Gate {
 
 const MAX_ANSWER_BYTES = 32 << 20;
 const MAX_ERROR_BYTES = 64 << 10;
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 30_000;
 /** Longest wait that a server may ask for. */
 const LONGEST_RETRY_AFTER_MS = 120_000;
-
-/** One try that did not succeed. */
-class FailedTry extends Error {
-  readonly retryAfterMs: number;
-
-  constructor(message: string, retryAfterMs = 0) {
-    super(message);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
 
 export class OpenAiModel implements ChatModel {
   readonly name: string;
@@ -67,23 +56,10 @@ export class OpenAiModel implements ChatModel {
     return this.#gate.run(() => this.#persist(request));
   }
 
-  async #persist(request: ChatRequest): Promise<ChatAnswer> {
-    const { retries, firstPauseMs = FIRST_PAUSE_MS } = this.#settings;
-    for (let attempt = 0; ; attempt++) {
-      request.signal?.throwIfAborted();
-      try {
-        return await this.#try(request);
-      } catch (error) {
-        request.signal?.throwIfAborted();
-        if (error instanceof AleError) throw error;
-        const failed = error instanceof FailedTry ? error : new FailedTry(errorMessage(error));
-        if (attempt >= retries) throw this.#giveUp(failed, attempt + 1);
-        const longest = Math.min(LONGEST_PAUSE_MS, firstPauseMs * 2 ** attempt);
-        // Half of the pause is random, so that requests that failed together do not come back together.
-        const pause = Math.max(failed.retryAfterMs, longest * (0.5 + Math.random() / 2));
-        await sleep(pause, `${this.name}: ${failed.message}`, request);
-      }
-    }
+  #persist(request: ChatRequest): Promise<ChatAnswer> {
+    const { signal, who = "control" } = request;
+    const giveUp = this.#giveUp.bind(this);
+    return persist(() => this.#try(request), this.#settings, { name: this.name, who, signal, giveUp });
   }
 
   #giveUp(failed: FailedTry, tries: number): AleError {
@@ -219,21 +195,4 @@ async function readAll(response: Response, maxBytes: number): Promise<string> {
   let text = "";
   for await (const piece of pieces(response, maxBytes)) text += piece;
   return text;
-}
-
-/** Rejects with the signal's reason when it is aborted. */
-async function sleep(ms: number, forWhat: string, { who, signal }: ChatRequest): Promise<void> {
-  const endWait = beginWait(who ?? "control", forWhat, ms);
-  await new Promise<void>((resolve) => {
-    const onEnd = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onEnd);
-      resolve();
-    };
-    const timer = setTimeout(onEnd, ms);
-    signal?.addEventListener("abort", onEnd, { once: true });
-    if (signal?.aborted) onEnd();
-  });
-  endWait();
-  signal?.throwIfAborted();
 }

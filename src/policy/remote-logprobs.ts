@@ -10,6 +10,7 @@
 import { z } from "zod";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import type { ScoreOptions, Teacher, TeacherScores } from "../core/teacher.ts";
+import { FailedTry, persist } from "./retries.ts";
 
 export interface RemoteTeacherSettings {
   /** Up to `/v1`. */
@@ -35,9 +36,6 @@ interface SequenceScores {
   readonly topLogprobs: Float32Array;
 }
 
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 30_000;
-
 const LogprobSchema = z.number().nullable();
 const EchoSchema = z.object({
   choices: z.tuple([
@@ -54,9 +52,6 @@ const PromptLogprobsSchema = z.object({
     z.object({ prompt_logprobs: z.array(z.record(z.string(), z.object({ logprob: z.number() })).nullable()) }),
   ]),
 });
-
-/** One try that did not succeed and may when it is repeated. */
-class FailedTry extends Error {}
 
 export class RemoteTeacher implements Teacher {
   readonly name: string;
@@ -93,24 +88,14 @@ export class RemoteTeacher implements Teacher {
 
   async stop(): Promise<void> {}
 
-  async #persist(sequence: Int32Array, options: ScoreOptions, signal: AbortSignal): Promise<SequenceScores> {
-    const { retries, firstPauseMs = FIRST_PAUSE_MS } = this.#settings;
-    for (let attempt = 0; ; attempt++) {
-      signal.throwIfAborted();
-      try {
-        return this.#read(await this.#ask(sequence, options, signal), sequence, options);
-      } catch (error) {
-        signal.throwIfAborted();
-        if (!(error instanceof FailedTry)) throw error;
-        if (attempt >= retries) {
-          throw new AleError("remote", `${this.name} did not score a sequence: ${error.message}`, {
-            hint: "see whether the server is up; server.timeout and server.retries say how long it is waited for",
-            cause: error,
-          });
-        }
-        await Bun.sleep(Math.min(LONGEST_PAUSE_MS, firstPauseMs * 2 ** attempt));
-      }
-    }
+  #persist(sequence: Int32Array, options: ScoreOptions, signal: AbortSignal): Promise<SequenceScores> {
+    const work = async () => this.#read(await this.#ask(sequence, options, signal), sequence, options);
+    const giveUp = (failed: FailedTry, tries: number) =>
+      new AleError("remote", `${this.name} did not score a sequence in ${tries} tries: ${failed.message}`, {
+        hint: "see whether the server is up; server.timeout and server.retries say how long it is waited for",
+        cause: failed,
+      });
+    return persist(work, this.#settings, { name: this.name, who: "teacher", signal, giveUp });
   }
 
   async #ask(sequence: Int32Array, options: ScoreOptions, signal: AbortSignal): Promise<unknown> {

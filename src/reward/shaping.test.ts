@@ -150,6 +150,13 @@ describe("a step", () => {
     expect(after.metrics["reward/ranking_failed"]).toBe(0);
   });
 
+  test("leaves a punishment as it is", async () => {
+    const config = RewardSchema.parse({ outcome: "binary", formatPenalty: 1, ranking: { by: "turns" } });
+    const before = step(group(episode(0, -1), episode(1, 1), episode(2, 1, { turns: [turn("a"), turn("b")] })));
+    const after = await shapeRewards(before, config, parts({ isPunished: ({ member }) => member === 0 }));
+    expect(rewards(after.groups)).toEqual([-1, 1.5, 0.5]);
+  });
+
   test("asks a function of the user's, whose failure ends the step", async () => {
     const config = RewardSchema.parse({ function: "mine.ts", sha256: "0".repeat(64), functionWeight: 0.5 });
     const call = async ({

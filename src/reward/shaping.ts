@@ -39,6 +39,8 @@ export interface ShapingParts {
   /** `reward.function`. @throws AleError when it failed */
   readonly call?: ((episode: RewardEpisode) => Promise<number>) | undefined;
   readonly instructionOf: (trajectory: Trajectory) => string;
+  /** Whether its reward is a punishment, which nothing else may outweigh. */
+  readonly isPunished?: (trajectory: Trajectory) => boolean;
   readonly signal: AbortSignal;
 }
 
@@ -118,12 +120,23 @@ class Shaping {
     const rows: Parts[] = [];
     const shaped = trajectories.map((trajectory, i) => {
       if (isFault(trajectory)) return trajectory;
-      const row = { ...this.#own(trajectory), judge: judged[i], ranking: ranked[i], function: called[i] };
+      const row = this.#isPunished(trajectory)
+        ? { outcome: trajectory.reward }
+        : { ...this.#own(trajectory), judge: judged[i], ranking: ranked[i], function: called[i] };
       const present = Object.fromEntries(Object.entries(row).filter(([, value]) => value !== undefined)) as Parts;
       rows.push(present);
       return { ...trajectory, reward: total(present) };
     });
     return { group: { ...group, trajectories: shaped }, rows };
+  }
+
+  #isPunished(trajectory: Trajectory): boolean {
+    return this.#parts.isPunished?.(trajectory) ?? false;
+  }
+
+  /** Whether there is more to it than the outcome it has. */
+  #counts(trajectory: Trajectory): boolean {
+    return !isFault(trajectory) && !this.#isPunished(trajectory);
   }
 
   #own(trajectory: Trajectory): Parts {
@@ -148,7 +161,7 @@ class Shaping {
       maxTokens: JUDGE_TOKENS,
       signal: this.#parts.signal,
     };
-    const isAsked = (trajectory: Trajectory) => !isFault(trajectory) && (of === "all" || isSolved(trajectory));
+    const isAsked = (trajectory: Trajectory) => this.#counts(trajectory) && (of === "all" || isSolved(trajectory));
     const scores = await Promise.all(
       trajectories.map((trajectory) =>
         isAsked(trajectory)
@@ -169,7 +182,7 @@ class Shaping {
     if (ranking === undefined) return [];
     const { by, among, weight } = ranking;
     const members = trajectories.flatMap((trajectory, i) =>
-      !isFault(trajectory) && (among === "all" || isSolved(trajectory)) ? [i] : [],
+      this.#counts(trajectory) && (among === "all" || isSolved(trajectory)) ? [i] : [],
     );
     const ranked = members.map((i) => trajectories[i] as Trajectory);
     const values = by === "judge" ? await this.#tournament(ranked) : ranked.map((one) => -effort(one, by));
@@ -221,7 +234,7 @@ class Shaping {
 
   async #call(trajectory: Trajectory): Promise<number | undefined> {
     const { call } = this.#parts;
-    if (call === undefined || isFault(trajectory)) return undefined;
+    if (call === undefined || !this.#counts(trajectory)) return undefined;
     const {
       episodeId,
       taskId,

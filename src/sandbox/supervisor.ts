@@ -135,6 +135,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   #replace(ended: LauncherClient): void {
     if (this.#closed !== undefined) return;
     this.#pools.drop();
+    this.frozen.clear();
     const launcher = ended.close().then(() => this.#start());
     this.#launcher = launcher;
     launcher.then(

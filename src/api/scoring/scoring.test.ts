@@ -116,7 +116,7 @@ test("what cannot be answered is said, with the next step", async () => {
   ).rejects.toThrow("reads at most 16 tokens");
   await expect(score(client(), [1, 2], ask(0, 0.7))).rejects.toThrow("at temperature 1, not 0.7");
   const gone = client({ url: "http://127.0.0.1:9/v1", retries: 1, firstPauseMs: 1 });
-  await expect(score(gone)).rejects.toThrow("did not score a sequence: it cannot be reached");
+  await expect(score(gone)).rejects.toThrow("did not score a sequence in 2 tries: it cannot be reached");
 });
 
 test("a server that must write something is given one token, and one that is busy is asked again", async () => {

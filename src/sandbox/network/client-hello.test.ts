@@ -21,7 +21,7 @@ function hello(extensions: number[], size = 16_384): Uint8Array {
 }
 
 test("the name, in one record or in many, and not before all has come", () => {
-  for (const size of [16_384, 40, 1]) {
+  for (const size of [16_384, 40, 8]) {
     const bytes = hello([...extension(43, [2, 3, 4]), ...names("a.example")], size);
     expect(readClientHello(bytes)).toEqual({ kind: "hello", serverName: "a.example" });
     for (let length = 0; length < bytes.length; length++)
@@ -47,6 +47,7 @@ test("what hides the name, gives several, or is no TLS", () => {
     [Uint8Array.from([22, 3, 1, 0, 0]), /bad length/],
     [Uint8Array.from([22, 3, 1, 0, 4, 2, 0, 0, 0]), /begin with a ClientHello/],
     [Uint8Array.from([22, 3, 1, 0, 4, 1, 255, 255, 255]), /too long/],
+    [hello(names("a.example"), 1), /too many records/],
   ];
   for (const [bytes, reason] of reasons)
     expect(readClientHello(bytes)).toEqual({ kind: "bad", reason: expect.stringMatching(reason) });

@@ -12,8 +12,9 @@ export type ClientHello =
 const HANDSHAKE = 22;
 const CLIENT_HELLO = 1;
 const MAX_RECORD = 16_384;
-/** A message may span records; browsers send about 2 kB. */
-const MAX_HELLO = 65_536;
+/** A message may span records; browsers send about 2 kB in one. */
+const MAX_HELLO = 16_384;
+const MAX_RECORDS = 16;
 const SERVER_NAME = 0;
 /** Encrypted Client Hello and its predecessors. */
 const HIDDEN_NAMES: ReadonlySet<number> = new Set([0xfe0d, 0xfe0c, 0xfe0b, 0xfe0a, 0xfe09, 0xfe08, 0xffce]);
@@ -50,9 +51,10 @@ class Cursor {
   }
 }
 
-/** Reads the beginning of what a client sent. */
+/** Reads the beginning of what a client sent. Called again with every byte that comes, so it looks at lengths first. */
 export function readClientHello(bytes: Uint8Array): ClientHello {
-  const message: number[] = [];
+  const parts: Uint8Array[] = [];
+  let have = 0;
   for (let at = 0; ; ) {
     if (bytes.length > at && bytes[at] !== HANDSHAKE) return bad("it is not TLS");
     if (bytes.length > at + 1 && bytes[at + 1] !== 3) return bad("it is not TLS");
@@ -60,15 +62,26 @@ export function readClientHello(bytes: Uint8Array): ClientHello {
     const length = ((bytes[at + 3] ?? 0) << 8) | (bytes[at + 4] ?? 0);
     if (length === 0 || length > MAX_RECORD) return bad("its TLS record has a bad length");
     const part = bytes.subarray(at + 5, at + 5 + length);
-    for (const byte of part) message.push(byte);
-    if (message.length > 0 && message[0] !== CLIENT_HELLO) return bad("it does not begin with a ClientHello");
-    const [, high = 0, middle = 0, low = 0] = message;
-    const whole = 4 + ((high << 16) | (middle << 8) | low);
-    if (message.length >= 4 && whole > MAX_HELLO) return bad("its ClientHello is too long");
-    if (message.length >= 4 && message.length >= whole) return readMessage(Uint8Array.from(message.slice(4, whole)));
+    have += part.length;
+    if (parts.push(part) > MAX_RECORDS) return bad("its ClientHello is cut into too many records");
+    const [type = CLIENT_HELLO, high, middle, low] = beginning(parts);
+    if (type !== CLIENT_HELLO) return bad("it does not begin with a ClientHello");
+    if (high !== undefined && middle !== undefined && low !== undefined) {
+      const whole = 4 + ((high << 16) | (middle << 8) | low);
+      if (whole > MAX_HELLO) return bad("its ClientHello is too long");
+      if (have >= whole) return readMessage(Buffer.concat(parts).subarray(4, whole));
+    }
     if (part.length < length) return { kind: "more" };
     at += 5 + length;
   }
+}
+
+/** Its type and length: the first four bytes of the message, or what there is of them. */
+function beginning(parts: readonly Uint8Array[]): number[] {
+  return parts
+    .slice(0, 4)
+    .flatMap((part) => [...part.subarray(0, 4)])
+    .slice(0, 4);
 }
 
 function readMessage(body: Uint8Array): ClientHello {
