@@ -3,6 +3,7 @@
  * podman's takes a tenth of a second, a frame to the init a tenth of a millisecond.
  */
 
+import { chmod, stat } from "node:fs/promises";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { limitSettings } from "../environment-limits.ts";
 import { Connection } from "../launcher-client.ts";
@@ -74,6 +75,13 @@ export class ContainerChannel extends SoloChannel {
   }
 }
 
+/** The init's program. The container's root is somebody else on the host, who must be able to run it. */
+async function initProgram(): Promise<string> {
+  const path = await launcherPath();
+  if (((await stat(path)).mode & 0o055) !== 0o055) await chmod(path, 0o755);
+  return path;
+}
+
 async function runFlags(engine: ContainerEngine, options: ContainerOptions): Promise<string[]> {
   const { name, root, environment } = options;
   const { memoryBytes, diskBytes, pids, cpus } = environment;
@@ -84,7 +92,7 @@ async function runFlags(engine: ContainerEngine, options: ContainerOptions): Pro
     "--security-opt=no-new-privileges",
     ...[`--memory=${memory}`, `--memory-swap=${memory}`, `--pids-limit=${pids + EXTRA_PROCESSES}`, `--cpus=${cpus}`],
     `--shm-size=${Math.floor(diskBytes)}`,
-    `--volume=${await launcherPath()}:${INIT_PATH}:ro`,
+    `--volume=${await initProgram()}:${INIT_PATH}:ro`,
     `--workdir=${environment.workdir}`,
     `--entrypoint=${INIT_PATH}`,
     ...engine.flags,

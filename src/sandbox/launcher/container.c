@@ -80,6 +80,6 @@ int container_main(void) {
   cgroups_describe(&groups, limits, sizeof limits);
   format(text, sizeof text, "isolation=%sseccomp+%s", ids == 0 ? "" : "userns+", limits);
   hello_answer(OUTPUT, &hello, text);
-  init_elsewhere(OUTPUT, &groups, spec.workdir);
+  init_elsewhere(OUTPUT, &groups, spec.workdir, !level.hard_limits && !level.mapped);
   init_main(INPUT, hello.sandbox, &spec, &level);
 }

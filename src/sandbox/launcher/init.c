@@ -27,6 +27,8 @@ static uint32_t memory_events, pids_events, disk_events;
 /* Rlimits level: nothing but init and shell was alive at the last look, so there is nothing to watch. */
 static bool quiet;
 static struct buffer inbox;
+/* The kernel's limit on processes is loose, and is kept here. */
+static bool enforce_processes;
 /* On the file system whose size is the sandbox's limit. */
 static const char *disk_place = "/";
 static uint64_t memory_peak; /* rlimits level: the largest sum seen */
@@ -127,7 +129,7 @@ void watch_limits(void) {
   if (usage.memory > memory_peak) memory_peak = usage.memory;
   /* The kernel counts no refusals here. Full, but for the one that was refused and has ended, stands for them. */
   if (usage.processes >= pids_limit + 1) pids_events = 1;
-  if (!is_whole_namespace() && usage.processes > pids_limit + EXTRA_PROCESSES) signal_all(SIGKILL);
+  if (enforce_processes && usage.processes > pids_limit + EXTRA_PROCESSES) signal_all(SIGKILL);
   if (usage.memory <= memory_limit) return;
   usage = read_usage(true);
   if (usage.memory <= memory_limit) return;
@@ -364,10 +366,11 @@ static void loop(int signals) {
   }
 }
 
-void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place) {
+void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place, bool enforce) {
   output = descriptor;
   own_groups = groups;
   disk_place = place;
+  enforce_processes = enforce;
 }
 
 bool sandbox_has_one_user(void) { return !own_level->mapped; }

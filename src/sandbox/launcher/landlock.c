@@ -23,7 +23,6 @@ struct path_rule {
   uint64_t allowed;
   int32_t folder;
 } __attribute__((packed));
-enum { SLACK = 512 };
 enum {
   EXECUTE = 1 << 0,
   WRITE_FILE = 1 << 1,
@@ -120,7 +119,7 @@ static void lock(const struct sandbox_spec *spec, const uint8_t *settings, size_
   limit(RLIMIT_FSIZE, spec->disk);
   /* The kernel counts all that the user runs, here and elsewhere, so this only bounds how far a fork bomb comes until the
    * watcher ends it. */
-  limit(RLIMIT_NPROC, count_tasks_of_user() + spec->pids + SLACK);
+  limit(RLIMIT_NPROC, count_tasks_of_user() + spec->pids + PROCESS_SLACK);
   drop_all_capabilities();
   if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) setup_fail("no_new_privs");
@@ -150,6 +149,6 @@ int landlock_main(void) {
   lock(&spec, settings, hello.length, root);
   format(text, sizeof text, "isolation=landlock%d+seccomp+rlimits", landlock_abi());
   hello_answer(OUTPUT, &hello, text);
-  init_elsewhere(OUTPUT, NULL, root);
+  init_elsewhere(OUTPUT, NULL, root, true);
   init_main(INPUT, hello.sandbox, &spec, &level);
 }

@@ -296,8 +296,10 @@ int filter_main(void);
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)
     __attribute__((noreturn));
 /* Before `init_main`, where there is no broker: frames go to another descriptor, what it would tell of control groups is
- * looked up here, and `place` is on the file system that the sandbox fills. */
-void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place);
+ * looked up here, `place` is on the file system that the sandbox fills, and where the kernel counts processes together with
+ * others' the watcher is to enforce their limit. */
+void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place, bool enforce);
+enum { PROCESS_SLACK = 512 }; /* how far a fork bomb comes there, at most */
 /* There is no pid namespace: what descends from us is the sandbox. Paths of requests begin at `root`. */
 void init_without_namespaces(const char *root);
 /* Enters a folder of the sandbox. */
