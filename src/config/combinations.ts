@@ -4,7 +4,7 @@ import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
 import { type DistillationConfig, isAddress } from "./distillation.ts";
 import type { RewardConfig } from "./reward.ts";
-import { backendProblem, type SandboxBackend } from "./sandbox-backend.ts";
+import { backendProblem, isRemote, type SandboxBackend } from "./sandbox-backend.ts";
 
 export interface ExperimentProblem {
   readonly path: readonly string[];
@@ -56,7 +56,7 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   const backend = backendProblem(sandbox);
   if (backend !== undefined) refuse(`sandbox.${backend[0]}`, backend[1]);
-  if (resampling !== undefined && sandbox.backend === "rock")
-    refuse("sandbox.backend", 'is "rock", whose sandboxes cannot be forked, as [resampling] does');
+  if (resampling !== undefined && isRemote(sandbox.backend))
+    refuse("sandbox.backend", `is "${sandbox.backend}", whose sandboxes cannot be forked, as [resampling] does`);
   return problems;
 }

@@ -1,11 +1,11 @@
 /** The sandboxes of whichever backend was chosen. */
 
 import { sandboxStateDir } from "../config/paths.ts";
-import { backendProblem, NATIVE, type SandboxBackend, TOKEN_VARIABLE } from "../config/sandbox-backend.ts";
+import { backendProblem, isRemote, NATIVE, type SandboxBackend, TOKEN_VARIABLES } from "../config/sandbox-backend.ts";
 import { AleError } from "../core/errors.ts";
 import { requireIsolation } from "../core/isolation.ts";
 import type { SandboxProvider } from "../core/ports.ts";
-import type { RemoteProvider } from "../sandbox/backends/remote-provider.ts";
+import type { RemoteProvider, RemoteService } from "../sandbox/backends/remote-provider.ts";
 import type { NativeSandboxProvider } from "../sandbox/supervisor.ts";
 import { maskedPaths, openSandboxes } from "./sandboxes.ts";
 
@@ -18,7 +18,7 @@ export async function openBackend(
   suite = "tasks",
   extraMasks: readonly string[] = [],
 ): Promise<SandboxProvider> {
-  return settings.backend === "rock" ? openRemoteBackend(settings) : openLocalBackend(settings, suite, extraMasks);
+  return isRemote(settings.backend) ? openRemoteBackend(settings) : openLocalBackend(settings, suite, extraMasks);
 }
 
 /** A backend of this machine: its sandboxes have Ale's init in them. */
@@ -29,8 +29,8 @@ export async function openLocalBackend(
 ): Promise<NativeSandboxProvider> {
   check(settings);
   const { backend, image, leastIsolation } = settings;
-  if (backend === "rock")
-    throw new AleError("usage", "backend rock is a service of its own, which clients can use without this one", {
+  if (isRemote(backend))
+    throw new AleError("usage", `backend ${backend} is a service of its own, which clients can use without this one`, {
       hint: "choose native, podman or docker",
     });
   let provider: NativeSandboxProvider;
@@ -60,10 +60,18 @@ export async function openRemoteBackend(settings: SandboxBackend): Promise<Remot
   check(settings);
   const { backend, image, url, leastIsolation } = settings;
   const { RemoteProvider } = await import("../sandbox/backends/remote-provider.ts");
-  const { RockService } = await import("../sandbox/backends/rock-service.ts");
-  if (backend !== "rock" || url === undefined) throw new AleError("internal", `${backend} is no service`);
-  const token = process.env[settings.tokenEnv ?? TOKEN_VARIABLE];
-  return withLeast(new RemoteProvider(new RockService({ url, token, image })), leastIsolation);
+  if (!isRemote(backend)) throw new AleError("internal", `${backend} is no service`);
+  const token = process.env[settings.tokenEnv ?? TOKEN_VARIABLES[backend]];
+  let service: RemoteService;
+  if (backend === "e2b") {
+    const { E2B_URL, E2bService } = await import("../sandbox/backends/e2b-service.ts");
+    service = new E2bService({ url: url ?? E2B_URL, token, template: image });
+  } else {
+    const { RockService } = await import("../sandbox/backends/rock-service.ts");
+    if (url === undefined) throw new AleError("internal", "rock has no address");
+    service = new RockService({ url, token, image });
+  }
+  return withLeast(new RemoteProvider(service), leastIsolation);
 }
 
 function check(settings: SandboxBackend): void {

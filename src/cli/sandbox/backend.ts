@@ -23,7 +23,7 @@ export function addBackendOptions(
 ): Command {
   return command
     .addOption(new Option("--backend <name>", "what makes sandboxes").choices(backends).default(NATIVE.backend))
-    .option("--image <name>", "an image (ale images ls); of podman, docker and rock one of theirs")
+    .option("--image <name>", "an image (ale images ls); of podman, docker and rock one of theirs, of e2b a template")
     .addOption(
       new Option("--least-isolation <step>", "refuse weaker sandboxes; landlock allows them without namespaces")
         .choices(ISOLATION_STEPS)

@@ -1,6 +1,6 @@
 /** Which backends there are besides the launcher's, for `ale doctor`. */
 
-import { TOKEN_VARIABLE } from "../../config/sandbox-backend.ts";
+import { type RemoteBackendName, TOKEN_VARIABLES } from "../../config/sandbox-backend.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxProbe } from "../doctor.ts";
 import type { ContainerEngineName } from "./container-engine.ts";
@@ -9,7 +9,7 @@ import { createContainerProvider } from "./container-provider.ts";
 /** Makes a container with each engine that is here. What is not here is told, and is no fault. */
 export async function probeBackends(): Promise<SandboxProbe[]> {
   const containers = await Promise.all([probeEngine("podman"), probeEngine("docker")]);
-  return [...containers, probeRock()];
+  return [...containers, probeService("rock"), probeService("e2b")];
 }
 
 async function probeEngine(engine: ContainerEngineName): Promise<SandboxProbe> {
@@ -26,8 +26,9 @@ async function probeEngine(engine: ContainerEngineName): Promise<SandboxProbe> {
 }
 
 /** It is not asked: where it is says the experiment. */
-function probeRock(): SandboxProbe {
-  const found = process.env[TOKEN_VARIABLE] !== undefined;
-  const detail = `a service elsewhere, not asked; ${TOKEN_VARIABLE} is ${found ? "" : "not "}set`;
-  return { name: "backend rock", ok: true, required: false, detail };
+function probeService(backend: RemoteBackendName): SandboxProbe {
+  const variable = TOKEN_VARIABLES[backend];
+  const found = process.env[variable] !== undefined;
+  const detail = `a service elsewhere, not asked; ${variable} is ${found ? "" : "not "}set`;
+  return { name: `backend ${backend}`, ok: true, required: false, detail };
 }
