@@ -37,7 +37,11 @@ test("what a shell can meet: its end, wrong syntax, marks, other outputs, signal
   expect(await outcome(sandbox, "sleep 60 & echo at once")).toEqual([0, "at once\n"]);
   const died = await sandbox.run("echo last; exit 9", LIMITS);
   expect([died.status, died.exitCode, text(died.output)]).toEqual(["shell_died", 9, "last\n"]);
-  expect(await output(sandbox, "pwd")).toBe("/work\n");
+  expect(await output(sandbox, "pwd; (sleep 0.2; kill -9 $$) &")).toBe("/work\n");
+  await Bun.sleep(500);
+  expect(await sandbox.run("true", LIMITS)).toMatchObject({ status: "shell_died", exitCode: 137 });
+  expect(await outcome(sandbox, "kill -9 $PPID $$")).toEqual([null, ""]);
+  expect(await outcome(sandbox, "echo on")).toEqual([0, "on\n"]);
 });
 
 test("a command over its time is ended with all below it, and the next one finds its folder", async () => {

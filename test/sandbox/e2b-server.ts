@@ -71,8 +71,9 @@ export class E2bServer implements AsyncDisposable {
     const held = this.held.get(id);
     if (held === undefined) return refuse(502, "The sandbox was not found");
     if (request.headers.get("X-Access-Token") !== held.token) return refuse(401, "no such token");
-    if (request.headers.get("Authorization") !== `Basic ${btoa("root:")}`) return refuse(401, "no such user");
     const { pathname, searchParams } = new URL(request.url);
+    const user = pathname === "/files" ? searchParams.get("username") : request.headers.get("Authorization");
+    if (user !== "root" && user !== `Basic ${btoa("root:")}`) return refuse(401, "no such user");
     if (pathname === "/files") return this.#file(held, request, searchParams.get("path") ?? "");
     if (pathname === "/process.Process/Start") return this.#start(held, request);
     if (pathname !== "/process.Process/SendInput") return refuse(404, "no such call");

@@ -121,6 +121,8 @@ export class EnvdProcess {
   readonly started: Promise<void>;
   /** Rejected when the connection is lost or envd gives up; resolved when the program and all that hold its output ended. */
   readonly ended: Promise<void>;
+  /** `ended` is settled. */
+  over = false;
   readonly #envd: Envd;
   readonly #abort: AbortController;
   readonly #started = Promise.withResolvers<void>();
@@ -130,7 +132,9 @@ export class EnvdProcess {
     this.#envd = envd;
     this.#abort = abort;
     this.started = this.#started.promise;
-    this.ended = this.#follow(body, onData);
+    this.ended = this.#follow(body, onData).finally(() => {
+      this.over = true;
+    });
     this.ended.then(
       () => this.#started.reject(new AleError("sandbox", "a program ended before it was started")),
       (error: unknown) => this.#started.reject(error),

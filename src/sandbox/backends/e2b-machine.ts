@@ -4,7 +4,7 @@
  */
 
 import { randomBytes } from "node:crypto";
-import { AleError } from "../../core/errors.ts";
+import { AleError, errorMessage } from "../../core/errors.ts";
 import type { CommandOptions, CommandResult } from "../../core/ports.ts";
 import { beginWait } from "../../core/waits.ts";
 import type { Envd, EnvdProcess } from "./e2b-envd.ts";
@@ -52,6 +52,8 @@ interface Shell {
   readonly process: EnvdProcess;
   /** Its number inside. */
   pid: string;
+  /** For its end while no command runs. */
+  idle: Marked;
   /** Gets what the command in it writes. */
   onData: (bytes: Uint8Array) => void;
 }
@@ -82,6 +84,8 @@ export class E2bMachine implements RemoteMachine {
       if (ending !== "exited") await this.#endAll(key);
       if (ending === "interrupted") throw interrupted(signal);
       const { stdout, stderr } = streams;
+      if (ending === "exited" && stdout.mark === undefined)
+        throw new AleError("sandbox", `running ${argv[0]} in sandbox ${this.id}: what waited for it was killed`);
       const exitCode = ending === "exited" ? (stdout.mark?.code ?? null) : null;
       return { status: ending, exitCode, stdout: stdout.content(), stderr: stderr.content() };
     } finally {
@@ -93,6 +97,13 @@ export class E2bMachine implements RemoteMachine {
     const started = performance.now();
     this.#shell ??= await this.#open(this.#folder);
     const shell = this.#shell;
+    if (shell.idle.mark !== undefined || shell.process.over) {
+      // What a command left behind ended it, or the connection to it was lost.
+      this.#leaveShell();
+      this.#folder = (await this.#endAll(shell.key, shell.pid)) || this.#folder;
+      const [exitCode, output] = [shell.idle.mark?.code ?? null, new Uint8Array()];
+      return { status: "shell_died", exitCode, output, outputBytes: 0, truncated: false, ms: 0 };
+    }
     const { ending, stdout } = await this.#inShell(shell, `eval -- ${quote(command)} </dev/null >&198 2>&198`, {
       ...{ timeoutMs, signal, maxBytes: Math.max(LEAST_OUTPUT_BYTES, OUTPUT_FACTOR * maxOutputBytes) },
     });
@@ -100,7 +111,7 @@ export class E2bMachine implements RemoteMachine {
     const bytes = stdout.content();
     const output = keepEnds(bytes, maxOutputBytes);
     const code = stdout.mark?.code ?? null;
-    const died = stdout.mark?.key === shell.key;
+    const died = stdout.mark === undefined || stdout.mark.key === shell.key;
     return {
       ...(ending === "exited"
         ? { status: died ? "shell_died" : "exited", exitCode: code }
@@ -119,6 +130,7 @@ export class E2bMachine implements RemoteMachine {
     const stdout = new Marked([key, shell.key]);
     const wait = new Wait(`a command in the shell of sandbox ${this.id}`, { stdout }, options.maxBytes);
     shell.onData = (bytes) => wait.take("stdout", bytes);
+    shell.idle = new Marked([shell.key]);
     let lives = false;
     try {
       await shell.process.send(`${line}\nbuiltin printf ${MARK} ${key} "$?" >&198\n`);
@@ -127,7 +139,7 @@ export class E2bMachine implements RemoteMachine {
       lives = ending === "exited" && stdout.mark?.key === key;
       return { ending, stdout };
     } finally {
-      shell.onData = () => {};
+      shell.onData = (bytes) => shell.idle.take(bytes);
       if (!lives) this.#leaveShell();
     }
   }
@@ -151,12 +163,12 @@ export class E2bMachine implements RemoteMachine {
     const process = await this.#envd.start(["sh", "-c", MARKED, "sh", key, "bash", "--noprofile", "--norc"], {
       ...{ cwd, stdin: true, onData: (stream, bytes) => stream === "stdout" && held.shell?.onData(bytes) },
     });
-    const shell: Shell = { key, process, pid: "", onData: () => {} };
+    const shell: Shell = { key, process, pid: "", idle: new Marked([key]), onData: () => {} };
     held.shell = shell;
     const options = { timeoutMs: OPEN_MS, maxBytes: LEAST_OUTPUT_BYTES };
     const { ending, stdout } = await this.#inShell(shell, "exec 198>&1; builtin printf %s $$", options);
     shell.pid = new TextDecoder().decode(stdout.content());
-    if (ending === "exited" && stdout.mark?.key !== key) return shell;
+    if (ending === "exited" && stdout.mark !== undefined && stdout.mark.key !== key) return shell;
     process.leave();
     throw new AleError("sandbox", `sandbox ${this.id} has no shell to run commands in`, {
       hint: "the template needs bash, sh, cat, tr, tar and readlink",
@@ -247,11 +259,10 @@ class Wait {
     const abort = () => this.#over.resolve("interrupted");
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted) abort();
-    const lost = (why: string, cause?: unknown) =>
-      this.#over.reject(new AleError("sandbox", `${this.#what}: ${why}`, { cause }));
     process.ended.then(
-      () => lost("what waited for it was killed"),
-      (error: unknown) => lost(error instanceof Error ? error.message : String(error), error),
+      () => this.#over.resolve("exited"), // without a mark, when what would have written it was killed
+      (cause: unknown) =>
+        this.#over.reject(new AleError("sandbox", `${this.#what}: ${errorMessage(cause)}`, { cause })),
     );
     try {
       return await this.#over.promise;
