@@ -1,6 +1,7 @@
 /** The backend `e2b`: its protocol, here spoken by a server of the tests' with real sandboxes behind it. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { runCli } from "../../src/cli/program.ts";
 import { E2bService, envdUrl } from "../../src/sandbox/backends/e2b-service.ts";
 import { RemoteProvider } from "../../src/sandbox/backends/remote-provider.ts";
 import { E2bServer, KEY } from "./e2b-server.ts";
@@ -88,6 +89,17 @@ test("refusals and silence have reasons", async () => {
   server.quota = 100;
   const network = { mode: "public", allow: [] } as const;
   await expect(provider.create({ ...ENVIRONMENT, network })).rejects.toMatchObject({ code: "sandbox" });
+});
+
+test("run --backend e2b: from the command line", async () => {
+  const said = { out: "", err: "" };
+  const stdout = { write: (part: string) => void (said.out += part) };
+  const stderr = { write: (part: string) => void (said.err += part) };
+  process.env.ALE_TEST_E2B = KEY;
+  const argv = ["sandbox", "run", "--backend", "e2b", "--url", server.url, "--token-env", "ALE_TEST_E2B", "--"];
+  const code = await runCli([...argv, "sh", "-c", "echo out; echo err >&2; exit 3"], { stdout, stderr, env: {} });
+  delete process.env.ALE_TEST_E2B;
+  expect({ code, ...said }).toEqual({ code: 3, out: "out\n", err: "err\n" });
 });
 
 test("where envd is", () => {

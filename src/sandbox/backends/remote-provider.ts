@@ -38,7 +38,7 @@ export class RemoteProvider implements SandboxProvider {
     if (this.#closed !== undefined) throw new AleError("sandbox", "the sandbox provider is closed");
     refuseWeaker(this.isolation, environment);
     if (environment.network !== undefined && environment.network.mode !== "none")
-      throw new AleError("sandbox", `${this.#service.name} cannot be told what a sandbox may reach`, {
+      throw new AleError("sandbox", `sandboxes of backend ${this.#service.name} get no network that a task asks for`, {
         hint: "use the backend native for tasks that need a network",
       });
     const machine = await this.#service.create(environment, signal);
