@@ -19,18 +19,20 @@ export interface Plan {
 }
 
 const FIVE = [1, 2, 3, 4, 5];
+/** For the fork and hard suites: none that a pilot had. */
+const UNSEEN = [11, 12, 13, 14, 15];
 const SHELL = "experiments/shell.toml";
 const FORK_GRPO = "experiments/fork-grpo.toml";
 const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
-export const FORK_BUDGET = 14_000;
+export const FORK_BUDGET = 40_000;
 
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
 /** Steps and evaluations of the hard suite's experiments. */
-const HARD_LENGTH = ["trainer.steps=60", "evaluation.every=15", "evaluation.heldout=32"];
+const HARD_LENGTH = ["trainer.steps=80", "evaluation.heldout=32"];
 
 /** One arm per value of a setting. */
 const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>
@@ -45,13 +47,13 @@ export const PLANS: Readonly<Record<string, Plan>> = {
   },
   fork: {
     about: "GRPO, REINFORCE and IPA with resampling on the fork suite, at equal environment steps",
-    seeds: FIVE,
+    seeds: UNSEEN,
     envSteps: FORK_BUDGET,
     arms: [arm("grpo", FORK_GRPO), arm("ipa", FORK_IPA), arm("reinforce", FORK_GRPO, "algorithm.type=reinforce")],
   },
   hard: {
     about: "the hard suite: GRPO alone, sequential rollback, parallelised initialisation",
-    seeds: FIVE,
+    seeds: UNSEEN,
     arms: [
       arm("sequential", "experiments/hard-rollback.toml"),
       arm("parallel", HARD),
@@ -60,13 +62,13 @@ export const PLANS: Readonly<Record<string, Plan>> = {
   },
   "ablation-gamma": {
     about: "γ per turn of IPA, on the fork suite",
-    seeds: FIVE,
+    seeds: UNSEEN,
     envSteps: FORK_BUDGET,
     arms: sweep(FORK_IPA, "algorithm.discount", [0.8, 0.9, 0.95, 1]),
   },
   "ablation-H": {
     about: "upper bound of IPA's mismatch mask, on the fork suite with asynchronous rollout, where weights differ",
-    seeds: FIVE,
+    seeds: UNSEEN,
     envSteps: FORK_BUDGET,
     arms: sweep(FORK_IPA, "algorithm.mismatchHigh", [1.01, 1.05, 1.2, 100]).map((one) => ({
       ...one,
@@ -75,13 +77,13 @@ export const PLANS: Readonly<Record<string, Plan>> = {
   },
   "ablation-lambda": {
     about: "weight of imitation beside reinforcement, on the fork suite",
-    seeds: FIVE,
+    seeds: UNSEEN,
     envSteps: FORK_BUDGET,
     arms: sweep(FORK_IPA, "resampling.imitation", [0, 0.03, 0.1, 0.3, 1]),
   },
   "ablation-anchors": {
     about: "number and place of the anchors of parallelised initialisation, on the hard suite",
-    seeds: FIVE,
+    seeds: UNSEEN,
     arms: [
       ...sweep(HARD, "resampling.anchors", [1, 3, 6]),
       arm("3, random", HARD, "resampling.anchors=3", "resampling.spacing=random"),

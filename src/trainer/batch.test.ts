@@ -50,6 +50,14 @@ describe("episodes of a step", () => {
     expect(batchOf({ type: "grpo" }, [group([1, 1])]).job).toBeUndefined();
   });
 
+  test("without a signal take part where a divergence in the loss holds all of them near the start", () => {
+    const groups = [group([1, 0]), group([1, 1], 1)];
+    const experiment = ExperimentSchema.parse({ kl: { in: "loss" } });
+    const { job } = buildBatch(experiment, { groups, forks: [], imitations: [], metrics: {} }, 1);
+    expect(job?.groups).toEqual([0, 0, 1, 1]);
+    expect(job?.advantages[2]?.every((advantage) => advantage === 0)).toBe(true);
+  });
+
   test("without any signal leave what there is to imitate", () => {
     const failures = group([0, 0]);
     const expert = failures.trajectories[0] as Trajectory;

@@ -83,7 +83,7 @@ function withoutFaults(group: Group): Group {
 
 /**
  * Builds the policy-gradient job of `step`. Trajectories without sampled tokens are left out, and so are those whose
- * advantages are all 0, unless a critic, a divergence inside the reward or a teacher has its own say about them.
+ * advantages are all 0, unless a critic, a divergence or a teacher has its own say about them.
  * @param klCoefficient β of this step, where it is not the experiment's.
  * @param rewardMoments what the step before this one left, with running normalisation.
  */
@@ -98,9 +98,10 @@ export function buildBatch(
   const algorithm = composeAlgorithm(experiment.algorithm);
   const groups = [...collected.groups, ...collected.forks].map(withoutFaults);
   const scores = scoreEpisodes(algorithm, groups, kl?.in === "reward", rewardMoments);
-  const isTaught = experiment.distillation !== undefined;
+  // A teacher and a divergence in the loss say something about every episode, whatever its reward.
+  const isJudged = experiment.distillation !== undefined || kl?.in === "loss";
   const used = scores.episodes.filter(
-    ({ trajectory, hasSignal }) => (hasSignal || isTaught) && trajectory.tokens.mask.includes(1),
+    ({ trajectory, hasSignal }) => (hasSignal || isJudged) && trajectory.tokens.mask.includes(1),
   );
   const result = scores.rewardMoments === undefined ? {} : { rewardMoments: scores.rewardMoments };
   const imitation = imitationWeights(experiment, collected.imitations);
