@@ -32,7 +32,7 @@ export function defineBench(command: Command, cli: CommandLine): void {
     .addHelpText(
       "after",
       examples(
-        ["ale bench", "everything, in about a minute"],
+        ["ale bench", "everything, in a few minutes"],
         ["ale bench engine --sizes 1m", "training, prefill and decode of one model size"],
         ["ale bench sandbox --json", "for programs; figures of a busy machine say little"],
         ["ale bench sandbox --only cold --rounds 500", "one case, measured thoroughly"],

@@ -197,6 +197,9 @@ test("a task made for a sandbox profile that there is not is refused before anyt
     expect(err).toContain(`error: odd of ${suite} is made for the sandbox profile "hots", which there is not`);
     expect(err).toContain("set environment.profile in its task.toml to one of: host");
   }
+  writeFileSync(join(suite, "odd", "task.toml"), '[environment]\ndocker_image = "none/of:that"\n');
+  const { code, err } = await ale("tasks", "check", suite);
+  expect([code, err]).toEqual([2, expect.stringContaining('is made for the image "none/of:that", which there is not')]);
   expect(readdirSync(folder)).not.toContain("never-made");
 });
 

@@ -56,7 +56,7 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   const backend = backendProblem(sandbox);
   if (backend !== undefined) refuse(`sandbox.${backend[0]}`, backend[1]);
-  if (resampling !== undefined && (sandbox.backend === "rock" || sandbox.backend === "e2b"))
-    refuse("sandbox.backend", `is "${sandbox.backend}", whose sandboxes cannot be forked, as [resampling] does`);
+  if (resampling !== undefined && sandbox.backend === "rock")
+    refuse("sandbox.backend", 'is "rock", whose sandboxes cannot be forked, as [resampling] does');
   return problems;
 }

@@ -16,10 +16,3 @@ export interface Alert {
   readonly evidence: string;
   readonly action: AlertAction;
 }
-
-/** Number of alerts of each kind that there is. */
-export function countByKind(alerts: Iterable<Pick<Alert, "kind">>): Partial<Record<AlertKind, number>> {
-  const counts: Partial<Record<AlertKind, number>> = {};
-  for (const { kind } of alerts) counts[kind] = (counts[kind] ?? 0) + 1;
-  return counts;
-}

@@ -1,6 +1,7 @@
 /** The sandboxes of whichever backend was chosen. */
 
-import { backendProblem, NATIVE, type SandboxBackend, TOKEN_VARIABLES } from "../config/sandbox-backend.ts";
+import { sandboxStateDir } from "../config/paths.ts";
+import { backendProblem, NATIVE, type SandboxBackend, TOKEN_VARIABLE } from "../config/sandbox-backend.ts";
 import { AleError } from "../core/errors.ts";
 import { requireIsolation } from "../core/isolation.ts";
 import type { SandboxProvider } from "../core/ports.ts";
@@ -17,9 +18,7 @@ export async function openBackend(
   suite = "tasks",
   extraMasks: readonly string[] = [],
 ): Promise<SandboxProvider> {
-  return settings.backend === "rock" || settings.backend === "e2b"
-    ? openRemoteBackend(settings)
-    : openLocalBackend(settings, suite, extraMasks);
+  return settings.backend === "rock" ? openRemoteBackend(settings) : openLocalBackend(settings, suite, extraMasks);
 }
 
 /** A backend of this machine: its sandboxes have Ale's init in them. */
@@ -30,19 +29,30 @@ export async function openLocalBackend(
 ): Promise<NativeSandboxProvider> {
   check(settings);
   const { backend, image, leastIsolation } = settings;
-  if (backend === "rock" || backend === "e2b")
-    throw new AleError("usage", `backend ${backend} is a service of its own, which clients can use without this one`, {
+  if (backend === "rock")
+    throw new AleError("usage", "backend rock is a service of its own, which clients can use without this one", {
       hint: "choose native, podman or docker",
     });
   let provider: NativeSandboxProvider;
   if (backend === "native") {
-    provider = await openSandboxes(suite, extraMasks);
+    provider = await openNative(suite, extraMasks, leastIsolation === "landlock");
   } else {
     const { createContainerProvider } = await import("../sandbox/backends/container-provider.ts");
     const maskPaths = maskedPaths(suite, extraMasks);
     provider = await createContainerProvider({ engine: backend, image, maskPaths });
   }
   return withLeast(provider, leastIsolation);
+}
+
+/** By the launcher; where that cannot be, and weak ones are allowed, without namespaces. */
+async function openNative(suite: string, extraMasks: readonly string[], weak: boolean): Promise<NativeSandboxProvider> {
+  try {
+    return await openSandboxes(suite, extraMasks);
+  } catch (error) {
+    if (!weak) throw error;
+    const { createLandlockProvider } = await import("../sandbox/backends/landlock-provider.ts");
+    return createLandlockProvider({ maskPaths: maskedPaths(suite, extraMasks), stateDir: sandboxStateDir() });
+  }
 }
 
 /** A service elsewhere. */
@@ -52,7 +62,7 @@ export async function openRemoteBackend(settings: SandboxBackend): Promise<Remot
   const { RemoteProvider } = await import("../sandbox/backends/remote-provider.ts");
   const { RockService } = await import("../sandbox/backends/rock-service.ts");
   if (backend !== "rock" || url === undefined) throw new AleError("internal", `${backend} is no service`);
-  const token = process.env[settings.tokenEnv ?? TOKEN_VARIABLES.rock];
+  const token = process.env[settings.tokenEnv ?? TOKEN_VARIABLE];
   return withLeast(new RemoteProvider(new RockService({ url, token, image })), leastIsolation);
 }
 

@@ -32,6 +32,7 @@ export class ImageStore {
   readonly home: string;
   readonly #images: string;
   readonly #layers: string;
+  readonly #used = new Map<string, Promise<StoredLayer>>();
 
   /** `home`: Ale's. */
   constructor(home: string) {
@@ -81,7 +82,18 @@ export class ImageStore {
     return { base, layers: stored, env };
   };
 
-  async #use(layer: string, image: string): Promise<StoredLayer> {
+  /** A layer that this process uses stays, so what is known of it does. */
+  #use(layer: string, image: string): Promise<StoredLayer> {
+    let used = this.#used.get(layer);
+    if (used === undefined) {
+      used = this.#open(layer, image);
+      this.#used.set(layer, used);
+      used.catch(() => this.#used.delete(layer));
+    }
+    return used;
+  }
+
+  async #open(layer: string, image: string): Promise<StoredLayer> {
     const path = join(this.#layers, layer);
     try {
       await this.#mark(path);

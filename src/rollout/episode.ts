@@ -134,6 +134,8 @@ export async function runEpisode(plan: EpisodePlan, context: EpisodeContext): Pr
 
 async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseClock, outcome: Outcome): Promise<void> {
   const { task, start } = plan;
+  const settings = guardsOf(task.environment.profile);
+  const guard = new GuardWatch({ settings, environment: task.environment });
   clock.enter("reset");
   const sandbox = await context.sandboxes.run(() =>
     start === undefined ? prepare(task, context) : context.provider.fork(start.snapshot, context.signal),
@@ -141,8 +143,6 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
   const audit = new EpisodeAudit();
   audit.watch(sandbox, "agent");
   let agentSince = Date.now();
-  const settings = guardsOf(task.environment.profile);
-  const guard = new GuardWatch({ settings, environment: task.environment });
   using monitor = new GuardMonitor(sandbox, guard, settings);
   try {
     outcome.isolation = sandbox.isolation;

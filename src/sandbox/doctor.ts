@@ -20,16 +20,18 @@ export interface SandboxProbe {
 const HINTS: Readonly<Record<string, string>> = {
   "user namespaces":
     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); sysctl -w user.max_user_namespaces=65536; " +
-    "in a container, start it with --privileged",
+    "in a container, start it with --privileged; or allow ordinary users weaker sandboxes: --least-isolation landlock",
   "all namespaces": "the kernel lacks a kind of namespace, or a container forbids it: start it with --privileged",
   "overlay on tmpfs": "use Linux 6.6 or newer (overlay in a user namespace with user.* attributes on tmpfs)",
   "system call filter": "use a kernel with CONFIG_SECCOMP_FILTER",
   "id-mapped mounts": "run as root on Linux 5.12 or newer; without them the sandbox's /usr cannot be changed",
+  landlock:
+    "only needed where user namespaces are not permitted; boot with landlock among lsm=…, on Linux 5.13 or newer",
   "control groups":
     "memory and processes are limited by rlimits and a watcher, cpu is not; for hard limits run as root, " +
     "or in a delegated group: systemd-run --user --scope -p Delegate=yes ale …",
 };
-const OPTIONAL = new Set(["id-mapped mounts", "control groups"]);
+const OPTIONAL = new Set(["id-mapped mounts", "landlock", "control groups"]);
 const PROBE_MS = 10_000;
 
 /** Tries each primitive, then one whole sandbox. Takes well under a second once the launcher is compiled. */

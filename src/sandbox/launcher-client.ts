@@ -196,7 +196,8 @@ function startHint(message: string): string {
   if (/user namespace|new namespaces|uid_map|gid_map/.test(message))
     return (
       "allow user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), " +
-      "`sysctl -w user.max_user_namespaces=65536`; in a container, start it with --privileged; then `ale doctor`"
+      "`sysctl -w user.max_user_namespaces=65536`; in a container, start it with --privileged; then `ale doctor`; " +
+      "or allow ordinary users weaker sandboxes: leastIsolation landlock"
     );
   if (/mount|pivot_root|proc/.test(message)) return "run outside a restricted container, or start it with --privileged";
   return "run `ale doctor`, which tries each part by itself";

@@ -28,6 +28,11 @@ export class LayerBudget {
     this.#layers.delete(layer);
   }
 
+  /** With their launcher, all of them ended. */
+  clear(): void {
+    this.#layers.clear();
+  }
+
   /** In memory. */
   get bytes(): number {
     return [...this.#layers].reduce((sum, layer) => sum + layer.bytes, 0);

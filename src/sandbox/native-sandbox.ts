@@ -244,7 +244,7 @@ export class NativeSandbox implements Sandbox {
     return decodeStatistics(payload);
   }
 
-  /** Processes and TCP sockets, for the guards. */
+  /** Its processes, for the guards. */
   async observe(): Promise<Observation> {
     const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
     return decodeObservation(payload, performance.now());

@@ -93,6 +93,13 @@ export class Roots {
     return { base, env, layers: await Promise.all(layers.map((layer) => this.#image(layer))) };
   }
 
+  /** Whether an environment still asks for `root`: the name of an image may mean another one by now, or none. */
+  async isCurrent(root: SandboxRoot, environment: EnvironmentSpec): Promise<boolean> {
+    const now = await this.of(environment).catch(() => undefined); // told by whoever makes one
+    const same = now?.layers.length === root.layers.length && now.layers.every((layer, i) => layer === root.layers[i]);
+    return same && now.base === root.base && Bun.deepEquals(now.env, root.env);
+  }
+
   /** The image that a profile stands for. Looked up once: sandboxes are made in a few milliseconds. */
   #imageOf(profile: string): string | undefined {
     let image = this.#profiles.get(profile);

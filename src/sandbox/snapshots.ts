@@ -99,6 +99,13 @@ export function restoreShellState({ cwd, exports }: ShellState): string {
   return `{ ${exports}\n} 2>/dev/null; cd -- '${cwd.replaceAll("'", `'\\''`)}'`;
 }
 
+/** Commands that give a shell the variables of its image. */
+export function exportCommands(env: Readonly<Record<string, string>>): string {
+  return Object.entries(env)
+    .map(([name, value]) => `export ${name}='${value.replaceAll("'", `'\\''`)}'`)
+    .join("\n");
+}
+
 export interface SnapshotContents extends SandboxRoot {
   readonly environment: EnvironmentSpec;
   /** `undefined` where there is no shell. */

@@ -22,6 +22,7 @@ import { reapOrphans } from "./registry.ts";
 import { removeTree } from "./remove-tree.ts";
 import { type ResolveImage, Roots, type SandboxRoot } from "./roots.ts";
 import {
+  exportCommands,
   Layer,
   NativeSnapshot,
   PRINT_SHELL_STATE,
@@ -85,7 +86,6 @@ const MAX_SHELL_STATE = 1 << 20;
 const MAX_LAYERS = 64;
 const LEAST_DISK = 1 << 20;
 
-/** Warm sandboxes being made at once when nobody says. */
 const WARM_CONCURRENCY = 4;
 
 /** The launcher in use, with the bases and layers it knows. */
@@ -135,6 +135,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   #replace(ended: LauncherClient): void {
     if (this.#closed !== undefined) return;
     this.#pools.drop();
+    this.frozen.clear();
     const launcher = ended.close().then(() => this.#start());
     this.#launcher = launcher;
     launcher.then(
@@ -312,12 +313,21 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     return sandbox;
   }
 
-  async create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#pools.claim(environment, true) ?? this.#unlessAborted(this.#makeFresh(environment, true), signal);
+  create(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#provide(environment, true, signal);
   }
 
-  async createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
-    return this.#pools.claim(environment, false) ?? this.#unlessAborted(this.#makeFresh(environment, false), signal);
+  createBare(environment: EnvironmentSpec, signal?: AbortSignal): Promise<NativeSandbox> {
+    return this.#provide(environment, false, signal);
+  }
+
+  /** One from the pool, unless the name of its image means another one by now, or a new one. */
+  async #provide(environment: EnvironmentSpec, shell: boolean, signal?: AbortSignal): Promise<NativeSandbox> {
+    const waiting = this.#pools.claim(environment, shell);
+    if (waiting !== undefined && (await (await this.#ready()).roots.isCurrent(waiting.root, environment)))
+      return waiting;
+    await waiting?.destroy();
+    return this.#unlessAborted(this.#makeFresh(environment, shell), signal);
   }
 
   async #unlessAborted(making: Promise<NativeSandbox>, signal: AbortSignal | undefined): Promise<NativeSandbox> {
@@ -351,13 +361,6 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-/** Commands that give a shell the variables of its image. */
-function exportCommands(env: Readonly<Record<string, string>>): string {
-  return Object.entries(env)
-    .map(([name, value]) => `export ${name}='${value.replaceAll("'", `'\\''`)}'`)
-    .join("\n");
 }
 
 /** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */

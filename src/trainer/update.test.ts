@@ -36,7 +36,7 @@ function makeLearner() {
 }
 const { learner, store } = makeLearner();
 
-/** `ppo` needs a value head (credit.test.ts). */
+/** `ppo` needs a value head (test/engine/credit.test.ts). */
 const TYPES = ALGORITHM_TYPES.filter((type) => type !== "ppo");
 /** Prompt, a turn, an observation, a turn, and an observation that nothing answers. */
 const TURN_IDS = Int32Array.of(-1, -1, 0, 0, 0, -1, 1, 1, -1);

@@ -229,6 +229,24 @@ describe("archives", () => {
     expect(next.service.list().map(({ id }) => id)).toEqual(["box"]);
   });
 
+  test("when the launcher is killed, archives stay, and what was frozen takes no memory", async () => {
+    await using scene = await open(freshHome());
+    const { service, provider } = scene;
+    for (const id of ["kept", "lost"]) {
+      const sandbox = await service.create({ id, environment });
+      await run(sandbox, `echo ${id} > f`);
+      await service.stop(id);
+    }
+    await service.archive("kept");
+    expect(provider.frozen.count).toBe(1);
+    const before = provider.launcherPid;
+    process.kill(before, "SIGKILL");
+    for (let i = 0; i < 500 && provider.launcherPid === before; i++) await Bun.sleep(10);
+    expect(provider.frozen.count).toBe(0);
+    expect(await run(await service.restore("kept"), "cat f")).toBe("kept\n");
+    await expect(service.restart("lost")).rejects.toThrow("its launcher ended");
+  });
+
   test("half an archive of a killed service is removed", async () => {
     const own = freshHome();
     mkdirSync(join(own, "archives/half/layers/1/root.up"), { recursive: true });

@@ -37,6 +37,7 @@ const SUITES = [
   "abuse-layers",
   "abuse-grading",
   "containers",
+  "landlock",
 ];
 
 /** Why this machine cannot run them, or `undefined`. */

@@ -7,10 +7,13 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import type { ContainerEngineName } from "../../src/sandbox/backends/container-engine.ts";
 import { createContainerProvider } from "../../src/sandbox/backends/container-provider.ts";
+import { grade } from "../../src/sandbox/grading.ts";
 import { SandboxFiles } from "../../src/sandbox/sandbox-files.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import type { NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
 import { writeTar } from "../../src/sandbox/tar.ts";
+import { checkSuite } from "../../src/tasks/check.ts";
+import { loadSuite } from "../../src/tasks/suite.ts";
 import { ENVIRONMENT, LIMITS, outcome, output, text, until } from "./support.ts";
 
 const REPOSITORY = resolve(import.meta.dir, "../..");
@@ -159,6 +162,15 @@ describe.each([...ENGINES])("%s", (engine) => {
     } finally {
       Bun.spawnSync([engine, "rmi", image], { cwd: "/" });
     }
+  });
+
+  test("tasks of the shell suite: the solution scores 1, nothing done scores 0", async () => {
+    const suite = loadSuite(resolve(REPOSITORY, "tasks/shell"));
+    const options = { samples: 3, concurrency: 2, signal: new AbortController().signal };
+    const rows = await checkSuite(suite, provider, grade, options, () => {});
+    expect(rows.map(({ oracle, noop, error }) => ({ oracle, noop, error }))).toEqual(
+      Array(3).fill({ oracle: 1, noop: 0, error: undefined }),
+    );
   });
 
   test("the service's sandboxes: named shells, pause, stop and restart with files kept", async () => {

@@ -8,6 +8,7 @@ import { commitImage } from "../../src/images/commit-image.ts";
 import { exportTar, writeTar } from "../../src/images/export-image.ts";
 import { importImage } from "../../src/images/import-image.ts";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
+import { listProfiles, readProfileText, setProfileTexts } from "../../src/sandbox/profile-texts.ts";
 import {
   BUSYBOX,
   busybox,
@@ -366,6 +367,19 @@ describe("commit, export, remove", () => {
       expect(listed.some((name) => /^a$|\.wh|^proc\/.|target/.test(name))).toBe(false);
     },
   );
+
+  test.skipIf(BUSYBOX === undefined)("a profile can stand for an image", async () => {
+    await bring("for-profile", scene.file("p.tar", tarOf([program, { path: "here", content: "yes" }])));
+    const profile = 'name = "box"\nkind = "image"\nimage = "for-profile"\ndescription = ""\n';
+    setProfileTexts(
+      new Map([...listProfiles().map((name) => [name, readProfileText(name) ?? ""] as const), ["box", profile]]),
+    );
+    await using sandbox = await scene.provider.createBare({ ...ENVIRONMENT, profile: "box" });
+    expect(await busybox(sandbox, "cat /here")).toBe("yes");
+    await using snapshot = await sandbox.snapshotFiles();
+    await using child = await scene.provider.fork(snapshot);
+    expect(await busybox(child, "cat /here")).toBe("yes");
+  });
 
   test("a folder is used where it lies, and not changed", async () => {
     if (BUSYBOX === undefined) return;

@@ -35,11 +35,14 @@ static void http(int fd) {
   struct pollfd ready = {.fd = fd, .events = POLLIN};
   while (used < sizeof buffer && poll(&ready, 1, 100) == 1 && (more = read(fd, buffer + used, sizeof buffer - used)) > 0)
     used += (size_t)more;
+  const char *location = strncmp(buffer, "GET /away", 9) == 0   ? "302 Found\r\nLocation: http://evil.test/"
+                         : strncmp(buffer, "GET /near", 9) == 0 ? "302 Found\r\nLocation: /there?x=1"
+                                                                : "200 OK";
   dprintf(fd,
-          "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %zu\r\nConnection: close\r\n"
+          "HTTP/1.1 %s\r\nContent-Type: text/html\r\nContent-Length: %zu\r\nConnection: close\r\n"
           "Set-Cookie: session=stolen\r\nContent-Security-Policy: script-src *\r\nService-Worker-Allowed: /\r\n"
           "Access-Control-Allow-Origin: *\r\nClear-Site-Data: *\r\nETag: \"one\"\r\n\r\n",
-          used);
+          location, used);
   if (write(fd, buffer, used) < 0) exit(1);
 }
 

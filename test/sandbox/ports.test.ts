@@ -68,6 +68,16 @@ test("what answers cannot act as the service in a browser", async () => {
   expect(headers.get("x-content-type-options")).toBe("nosniff");
 });
 
+test("an answer leads to its own port or nowhere: clients follow with the token", async () => {
+  const follow = async (path: string) => {
+    const { status, headers } = await request(path, { redirect: "manual" });
+    return [status, headers.get("location")];
+  };
+  expect(await follow(`${BOX}/ports/8080/near`)).toEqual([302, `${BOX}/ports/8080/there?x=1`]);
+  expect(await follow(`${ROCK}/proxy/port/8080/near`)).toEqual([302, `${ROCK}/proxy/port/8080/there?x=1`]);
+  expect(await follow(`${BOX}/ports/8080/away`)).toEqual([302, null]);
+});
+
 test("the token is needed, and pages of others are not answered", async () => {
   for (const path of [`${BOX}/ports/8080/`, `${BOX}/tcp/9001`, `${BOX}/connections`, `${ROCK}/proxy/`])
     expect((await fetch(api.url + path)).status).toBe(401);
@@ -155,16 +165,32 @@ test("a network is given at the start or later; connections are told of, and cou
   expect(status).toBe(201);
   expect((await ask("web", `127.0.0.5:${sink.port}`)).stdout).toContain("200 OK");
   expect((await ask("web", "169.254.169.254")).stdout).toContain("403");
-  const told = (await api.call("GET", "/v1/sandboxes/web/connections")).json;
-  expect(told.connections).toMatchObject([
-    { kind: "proxy", host: "127.0.0.5", port: sink.port, address: "127.0.0.5", verdict: "allowed" },
-    { kind: "proxy", host: "169.254.169.254", port: 80, address: null, verdict: "denied" },
-  ]);
+  const connections = async () => (await api.call("GET", "/v1/sandboxes/web/connections")).json;
+  await until("the records", 5000, async () => (await connections()).connections.length === 2);
+  const told = await connections();
+  expect(told.connections).toContainEqual(
+    expect.objectContaining({
+      kind: "proxy",
+      host: "127.0.0.5",
+      port: sink.port,
+      address: "127.0.0.5",
+      verdict: "allowed",
+    }),
+  );
+  expect(told.connections).toContainEqual(
+    expect.objectContaining({ kind: "proxy", host: "169.254.169.254", port: 80, address: null, verdict: "denied" }),
+  );
   expect(told.usage).toMatchObject({ connections: 2, denied: 1 });
   const statistics = (await api.call("GET", "/v1/sandboxes/web/statistics")).json;
   expect(statistics.bytesOut).toBeGreaterThan(50);
   const fork = (await api.call("POST", "/v1/sandboxes/web/fork", { id: "web2" })).json;
   expect(fork.sandbox.network.mode).toBe("allowlist");
+  await api.call("POST", "/v1/sandboxes/web/snapshots", { name: "kept" });
+  await api.call("POST", "/v1/sandboxes", { id: "web3", snapshot: "kept" });
+  expect((await api.call("GET", "/v1/sandboxes/web3")).json.network.mode).toBe("none");
+  expect((await ask("web3", `127.0.0.5:${sink.port}`)).stderr).toContain("refused");
+  await api.call("POST", "/v1/sandboxes", { id: "web4", snapshot: "kept", network });
+  expect((await ask("web4", `127.0.0.5:${sink.port}`)).stdout).toContain("200 OK");
   expect((await api.call("PUT", "/v1/sandboxes/web/network", { mode: "none" })).json.network.mode).toBe("none");
   expect((await ask("web", `127.0.0.5:${sink.port}`)).stderr).toContain("refused");
   await api.call("POST", "/v1/sandboxes/web/stop");

@@ -1,4 +1,4 @@
-/** What sandboxes of any service elsewhere have to do; `rock` and `e2b` are tested with it. */
+/** What sandboxes of any service elsewhere have to do. */
 
 import { expect, test } from "bun:test";
 import type { Task } from "../../src/core/types.ts";

@@ -1,9 +1,11 @@
 /** Warm pools: what is handed out, what is counted, and how much is kept. */
 
 import { afterEach, expect, test } from "bun:test";
+import { commitImage } from "../../src/images/commit-image.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import { openApi } from "./api-support.ts";
-import { ENVIRONMENT, openProvider, output, type TestProvider, until } from "./support.ts";
+import { onImage, openImageHome } from "./image-support.ts";
+import { ENVIRONMENT, LIMITS, openProvider, output, type TestProvider, until } from "./support.ts";
 
 const opened: AsyncDisposable[] = [];
 afterEach(async () => {
@@ -86,4 +88,22 @@ test("the API tells of them; ROCK's warm-up makes one", async () => {
   const start = await api.call("POST", "/apis/envs/sandbox/v1/start_async", body);
   expect(start.json.status).toBe("Success");
   expect((await api.call("GET", "/v1/sandboxes")).json.warm).toMatchObject([{ target: 1, claims: 1, misses: 0 }]);
+});
+
+test("what waits of an image that is another one by now is not handed out", async () => {
+  const scene = await openImageHome();
+  opened.push(scene);
+  const { provider, images } = scene;
+  const commit = async (content: string) => {
+    await using sandbox = await provider.create(ENVIRONMENT);
+    await sandbox.run(`echo ${content} > /opt/what`, LIMITS);
+    await using files = await sandbox.snapshotFiles();
+    await commitImage(images, provider, files, { name: "mine", source: "s", workdir: "/work" });
+  };
+  await commit("old");
+  provider.warm(onImage("mine"), 2);
+  await until("two warm sandboxes", 20_000, () => provider.warmCount === 2);
+  expect(await output(await provider.create(onImage("mine")), "cat /opt/what")).toBe("old\n");
+  await commit("new");
+  expect(await output(await provider.create(onImage("mine")), "cat /opt/what")).toBe("new\n");
 });

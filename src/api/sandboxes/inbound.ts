@@ -28,7 +28,7 @@ const KEPT_BACK_PREFIXES = ["sec-", "proxy-"];
 /** All else could speak for the service: cookies, policies, service workers, other origins. */
 const ANSWERED = new Set([
   ...["content-type", "content-length", "content-encoding", "content-language", "content-range", "content-disposition"],
-  ...["accept-ranges", "allow", "date", "etag", "expires", "last-modified", "location", "retry-after", "vary"],
+  ...["accept-ranges", "allow", "date", "etag", "expires", "last-modified", "retry-after", "vary"],
 ]);
 
 function headersFor(c: Context): Headers {
@@ -103,6 +103,8 @@ export function proxyRequest(c: Context, sandbox: ManagedSandbox, port: number, 
       throw unanswered(connection, sandbox, port, cause);
     }
     const headers = [...answer.headers].filter(([name]) => ANSWERED.has(name));
+    const location = ownLocation(c, answer, url, path);
+    if (location !== undefined) headers.push(["location", location]);
     const body = counted(
       answer.body,
       (bytes) => (connection.bytesOut += bytes),
@@ -113,6 +115,20 @@ export function proxyRequest(c: Context, sandbox: ManagedSandbox, port: number, 
       headers: [...headers, ["Content-Security-Policy", FOREIGN_CONTENT], ["Cache-Control", "no-store"]],
     });
   });
+}
+
+/**
+ * Where an answer leads to, seen from the client, if that is the same port. Clients follow with all their headers, the
+ * service's token among them, so an answer that leads elsewhere leads nowhere.
+ */
+function ownLocation(c: Context, answer: Response, url: string, path: string): string | undefined {
+  const told = answer.headers.get("location");
+  const target = told === null ? null : URL.parse(told, url);
+  if (target === null || target.origin !== new URL(url).origin) return undefined;
+  const { pathname } = new URL(c.req.url);
+  const [inside = "/"] = path.split("?");
+  const prefix = pathname.endsWith(inside) ? pathname.slice(0, -inside.length) : pathname;
+  return `${prefix}${target.pathname}${target.search}${target.hash}`;
 }
 
 function unanswered(connection: OpenConnection, sandbox: ManagedSandbox, port: number, cause: unknown): HttpError {

@@ -42,7 +42,11 @@ async function measureSandboxes(context: BenchContext): Promise<void> {
   for (const name of chosen) checkName(name);
   const environment = firstEnvironment();
   await using provider = await openSandboxes(SUITE);
-  for (const name of chosen) await CASES.get(name)?.({ context, provider, environment });
+  for (const name of chosen) {
+    context.signal.throwIfAborted();
+    context.note(`${name} …`);
+    await CASES.get(name)?.({ context, provider, environment });
+  }
 }
 
 function checkName(name: string): void {

@@ -23,7 +23,7 @@ export function addBackendOptions(
 ): Command {
   return command
     .addOption(new Option("--backend <name>", "what makes sandboxes").choices(backends).default(NATIVE.backend))
-    .option("--image <name>", "an image (ale images ls); of podman, docker and rock one of theirs; a template of e2b")
+    .option("--image <name>", "an image (ale images ls); of podman, docker and rock one of theirs")
     .addOption(
       new Option("--least-isolation <step>", "refuse weaker sandboxes; landlock allows them without namespaces")
         .choices(ISOLATION_STEPS)

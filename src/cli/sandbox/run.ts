@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import { aleHome } from "../../config/paths.ts";
 import { NATIVE } from "../../config/sandbox-backend.ts";
 import { AleError } from "../../core/errors.ts";
+import { isolationStep } from "../../core/isolation.ts";
 import { type EnvironmentSpec, IMAGE_PROFILE, type NetworkMode, type NetworkSpec } from "../../core/types.ts";
 import { ImageStore } from "../../images/image-store.ts";
 import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
@@ -44,7 +45,7 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     )
     .argument("<command...>", "program and arguments, behind --")
     .option("--profile <name>", "what the sandbox is made of", "host")
-    .option("--token-env <name>", "variable with the token of the service rock or e2b, whose address is --url")
+    .option("--token-env <name>", "variable with the token of the service rock, whose address is --url")
     .option("--snapshot <name>", "a snapshot of the service instead, with --detach")
     .option("--cpus <n>", "processors it may use", realNumber("--cpus", 0.01, 1024), 1)
     .option("--memory <mb>", "memory in megabytes", wholeNumber("--memory", 16, 1 << 24), 512)
@@ -130,13 +131,15 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
     network: networkOf(flags),
   };
   const { openLocalBackend, openRemoteBackend } = await import("../../experiment/backends.ts");
-  if (flags.backend === "rock" || flags.backend === "e2b") {
+  if (flags.backend === "rock") {
     await using provider = await openRemoteBackend(backendOf(flags));
     await using sandbox = await provider.create(environment);
     return await execute(cli, sandbox, argv, { ...flags, workdir });
   }
   const { url: _, image: ofEngine, ...local } = flags; // the address is of the service that --detach is about
   await using provider = await openLocalBackend(backendOf(isNative ? local : { ...local, image: ofEngine }));
+  if (isolationStep(provider.isolation) === "landlock")
+    cli.note(`a weak sandbox, without namespaces: ${provider.isolation}; \`ale doctor\` says what would raise it`);
   await using sandbox = await provider.createBare(environment);
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");

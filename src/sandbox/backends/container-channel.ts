@@ -3,14 +3,15 @@
  * podman's takes a tenth of a second, a frame to the init a tenth of a millisecond.
  */
 
+import { chmod, stat } from "node:fs/promises";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import { limitSettings } from "../environment-limits.ts";
-import type { InitChannel } from "../init-channel.ts";
-import { Connection, type Reply } from "../launcher-client.ts";
+import { Connection } from "../launcher-client.ts";
 import { launcherPath } from "../launcher-path.ts";
-import { encodeSettings, Op, type OpCode } from "../protocol.ts";
+import { encodeSettings, Op } from "../protocol.ts";
 import { askEngine, type ContainerEngine } from "./container-engine.ts";
 import type { ContainerRoot } from "./container-root.ts";
+import { SoloChannel } from "./solo-channel.ts";
 
 const START_MS = 60_000;
 const REMOVE_MS = 30_000;
@@ -21,10 +22,6 @@ const EXTRA_PROCESSES = 2;
 /** As `KEPT` in `launcher/confine.c`. */
 const CAPABILITIES =
   "CHOWN,DAC_OVERRIDE,FOWNER,FSETID,KILL,SETGID,SETUID,SETPCAP,SETFCAP,NET_BIND_SERVICE,SYS_CHROOT".split(",");
-/** As `struct statistics` in `launcher/launcher.h`, nothing known: the init looks itself. */
-const NOTHING_KNOWN = new Uint8Array(9 * 8).fill(0xff);
-const NO_COUNTS = new Uint8Array(8);
-const STOP_PROCESSES = new Uint8Array([1]);
 
 export interface ContainerOptions {
   /** One of `ownedName`'s. */
@@ -36,20 +33,18 @@ export interface ContainerOptions {
   readonly session: boolean;
 }
 
-export class ContainerChannel implements InitChannel {
-  readonly isolation: string;
+/** A container of podman or docker. */
+export class ContainerChannel extends SoloChannel {
   /** Of the container. */
   readonly name: string;
-  readonly socketFolder = undefined;
-  readonly #engine: ContainerEngine;
-  readonly #connection: Connection;
-  #ended: Promise<void> | undefined;
 
   private constructor(engine: ContainerEngine, name: string, connection: Connection, isolation: string) {
-    this.#engine = engine;
+    // The init ends when its input does, and all processes of the container with it; `run --rm` then removes it.
+    super(connection, isolation, async () => {
+      await connection.stop();
+      if (connection.killed) await removeContainer(engine, name);
+    });
     this.name = name;
-    this.#connection = connection;
-    this.isolation = isolation;
   }
 
   /**
@@ -78,56 +73,13 @@ export class ContainerChannel implements InitChannel {
       throw error;
     }
   }
-
-  get alive(): boolean {
-    return this.#connection.alive;
-  }
-
-  request(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    return this.#connection.request(op, sandbox, inOwnWords(op, payload), what, timeoutMs);
-  }
-
-  start(op: OpCode, sandbox: number, payload: Uint8Array, what: string, timeoutMs: number): [number, Promise<Reply>] {
-    return this.#connection.start(op, sandbox, payload, what, timeoutMs);
-  }
-
-  cancel(request: number, sandbox: number): void {
-    this.#connection.cancel(request, sandbox);
-  }
-
-  onGone(sandbox: number, listener: (reason: string) => void): void {
-    this.#connection.gone.set(sandbox, listener);
-  }
-
-  forget(sandbox: number): void {
-    this.#connection.abandon(sandbox, `sandbox s${sandbox} was destroyed`);
-  }
-
-  destroy(): Promise<void> {
-    this.#ended ??= this.#end();
-    return this.#ended;
-  }
-
-  holdOff(sandbox: number): void {
-    this.#connection.holdOff(sandbox);
-  }
-
-  goOn(sandbox: number): void {
-    this.#connection.goOn(sandbox);
-  }
-
-  /** The init ends when its input does, and all processes of the container with it; `run --rm` then removes it. */
-  async #end(): Promise<void> {
-    await this.#connection.stop();
-    if (this.#connection.killed) await removeContainer(this.#engine, this.name);
-  }
 }
 
-/** What the launcher's broker would add, the init of a container finds out by itself. */
-function inOwnWords(op: OpCode, payload: Uint8Array): Uint8Array {
-  if (op === Op.limits) return NO_COUNTS;
-  if (op === Op.statistics) return NOTHING_KNOWN;
-  return op === Op.pause ? STOP_PROCESSES : payload;
+/** The init's program. The container's root is somebody else on the host, who must be able to run it. */
+async function initProgram(): Promise<string> {
+  const path = await launcherPath();
+  if (((await stat(path)).mode & 0o055) !== 0o055) await chmod(path, 0o755);
+  return path;
 }
 
 async function runFlags(engine: ContainerEngine, options: ContainerOptions): Promise<string[]> {
@@ -140,7 +92,7 @@ async function runFlags(engine: ContainerEngine, options: ContainerOptions): Pro
     "--security-opt=no-new-privileges",
     ...[`--memory=${memory}`, `--memory-swap=${memory}`, `--pids-limit=${pids + EXTRA_PROCESSES}`, `--cpus=${cpus}`],
     `--shm-size=${Math.floor(diskBytes)}`,
-    `--volume=${await launcherPath()}:${INIT_PATH}:ro`,
+    `--volume=${await initProgram()}:${INIT_PATH}:ro`,
     `--workdir=${environment.workdir}`,
     `--entrypoint=${INIT_PATH}`,
     ...engine.flags,

@@ -61,6 +61,8 @@ export async function findContainerEngine(name: ContainerEngineName): Promise<Co
   return name === "podman" ? findPodman(path) : findDocker(path);
 }
 
+const DOCKER_HINT = "start its service: systemctl start docker; and belong to the group docker";
+
 interface PodmanInfo {
   readonly version?: { readonly Version?: string };
   readonly host?: {
@@ -99,12 +101,15 @@ interface DockerInfo {
 }
 
 async function findDocker(path: string): Promise<ContainerEngine> {
-  const text = await askEngine(path, ["info", "--format", "{{json .}}"], "docker does not answer", INFO_MS);
+  const asking = askEngine(path, ["info", "--format", "{{json .}}"], "docker does not answer", INFO_MS);
+  const text = await asking.catch((cause: Error) => {
+    throw new AleError("sandbox", cause.message, { hint: DOCKER_HINT, cause });
+  });
   const info = parseInfo<DockerInfo>("docker", text);
   const [problem] = info.ServerErrors ?? [];
   if (info.ServerVersion === undefined || info.ServerVersion === "")
     throw new AleError("sandbox", `docker does not answer: ${problem ?? "there is no server"}`, {
-      hint: "start its service: systemctl start docker; and belong to the group docker",
+      hint: DOCKER_HINT,
     });
   const rootless = (info.SecurityOptions ?? []).some((option) => option.includes("rootless"));
   const flags = ["--sig-proxy=false", "--log-driver=none"];

@@ -30,7 +30,20 @@ export interface ContainerRoot {
 
 /** Top-level links or folders besides /usr that programs are found through. */
 const SYSTEM_FOLDERS = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-const WRITABLE = ["/etc", "/home", "/logs", "/mnt", "/opt", "/root", "/run", "/srv", "/tests", "/tmp", "/var"];
+const WRITABLE = [
+  "/etc",
+  "/home",
+  "/logs",
+  "/mnt",
+  "/opt",
+  "/root",
+  "/run",
+  "/solution",
+  "/srv",
+  "/tests",
+  "/tmp",
+  "/var",
+];
 const MODES: Readonly<Record<string, string>> = { "/tmp": "1777", "/root": "700" };
 
 /** As `make_etc` in `launcher/rootfs.c`. */

@@ -1,6 +1,6 @@
 /** Which backends there are besides the launcher's, for `ale doctor`. */
 
-import { TOKEN_VARIABLES } from "../../config/sandbox-backend.ts";
+import { TOKEN_VARIABLE } from "../../config/sandbox-backend.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxProbe } from "../doctor.ts";
 import type { ContainerEngineName } from "./container-engine.ts";
@@ -9,7 +9,7 @@ import { createContainerProvider } from "./container-provider.ts";
 /** Makes a container with each engine that is here. What is not here is told, and is no fault. */
 export async function probeBackends(): Promise<SandboxProbe[]> {
   const containers = await Promise.all([probeEngine("podman"), probeEngine("docker")]);
-  return [...containers, probeService("rock"), probeService("e2b")];
+  return [...containers, probeRock()];
 }
 
 async function probeEngine(engine: ContainerEngineName): Promise<SandboxProbe> {
@@ -25,10 +25,9 @@ async function probeEngine(engine: ContainerEngineName): Promise<SandboxProbe> {
   }
 }
 
-/** Services are not asked: that could cost money. */
-function probeService(service: "rock" | "e2b"): SandboxProbe {
-  const variable = TOKEN_VARIABLES[service];
-  const found = process.env[variable] !== undefined;
-  const detail = `a service elsewhere, not asked; ${variable} is ${found ? "" : "not "}set`;
-  return { name: `backend ${service}`, ok: true, required: false, detail };
+/** It is not asked: where it is says the experiment. */
+function probeRock(): SandboxProbe {
+  const found = process.env[TOKEN_VARIABLE] !== undefined;
+  const detail = `a service elsewhere, not asked; ${TOKEN_VARIABLE} is ${found ? "" : "not "}set`;
+  return { name: "backend rock", ok: true, required: false, detail };
 }

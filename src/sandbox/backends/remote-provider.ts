@@ -1,4 +1,4 @@
-/** Sandboxes of a service elsewhere: `rock` and `e2b`. */
+/** Sandboxes of a service elsewhere. */
 
 import { AleError } from "../../core/errors.ts";
 import { refuseWeaker } from "../../core/isolation.ts";

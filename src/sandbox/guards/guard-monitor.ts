@@ -10,7 +10,7 @@ import type { GuardSettings } from "./settings.ts";
 
 /** What a sandbox can show of itself besides what the port asks for; backends that cannot are judged by commands alone. */
 export interface Observable {
-  /** Processes and sockets. */
+  /** Processes. */
   observe(): Promise<Observation>;
   /** Those of the paths that this sandbox wrote to. */
   writtenPaths(paths: readonly string[]): Promise<readonly string[]>;
@@ -39,6 +39,9 @@ export class GuardMonitor implements Disposable {
     this.#sandbox = observable(sandbox);
     this.#watch = watch;
     this.#settings = settings;
+    sandbox.network?.onConnection((connection) => {
+      if (connection.kind === "proxy") watch.connection(connection);
+    });
     this.#schedule();
   }
 

@@ -7,13 +7,13 @@ import type { EnvironmentSpec } from "../../core/types.ts";
 import { evidence } from "./evidence.ts";
 import { forkStorm, ProcessWatch } from "./fork-storms.ts";
 import { LoadWatch, miningIn } from "./mining.ts";
-import type { ConnectAttempt, Observation } from "./observation.ts";
+import type { Observation } from "./observation.ts";
 import { OutputWatch } from "./output-floods.ts";
 import { protectedWriteIn } from "./protected-writes.ts";
-import { ScanWatch, scanIn } from "./scans.ts";
+import { type ConnectAttempt, ScanWatch, scanIn } from "./scans.ts";
 import type { GuardSettings } from "./settings.ts";
 import { commandOfProcess, type SimpleCommand, simpleCommands } from "./shell-words.ts";
-import { RelayWatch, tunnelIn } from "./tunnels.ts";
+import { tunnelIn, tunnelTo } from "./tunnels.ts";
 
 /** Where each kind has its settings. */
 const SETTING_OF = {
@@ -41,7 +41,6 @@ export class GuardWatch {
   readonly #options: GuardWatchOptions;
   readonly #alerts: Alert[] = [];
   readonly #raised = new Set<string>();
-  readonly #relays = new RelayWatch();
   readonly #scans = new ScanWatch();
   readonly #load = new LoadWatch();
   readonly #processes = new ProcessWatch();
@@ -85,13 +84,13 @@ export class GuardWatch {
 
   observe(seen: Observation): void {
     const { settings, environment } = this.#options;
-    this.#raise("tunnel", this.#relays.look(seen, settings.tunnel.relaySeconds));
     this.#raise("mining", this.#load.look(seen, environment.cpus, settings.mining));
-    this.#raise("fork_storm", this.#processes.look(seen.processCount, environment.pids, settings.forkStorm.share));
+    this.#raise("fork_storm", this.#processes.look(seen.processes.length, environment.pids, settings.forkStorm.share));
     for (const { argv } of seen.processes) this.program(argv);
   }
 
   connection(attempt: ConnectAttempt): void {
+    this.#raise("tunnel", tunnelTo(attempt));
     this.#raise("scan", this.#scans.look(attempt, this.#options.settings.scan));
   }
 

@@ -1,6 +1,8 @@
 /** Scans: many hosts, or many ports of a host, tried within a short time. */
 
-import { type ConnectAttempt, isLoopback } from "./observation.ts";
+import { isIP } from "node:net";
+import type { ConnectionRecord } from "../../core/types.ts";
+import { isLoopback } from "./observation.ts";
 import type { SimpleCommand } from "./shell-words.ts";
 
 const SCANNERS = new Set(
@@ -27,19 +29,30 @@ export function scanIn({ program, args }: SimpleCommand): string | undefined {
 /** The newest attempts that are remembered. */
 const MAX_ATTEMPTS = 1024;
 
-/** Attempts within a sliding window. Of the sandbox itself, whose own ports an agent may try, none counts. */
+/** One attempt to connect: milliseconds, of one clock for all; address or name; port. */
+export type ConnectAttempt = Pick<ConnectionRecord, "at" | "host" | "port">;
+
+/**
+ * Attempts to leave the sandbox within a sliding window. Many hosts are many addresses: whoever scans has no names, and a page
+ * in a browser names dozens of hosts.
+ */
 export class ScanWatch {
   #attempts: ConnectAttempt[] = [];
 
   look(attempt: ConnectAttempt, settings: { readonly destinations: number; readonly windowSeconds: number }) {
-    if (isLoopback(attempt.host)) return undefined;
+    if (attempt.host === "") return undefined;
     const since = attempt.at - settings.windowSeconds * 1000;
     this.#attempts = [...this.#attempts.filter(({ at }) => at >= since), attempt].slice(-MAX_ATTEMPTS);
-    const hosts = new Set(this.#attempts.map(({ host }) => host));
-    const within = `within ${settings.windowSeconds} s`;
-    if (hosts.size >= settings.destinations) return `tried ${hosts.size} hosts ${within}, lastly ${attempt.host}`;
-    const own = this.#attempts.filter(({ host }) => host === attempt.host);
-    const ports = new Set(own.map(({ port }) => port));
-    return ports.size >= settings.destinations ? `tried ${ports.size} ports of ${attempt.host} ${within}` : undefined;
+    const found = this.#judge(attempt, settings.destinations);
+    if (found === undefined) return undefined;
+    this.#attempts = []; // told once; what goes on is told again
+    return `${found} within ${settings.windowSeconds} s`;
+  }
+
+  #judge({ host }: ConnectAttempt, destinations: number): string | undefined {
+    const addresses = new Set(this.#attempts.map((one) => one.host).filter((one) => isIP(one) !== 0));
+    if (isIP(host) !== 0 && addresses.size >= destinations) return `tried ${addresses.size} addresses`;
+    const ports = new Set(this.#attempts.filter((one) => one.host === host).map(({ port }) => port));
+    return ports.size >= destinations ? `tried ${ports.size} ports of ${host}` : undefined;
   }
 }

@@ -9,15 +9,9 @@ const seconds = z.number().min(0.1).max(86_400);
 const whole = z.number().int().min(1);
 
 export const GuardsSchema = z.strictObject({
-  /** Seconds between two looks at processes and sockets of a sandbox in use. */
+  /** Seconds between two looks at the processes of a sandbox in use. */
   pollSeconds: seconds.default(5),
-  tunnel: z
-    .strictObject({
-      action: action("stop"),
-      /** A connection to the outside that lasts so long beside a listener relays. */
-      relaySeconds: seconds.default(60),
-    })
-    .prefault({}),
+  tunnel: z.strictObject({ action: action("stop") }).prefault({}),
   scan: z
     .strictObject({
       action: action("stop"),

@@ -1,9 +1,7 @@
-/**
- * Tunnels: ways for others into the sandbox, or through it. Seen in command lines, and in sockets: a listener beside a
- * connection to the outside that does not end.
- */
+/** Tunnels: ways for others into the sandbox, or through it. Seen in command lines, and in attempts to reach a relay. */
 
-import { isLoopback, type Observation, type SeenSocket } from "./observation.ts";
+import type { ConnectionRecord } from "../../core/types.ts";
+import { isLoopback } from "./observation.ts";
 import type { SimpleCommand } from "./shell-words.ts";
 
 /** Programs that do nothing but tunnel, and the first arguments with which they do; none listed: whatever they are given. */
@@ -100,29 +98,11 @@ function netcatShell(args: readonly string[]): string | undefined {
   return gives === undefined ? undefined : `netcat gives a program to the network: ${gives}`;
 }
 
-/** Long connections to the outside beside a listener. Keeps what it saw before. */
-export class RelayWatch {
-  readonly #since = new Map<string, number>();
+/** Names of services that lend ways in. */
+const RELAYS =
+  /(?:^|\.)(?:ngrok(?:-agent)?\.com|ngrok(?:-free)?\.(?:app|dev|io)|equinox\.io|argotunnel\.com|trycloudflare\.com|serveo\.net|localhost\.run|pinggy\.(?:io|link)|bore\.pub|localtunnel\.me|loca\.lt|telebit\.cloud|playit\.gg|devtunnels\.ms|tunnels\.api\.visualstudio\.com|tailscale\.com|zerotier\.com|gsocket\.io|tmate\.io|packetriot\.net|pagekite\.net)$/i;
 
-  look({ at, sockets }: Pick<Observation, "at" | "sockets">, relaySeconds: number): string | undefined {
-    const outside = sockets.filter(({ state, remote }) => state === "established" && !isLoopback(remote.host));
-    const open = new Set(outside.map(nameOf));
-    for (const name of [...this.#since.keys()]) if (!open.has(name)) this.#since.delete(name);
-    for (const name of open) if (!this.#since.has(name)) this.#since.set(name, at);
-    const listeners = sockets.filter(({ state }) => state === "listen");
-    const ports = new Set(listeners.map(({ local }) => local.port));
-    // What came in through a listener is a client of a service.
-    const long = outside.find(
-      (socket) =>
-        !ports.has(socket.local.port) && at - (this.#since.get(nameOf(socket)) as number) >= relaySeconds * 1000,
-    );
-    const [listener] = listeners;
-    if (long === undefined || listener === undefined) return undefined;
-    const { host, port } = long.remote;
-    return `listens on port ${listener.local.port} and holds a connection to ${host}:${port} for ${relaySeconds} s`;
-  }
-}
-
-function nameOf({ local, remote }: SeenSocket): string {
-  return `${local.host}:${local.port}>${remote.host}:${remote.port}`;
+/** Why the attempt to connect is one, whatever came of it, or `undefined`. */
+export function tunnelTo({ host, port }: Pick<ConnectionRecord, "host" | "port">): string | undefined {
+  return RELAYS.test(host) ? `connects to ${host}:${port}, a relay` : undefined;
 }

@@ -106,8 +106,8 @@ void confine(const struct sandbox_spec *spec, const struct level *level) {
 void confine_in_container(const struct sandbox_spec *spec, const struct level *level) {
   silence_standard_descriptors();
   limit_all(spec, level);
-  /* Only where nothing else limits processes: other containers may run as the same user, and would be counted. */
-  if (!level->hard_limits) limit(RLIMIT_NPROC, spec->pids + EXTRA_PROCESSES);
+  /* Only where nothing else limits processes. Where there is one user only, other containers run as that, and count. */
+  if (!level->hard_limits) limit(RLIMIT_NPROC, spec->pids + (level->mapped ? EXTRA_PROCESSES : PROCESS_SLACK));
   give_up_rights();
   lock();
 }

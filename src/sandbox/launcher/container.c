@@ -11,19 +11,6 @@
 
 enum { INPUT = 3, OUTPUT = 4 };
 
-/* The greeting, whose settings stay valid. Nothing but the greeting is sent before it is answered. */
-static const uint8_t *read_hello(struct frame_header *header) {
-  static struct buffer inbox;
-  const uint8_t *payload;
-  while (!buffer_frame(&inbox, header, &payload)) {
-    uint8_t chunk[4096];
-    ssize_t n = read(INPUT, chunk, sizeof chunk);
-    if (n <= 0) _exit(0);
-    buffer_append(&inbox, chunk, (size_t)n);
-  }
-  return payload;
-}
-
 /* Ids of the user namespace we are in; 0 where we are in the machine's own. */
 static uint64_t mapped_ids(void) {
   FILE *map = fopen("/proc/self/uid_map", "re");
@@ -38,13 +25,30 @@ static uint64_t mapped_ids(void) {
   return own ? sum : 0;
 }
 
-static void read_spec(struct sandbox_spec *spec, const uint8_t *settings, size_t length) {
-  const char *workdir = setting(settings, length, "workdir");
+/* The greeting, whose settings stay valid. Nothing but the greeting is sent before it is answered. */
+const uint8_t *hello_read(int input, struct frame_header *header, struct sandbox_spec *spec) {
+  static struct buffer inbox;
+  const uint8_t *payload;
+  while (!buffer_frame(&inbox, header, &payload)) {
+    uint8_t chunk[4096];
+    ssize_t n = read(input, chunk, sizeof chunk);
+    if (n <= 0) _exit(0);
+    buffer_append(&inbox, chunk, (size_t)n);
+  }
+  const char *workdir = setting(payload, header->length, "workdir");
   format(spec->workdir, sizeof spec->workdir, "%s", workdir == NULL ? "/" : workdir);
-  spec->memory = setting_number(settings, length, "memory", 256 << 20);
-  spec->disk = setting_number(settings, length, "disk", 64 << 20);
-  spec->pids = setting_number(settings, length, "pids", 64);
-  spec->session = setting_number(settings, length, "session", 1) != 0;
+  spec->memory = setting_number(payload, header->length, "memory", 256 << 20);
+  spec->disk = setting_number(payload, header->length, "disk", 64 << 20);
+  spec->pids = setting_number(payload, header->length, "pids", 64);
+  spec->session = setting_number(payload, header->length, "session", 1) != 0;
+  return payload;
+}
+
+void hello_answer(int output, const struct frame_header *header, const char *text) {
+  struct buffer answer = {0};
+  buffer_put_frame(&answer, OP_REPLY, 0, header->request, header->sandbox, text, strlen(text) + 1);
+  write_all(output, answer.data, buffer_length(&answer));
+  buffer_free(&answer);
 }
 
 /* Where files have no quota, at least none of them may be larger than all are to be. */
@@ -62,9 +66,8 @@ int container_main(void) {
   if (getpid() != 1) return 125; /* its ending must end all others */
   if (dup2(STDIN_FILENO, INPUT) < 0 || dup2(STDOUT_FILENO, OUTPUT) < 0) return 125;
   syscall(SYS_close_range, OUTPUT + 1, ~0U, 0);
-  const uint8_t *settings = read_hello(&hello);
+  const uint8_t *settings = hello_read(INPUT, &hello, &spec);
   setup_tell(OUTPUT, hello.sandbox, hello.request);
-  read_spec(&spec, settings, hello.length);
   if (chdir(spec.workdir) != 0) setup_fail(spec.workdir);
   limit_files(setting_number(settings, hello.length, "file", 0));
   cgroups_open_own(&groups, &spec);
@@ -76,9 +79,7 @@ int container_main(void) {
   confine_in_container(&spec, &level);
   cgroups_describe(&groups, limits, sizeof limits);
   format(text, sizeof text, "isolation=%sseccomp+%s", ids == 0 ? "" : "userns+", limits);
-  struct buffer reached = {0};
-  buffer_put_frame(&reached, OP_REPLY, 0, hello.request, hello.sandbox, text, strlen(text) + 1);
-  write_all(OUTPUT, reached.data, buffer_length(&reached));
-  init_in_container(OUTPUT, &groups, spec.workdir);
+  hello_answer(OUTPUT, &hello, text);
+  init_elsewhere(OUTPUT, &groups, spec.workdir, !level.hard_limits && !level.mapped);
   init_main(INPUT, hello.sandbox, &spec, &level);
 }

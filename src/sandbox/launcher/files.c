@@ -9,7 +9,7 @@
 #include <linux/openat2.h>
 #include <sys/vfs.h>
 
-int open_root(void) { return open("/", O_DIRECTORY | O_PATH | O_CLOEXEC); }
+int open_root(void) { return open(*private_root() == 0 ? "/" : private_root(), O_DIRECTORY | O_PATH | O_CLOEXEC); }
 
 static int open_with_mode(const char *path, uint64_t flags, uint32_t mode, uint32_t file_flags) {
   uint64_t links = file_flags & FILE_FOLLOW ? RESOLVE_IN_ROOT : RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;

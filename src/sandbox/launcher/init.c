@@ -27,16 +27,28 @@ static uint32_t memory_events, pids_events, disk_events;
 /* Rlimits level: nothing but init and shell was alive at the last look, so there is nothing to watch. */
 static bool quiet;
 static struct buffer inbox;
+/* The kernel's limit on processes is loose, and is kept here. */
+static bool enforce_processes;
 /* On the file system whose size is the sandbox's limit. */
 static const char *disk_place = "/";
 static uint64_t memory_peak; /* rlimits level: the largest sum seen */
 static int64_t paused_at;    /* 0: not paused */
 static bool stopped;         /* paused by SIGSTOP, not by the control group */
 
+/* Whoever we spoke with is gone. With process 1 of a namespace all others end by themselves. */
+static void leave(void) __attribute__((noreturn));
+static void leave(void) {
+  for (int round = 0; round < 1000 && !is_whole_namespace() && signal_all(SIGKILL) > 0; round++) {
+    while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+    usleep(2000);
+  }
+  _exit(0);
+}
+
 static void send_frame(uint8_t op, uint8_t flags, uint32_t request, const void *data, size_t length) {
   struct frame_header header = {
       .length = (uint32_t)length, .op = op, .flags = flags, .request = request, .sandbox = own_id};
-  if (!write_all(output, &header, sizeof header) || !write_all(output, data, length)) _exit(0); /* the broker is gone */
+  if (!write_all(output, &header, sizeof header) || !write_all(output, data, length)) leave(); /* the broker is gone */
 }
 
 void reply(uint32_t request, uint8_t flags, const void *data, size_t length) {
@@ -98,6 +110,7 @@ void reset_signals(void) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
+  landlock_program();
 }
 
 /* The disk is full when no block or no inode is left. */
@@ -116,11 +129,12 @@ void watch_limits(void) {
   if (usage.memory > memory_peak) memory_peak = usage.memory;
   /* The kernel counts no refusals here. Full, but for the one that was refused and has ended, stands for them. */
   if (usage.processes >= pids_limit + 1) pids_events = 1;
+  if (enforce_processes && usage.processes > pids_limit + EXTRA_PROCESSES) signal_all(SIGKILL);
   if (usage.memory <= memory_limit) return;
   usage = read_usage(true);
   if (usage.memory <= memory_limit) return;
   memory_events++;
-  if (usage.largest_pid > 1) kill(usage.largest_pid, SIGKILL);
+  if (usage.largest_pid > 0) kill(usage.largest_pid, SIGKILL);
 }
 
 static void reap(void) {
@@ -140,7 +154,7 @@ static void kill_all(uint32_t request) {
   for (useconds_t pause = 200;; pause = pause < 5000 ? pause * 2 : pause) {
     int status;
     pid_t pid;
-    kill(-1, SIGKILL);
+    signal_all(SIGKILL);
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) continue;
     if (pid < 0 && errno == ECHILD) break;
     if (now_us() > deadline) {
@@ -288,7 +302,7 @@ static void dispatch(const struct frame_header *header, const uint8_t *payload) 
 static void receive(void) {
   static uint8_t chunk[CHUNK];
   ssize_t n = read(SOCKET, chunk, sizeof chunk); /* which poll(2) has said is there; it may be a pipe */
-  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) _exit(0);
+  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) leave();
   if (n < 0) return;
   buffer_append(&inbox, chunk, (size_t)n);
   struct frame_header header;
@@ -352,10 +366,11 @@ static void loop(int signals) {
   }
 }
 
-void init_in_container(int descriptor, const struct cgroups *groups, const char *workdir) {
+void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place, bool enforce) {
   output = descriptor;
   own_groups = groups;
-  disk_place = workdir;
+  disk_place = place;
+  enforce_processes = enforce;
 }
 
 bool sandbox_has_one_user(void) { return !own_level->mapped; }

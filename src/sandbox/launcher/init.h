@@ -102,6 +102,11 @@ void interrupt_since(uint64_t since, pid_t leader, pid_t tree);
 /* For a program that was being started at that moment, and missed it. What handles SIGINT gets no second one. */
 void interrupt_again(uint64_t since, pid_t leader, pid_t tree);
 /* Stops all processes but init, or lets them go on. */
+/* Signals all but init; returns how many, or −1 where a whole namespace was signalled at once. */
+int signal_all(int signal);
+bool is_whole_namespace(void);
+/* Whether a process is one of the sandbox, and not its init. */
+bool is_of_sandbox(pid_t pid);
 void stop_processes(void);
 void continue_processes(void);
 struct usage {
@@ -187,6 +192,8 @@ enum file_flags { FILE_FOLLOW = 1, FILE_PARTIAL = 2, FILE_LINES = 4, FILE_PARENT
 void file_read(uint32_t request, const uint8_t *payload, size_t length);
 void file_write(uint32_t request, const uint8_t *payload, size_t length);
 int open_root(void);
+/* Where the sandbox's paths begin; empty: at the root of the file system. */
+const char *private_root(void);
 /* Opens a path of the sandbox: with FILE_FOLLOW through links, which lead nowhere outside; otherwise only without any. */
 int open_path(const char *path, uint64_t flags, uint32_t file_flags);
 

@@ -55,7 +55,7 @@ enum { STAGE = 1 << 16, STAGE_USER = 1 * STAGE, STAGE_FOLDER = 2 * STAGE };
 void launch_become(const struct launch *launch, int told) {
   int error = 0;
   if (!user_become(&launch->user)) error = STAGE_USER | errno;
-  else if (chdir(launch->folder) != 0) error = STAGE_FOLDER | errno;
+  else if (!enter_folder(launch->folder)) error = STAGE_FOLDER | errno;
   if (error == 0) {
     reset_signals();
     environ = environment_for(&launch->user, launch->environment, (int)launch->head.environment);

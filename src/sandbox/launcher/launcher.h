@@ -286,6 +286,8 @@ void confine(const struct sandbox_spec *spec, const struct level *level);
 /* Where another engine made the namespaces and we have no right to change them. */
 void confine_in_container(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
+/* As without hard limits, and no sockets but connected pairs. */
+void seccomp_prepare_without_sockets(void);
 bool seccomp_install(void);
 /* Writes the filter to stdout, as bubblewrap takes it: for comparisons. */
 int filter_main(void);
@@ -293,10 +295,24 @@ int filter_main(void);
 /* init.c */
 void init_main(int socket, uint32_t sandbox, const struct sandbox_spec *spec, const struct level *level)
     __attribute__((noreturn));
-/* Before `init_main`: frames go to another descriptor, and what the broker would say is looked up here. */
-void init_in_container(int descriptor, const struct cgroups *groups, const char *workdir);
+/* Before `init_main`, where there is no broker: frames go to another descriptor, what it would tell of control groups is
+ * looked up here, `place` is on the file system that the sandbox fills, and where the kernel counts processes together with
+ * others' the watcher is to enforce their limit. */
+void init_elsewhere(int descriptor, const struct cgroups *groups, const char *place, bool enforce);
+enum { PROCESS_SLACK = 512 }; /* how far a fork bomb comes there, at most */
+/* There is no pid namespace: what descends from us is the sandbox. Paths of requests begin at `root`. */
+void init_without_namespaces(const char *root);
+/* Enters a folder of the sandbox. */
+bool enter_folder(const char *path);
+uint64_t count_tasks_of_user(void);
 
-/* container.c */
+/* container.c and landlock.c: sandboxes that no broker makes, one per process of ours */
 int container_main(void);
+const uint8_t *hello_read(int input, struct frame_header *header, struct sandbox_spec *spec);
+void hello_answer(int output, const struct frame_header *header, const char *text);
+int landlock_main(void);
+/* The version of Landlock's interface; below 1 where there is none. */
+int landlock_abi(void);
+void landlock_program(void);
 
 #endif

@@ -84,6 +84,9 @@ int probe_main(void) {
     bool good = attempt(checks[i].check, detail, sizeof detail);
     tell(checks[i].name, good, detail);
   }
+  int abi = landlock_abi();
+  format(detail, sizeof detail, abi < 1 ? "not active" : "ABI %d", abi);
+  tell("landlock", abi >= 1, detail);
   struct cgroups groups;
   char name[64], kind[16], text[PATH_SIZE + 128];
   format(name, sizeof name, "ale-probe-%d", getpid());

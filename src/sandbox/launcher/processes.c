@@ -23,6 +23,33 @@ static bool read_stat(pid_t pid, uint64_t fields[FIELDS]) {
   return true;
 }
 
+static const char *root_of_paths = ""; /* not empty: there is no pid namespace */
+
+void init_without_namespaces(const char *root) { root_of_paths = root; }
+
+const char *private_root(void) { return root_of_paths; }
+
+bool is_whole_namespace(void) { return *root_of_paths == 0; }
+
+bool enter_folder(const char *path) {
+  char inside[2 * PATH_SIZE];
+  if (is_whole_namespace()) return chdir(path) == 0;
+  format(inside, sizeof inside, "%s%s", root_of_paths, path);
+  return chdir(inside) == 0;
+}
+
+/* Without a namespace of its own the sandbox is what descends from init, which adopts those whose parents end. */
+bool is_of_sandbox(pid_t pid) {
+  uint64_t fields[FIELDS];
+  pid_t own = getpid();
+  if (is_whole_namespace()) return pid > 1;
+  while (pid > 1 && read_stat(pid, fields)) {
+    if ((pid_t)fields[FIELD_PARENT] == own) return true;
+    pid = (pid_t)fields[FIELD_PARENT];
+  }
+  return false;
+}
+
 /* Calls `each` for every process but init. */
 static void each_process(void (*each)(pid_t pid, const uint64_t *fields, void *state), void *state) {
   uint64_t fields[FIELDS];
@@ -30,7 +57,7 @@ static void each_process(void (*each)(pid_t pid, const uint64_t *fields, void *s
   if (directory == NULL) return;
   for (struct dirent *item; (item = readdir(directory)) != NULL;) {
     pid_t pid = (pid_t)atoi(item->d_name);
-    if (pid > 1 && read_stat(pid, fields)) each(pid, fields, state);
+    if (pid > 1 && read_stat(pid, fields) && is_of_sandbox(pid)) each(pid, fields, state);
   }
   closedir(directory);
 }
@@ -96,8 +123,39 @@ void interrupt_again(uint64_t since, pid_t leader, pid_t tree) {
 }
 
 /* From init, all processes of the namespace at once; a process that is being forked is caught with its parent. */
-void stop_processes(void) { kill(-1, SIGSTOP); }
-void continue_processes(void) { kill(-1, SIGCONT); }
+int signal_all(int signal) {
+  if (!is_whole_namespace()) return kill_since(0, signal, 0, 0);
+  kill(-1, signal);
+  return -1;
+}
+
+/* Without a namespace, until all are: who is being forked meanwhile is found the next time. */
+void stop_processes(void) {
+  signal_all(SIGSTOP);
+  if (!is_whole_namespace()) signal_all(SIGSTOP);
+}
+void continue_processes(void) { signal_all(SIGCONT); }
+
+/* Threads of all processes of our user. */
+uint64_t count_tasks_of_user(void) {
+  uint64_t count = 0;
+  DIR *directory = opendir("/proc");
+  if (directory == NULL) return 0;
+  for (struct dirent *item; (item = readdir(directory)) != NULL;) {
+    char path[64], text[4096];
+    struct stat status;
+    unsigned long threads;
+    pid_t pid = (pid_t)atoi(item->d_name);
+    format(path, sizeof path, "/proc/%d/status", pid);
+    if (pid < 1 || stat(path, &status) != 0 || read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) continue;
+    const char *user = strstr(text, "\nUid:\t"), *tasks = strstr(text, "\nThreads:\t");
+    if (user == NULL || tasks == NULL || (uid_t)strtoul(user + 6, NULL, 10) != getuid()) continue;
+    threads = strtoul(tasks + 10, NULL, 10);
+    count += threads;
+  }
+  closedir(directory);
+  return count;
+}
 
 static void add_time(pid_t pid, const uint64_t *fields, void *state) {
   (void)pid;
@@ -106,7 +164,7 @@ static void add_time(pid_t pid, const uint64_t *fields, void *state) {
 
 uint64_t read_cpu_time(void) {
   uint64_t ticks = 0, fields[FIELDS];
-  if (read_stat(1, fields)) add_time(1, fields, &ticks);
+  if (read_stat(getpid(), fields)) add_time(1, fields, &ticks);
   each_process(add_time, &ticks);
   return ticks * (1000000 / (uint64_t)sysconf(_SC_CLK_TCK));
 }
@@ -139,10 +197,10 @@ struct usage read_usage(bool shares) {
   for (struct dirent *item; (item = readdir(directory)) != NULL;) {
     pid_t pid = (pid_t)atoi(item->d_name);
     uint64_t bytes;
-    if (pid < 1 || ((!shares || !read_share(pid, &bytes)) && !read_resident(pid, &bytes))) continue;
+    if (pid < 1 || (pid != getpid() && !is_of_sandbox(pid)) || ((!shares || !read_share(pid, &bytes)) && !read_resident(pid, &bytes))) continue;
     usage.memory += bytes;
     usage.processes++;
-    if (pid == 1 || bytes <= usage.largest) continue;
+    if (pid == getpid() || bytes <= usage.largest) continue;
     usage.largest = bytes;
     usage.largest_pid = pid;
   }

@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 
 enum { LAST_CALL = 470, MAX_PROGRAM = 2048 };
-enum verdict { UNKNOWN, ALLOW, DENY, PRETEND, FAMILY, CLONE, IOCTL, PERSONALITY };
+enum verdict { UNKNOWN, ALLOW, DENY, PRETEND, FAMILY, NO_FAMILY, ONLY_UNIX, CLONE, IOCTL, PERSONALITY };
 
 /* Ranges of x86-64 call numbers (include/uapi/asm-generic/unistd.h and arch/x86/entry/syscalls/syscall_64.tbl). */
 static const struct {
@@ -98,6 +98,12 @@ static void emit_verdict(enum verdict verdict) {
         emit_return_if(BPF_JEQ, families[i], SECCOMP_RET_ALLOW);
       emit_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
       return;
+    case NO_FAMILY: emit_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT); return;
+    case ONLY_UNIX:
+      emit_load(argument(0));
+      emit_return_if(BPF_JEQ, AF_UNIX, SECCOMP_RET_ALLOW);
+      emit_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+      return;
     case CLONE:
       emit_load(argument(0));
       emit_return_if(BPF_JSET, CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
@@ -143,12 +149,20 @@ static void emit_tree(int first, int last) {
   emit_tree(boundary, last);
 }
 
+static bool without_sockets;
+
+void seccomp_prepare_without_sockets(void) {
+  without_sockets = true;
+  seccomp_prepare(false);
+}
+
 void seccomp_prepare(bool hard_limits) {
   memset(verdicts, UNKNOWN, sizeof verdicts);
   for (size_t i = 0; i < sizeof ALLOWED / sizeof *ALLOWED; i++)
     for (int call = ALLOWED[i].first; call <= ALLOWED[i].last; call++) verdicts[call] = ALLOW;
   for (size_t i = 0; i < sizeof DENIED / sizeof *DENIED; i++) verdicts[DENIED[i]] = DENY;
   verdicts[SYS_socket] = verdicts[SYS_socketpair] = FAMILY;
+  if (without_sockets) verdicts[SYS_socket] = NO_FAMILY, verdicts[SYS_socketpair] = ONLY_UNIX;
   verdicts[SYS_clone] = CLONE;
   verdicts[SYS_sync] = PRETEND; /* would flush the host's disks; ours is memory */
   verdicts[SYS_ioctl] = IOCTL;

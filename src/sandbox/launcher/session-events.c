@@ -81,7 +81,7 @@ static void give_up(struct shell *shell) {
   pid_t tree = tree_of(shell);
   if (tree == 0) {
     kill(shell->ends.pid, SIGKILL);
-    kill(-1, SIGKILL);
+    signal_all(SIGKILL);
   } else {
     kill_since(0, SIGKILL, shell->ends.pid, tree);
     kill(shell->ends.pid, SIGKILL);

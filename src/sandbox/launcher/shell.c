@@ -50,7 +50,7 @@ static void become_shell(const char *path, const struct shell_ends *ends, struct
     _exit(126);
   if (side.terminal >= 0) dup2(side.terminal, 2);
   if (side.console >= 0 && dup2(side.console, CONSOLE_NUMBER) < 0) _exit(126);
-  if (!user_become(&launch->user) || (chdir(launch->folder) != 0 && chdir("/") != 0)) _exit(126);
+  if (!user_become(&launch->user) || (!enter_folder(launch->folder) && !enter_folder("/"))) _exit(126);
   reset_signals();
   char **environment = environment_for(&launch->user, launch->environment, (int)launch->head.environment);
   execve(path, ends->is_bash ? bash : plain, environment);

@@ -176,7 +176,6 @@ export class EgressProxy {
     connection.bytesOut += first.length;
     const exceeded = connection.exceeds();
     if (exceeded !== undefined) return { verdict: "denied", reason: exceeded };
-    if (client.destroyed) return { verdict: "allowed", reason: "" };
     if (first.length > 0) upstream.socket.write(first);
     if (incoming.ended) upstream.socket.end();
     const { idleMs, totalMs } = this.#options.times;

@@ -66,5 +66,6 @@ export function joinSockets(a: Socket, b: Socket, options: TunnelOptions): Promi
   };
   pump(a, b, first);
   pump(b, a, first === "out" ? "in" : "out");
+  if (a.destroyed || b.destroyed) finish(""); // told before anybody listened
   return done.promise;
 }

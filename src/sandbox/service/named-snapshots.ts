@@ -2,7 +2,9 @@
 
 import { AleError } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
-import type { EnvironmentSpec } from "../../core/types.ts";
+import type { EnvironmentSpec, NetworkSpec } from "../../core/types.ts";
+import type { NativeSandbox } from "../native-sandbox.ts";
+import type { NativeSandboxProvider } from "../supervisor.ts";
 import type { ShellRecord } from "./managed-sandbox.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
@@ -73,5 +75,22 @@ export class NamedSnapshots implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { name } of this.list()) await this.delete(name);
+  }
+}
+
+/** A sandbox with a snapshot's files that may reach what `network` says, whatever its origin might. */
+export async function forkWith(
+  provider: NativeSandboxProvider,
+  files: SandboxSnapshot,
+  network: NetworkSpec,
+  signal: AbortSignal,
+): Promise<NativeSandbox> {
+  const native = await provider.fork(files, signal);
+  try {
+    await native.network.change(network);
+    return native;
+  } catch (error) {
+    await native.destroy();
+    throw error;
   }
 }

@@ -9,6 +9,7 @@ import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
+import { NO_NETWORK } from "../network/policy.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
 import type { ArchiveStore } from "./archives.ts";
@@ -17,7 +18,7 @@ import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { freeze } from "./freeze.ts";
 import { joined, needOf } from "./grants.ts";
 import { ManagedSandbox, type TimeToLive } from "./managed-sandbox.ts";
-import { type NamedSnapshot, NamedSnapshots } from "./named-snapshots.ts";
+import { forkWith, type NamedSnapshot, NamedSnapshots } from "./named-snapshots.ts";
 import { type Expiry, TimeLimits } from "./time-limits.ts";
 import { WarmEnvironments } from "./warm-environments.ts";
 
@@ -140,12 +141,14 @@ export class SandboxService implements AsyncDisposable {
   /** Begins to make a sandbox. `ready` rejects as `create` does; the sandbox is `failed` then. */
   start(request: CreateRequest): { readonly sandbox: ManagedSandbox; readonly ready: Promise<void> } {
     const from = request.snapshot === undefined ? undefined : this.snapshots.get(request.snapshot);
-    const environment = from === undefined ? request.environment : from.environment;
+    // Whoever starts from a snapshot says anew what may be reached.
+    const { network = NO_NETWORK } = request.environment;
+    const environment = from === undefined ? request.environment : { ...from.environment, network };
     const sandbox = this.#register({ ...request, environment }, { ...this.#ttl, ...defined(request.ttl) });
     const ready =
       from === undefined
         ? this.#make(sandbox, request, (signal) => this.provider.createBare(environment, signal))
-        : this.#make(sandbox, request, (signal) => this.provider.fork(from.files, signal)).then(() =>
+        : this.#make(sandbox, request, (signal) => forkWith(this.provider, from.files, network, signal)).then(() =>
             sandbox.reopenShells(from.shells),
           );
     ready.then(

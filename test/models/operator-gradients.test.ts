@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { Tensor } from "../autodiff/graph.ts";
-import { type CheckedFunction, checkGradients } from "./gradient-check.ts";
-import { normal, OPERATOR_CASES, PACKED_CASES } from "./operator-cases.ts";
-import { RANDOM_OPERATORS, randomCase } from "./random-cases.ts";
+import type { Tensor } from "../../src/autodiff/graph.ts";
+import { type CheckedFunction, checkGradients } from "../../src/models/gradient-check.ts";
+import { normal, OPERATOR_CASES, PACKED_CASES } from "../../src/models/operator-cases.ts";
+import { RANDOM_OPERATORS, randomCase } from "../../src/models/random-cases.ts";
 
 /** Per operator; test/devices tries more. */
 const RANDOM_SHAPES = 4;

@@ -1,13 +1,13 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { Rng } from "../core/rng.ts";
-import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
-import { FrozenParameters } from "../models/frozen-parameters.ts";
-import { rootMeanSquare } from "../models/gradient-check.ts";
-import { adaptersFor } from "../models/lora.ts";
-import { ParameterStore } from "../models/parameter-store.ts";
-import { initializeParameters, parameterLayout } from "../models/parameters.ts";
-import { headChunk } from "./head-calls.ts";
-import { Learner, type LearnerOptions } from "./learner.ts";
+import { Rng } from "../../src/core/rng.ts";
+import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
+import { FrozenParameters } from "../../src/models/frozen-parameters.ts";
+import { rootMeanSquare } from "../../src/models/gradient-check.ts";
+import { adaptersFor } from "../../src/models/lora.ts";
+import { ParameterStore } from "../../src/models/parameter-store.ts";
+import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
+import { headChunk } from "../../src/trainer/head-calls.ts";
+import { Learner, type LearnerOptions } from "../../src/trainer/learner.ts";
 
 const CONFIG: DecoderConfig = {
   ...ARCHITECTURES.llama,

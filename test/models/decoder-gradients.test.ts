@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { Rng } from "../core/rng.ts";
-import { ARCHITECTURES, type DecoderConfig } from "./config.ts";
-import { VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "./decoder-head.ts";
-import { DecoderReference } from "./decoder-reference.ts";
-import { rootMeanSquare } from "./gradient-check.ts";
-import { parameterView } from "./parameters.ts";
+import { Rng } from "../../src/core/rng.ts";
+import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
+import { VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "../../src/models/decoder-head.ts";
+import { DecoderReference } from "../../src/models/decoder-reference.ts";
+import { rootMeanSquare } from "../../src/models/gradient-check.ts";
+import { parameterView } from "../../src/models/parameters.ts";
 
 const CONFIG: DecoderConfig = {
   ...ARCHITECTURES.llama,

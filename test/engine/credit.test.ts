@@ -1,16 +1,16 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { type Experiment, ExperimentSchema } from "../config/experiment.ts";
-import { Rng } from "../core/rng.ts";
-import type { Group, Trajectory } from "../core/types.ts";
-import { ARCHITECTURES, type DecoderConfig } from "../models/config.ts";
-import { trainableLayout } from "../models/decoder-graph.ts";
-import { FrozenParameters } from "../models/frozen-parameters.ts";
-import { ParameterStore } from "../models/parameter-store.ts";
-import { initializeParameters, parameterLayout } from "../models/parameters.ts";
-import { buildBatch } from "./batch.ts";
-import { assignCredit } from "./credit.ts";
-import { Learner } from "./learner.ts";
-import { type PolicyJob, type PolicyLearner, runUpdate, type UpdateResult } from "./update.ts";
+import { type Experiment, ExperimentSchema } from "../../src/config/experiment.ts";
+import { Rng } from "../../src/core/rng.ts";
+import type { Group, Trajectory } from "../../src/core/types.ts";
+import { ARCHITECTURES, type DecoderConfig } from "../../src/models/config.ts";
+import { trainableLayout } from "../../src/models/decoder-graph.ts";
+import { FrozenParameters } from "../../src/models/frozen-parameters.ts";
+import { ParameterStore } from "../../src/models/parameter-store.ts";
+import { initializeParameters, parameterLayout } from "../../src/models/parameters.ts";
+import { buildBatch } from "../../src/trainer/batch.ts";
+import { assignCredit } from "../../src/trainer/credit.ts";
+import { Learner } from "../../src/trainer/learner.ts";
+import { type PolicyJob, type PolicyLearner, runUpdate, type UpdateResult } from "../../src/trainer/update.ts";
 
 const CONFIG: DecoderConfig = {
   ...ARCHITECTURES.llama,

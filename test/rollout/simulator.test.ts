@@ -1,11 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { throughputBound } from "../../bench/rollout/bound.ts";
+import { Clock } from "../../bench/rollout/clock.ts";
+import { LAWS, type LawName } from "../../bench/rollout/laws.ts";
+import type { Costs, Placement, Schedule, Setup, Workload } from "../../bench/rollout/setup.ts";
+import { simulate } from "../../bench/rollout/simulator.ts";
 import { LatencySchema } from "../../src/config/latency.ts";
-import { throughputBound } from "./bound.ts";
-import { Clock } from "./clock.ts";
-import { LAWS, type LawName } from "./laws.ts";
-import type { Costs, Placement, Schedule, Setup, Workload } from "./setup.ts";
-import { simulate } from "./simulator.ts";
 
 /** Without any cost but those a test gives. */
 const FREE: Costs = {

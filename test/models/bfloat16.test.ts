@@ -2,10 +2,10 @@
 
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { BFLOAT16_CASES, roundedToBfloat16 } from "./bfloat16-cases.ts";
-import { bfloat16Bytes, keptInBfloat16 } from "./bfloat16-matrices.ts";
-import { checkGradients } from "./gradient-check.ts";
-import type { ParameterKind } from "./parameters.ts";
+import { BFLOAT16_CASES, roundedToBfloat16 } from "../../src/models/bfloat16-cases.ts";
+import { bfloat16Bytes, keptInBfloat16 } from "../../src/models/bfloat16-matrices.ts";
+import { checkGradients } from "../../src/models/gradient-check.ts";
+import type { ParameterKind } from "../../src/models/parameters.ts";
 
 describe("gradients through matrices in bfloat16 are those of their values", () => {
   test.each(Object.entries(BFLOAT16_CASES))("%s of any shape", (_, makeCase) => {
