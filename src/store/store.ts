@@ -16,7 +16,6 @@ import { layOutAll, messagesOf, toNewEpisode, toPendingCommit } from "./messages
 import {
   type NewEvent,
   type NewRun,
-  type Pending,
   type SandboxAlert,
   type StepCommit,
   type StoredTask,
