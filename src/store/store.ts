@@ -12,12 +12,10 @@ import type { Trajectory } from "../core/types.ts";
 import { selectAudit } from "./audit.ts";
 import { type Connection, needsMigration, openReader } from "./connection.ts";
 import { describeDatabaseError } from "./database-errors.ts";
+import { layOutAll, messagesOf, toNewEpisode, toPendingCommit } from "./messages.ts";
 import {
-  type NewEpisode,
   type NewEvent,
   type NewRun,
-  type Pending,
-  type PendingCommit,
   type SandboxAlert,
   type StepCommit,
   type StoredTask,
@@ -48,7 +46,6 @@ import type {
 } from "./records.ts";
 import type { EpisodePurpose } from "./schema.ts";
 import { selectTimeline, selectTimelineSteps } from "./timelines.ts";
-import { layOutTokens, plainBytes } from "./tokens.ts";
 import { Writer } from "./writer.ts";
 
 export interface StoreOptions {
@@ -64,9 +61,6 @@ export interface StoreOptions {
   readonly whenFull?: (error: AleError) => Promise<void>;
 }
 
-/** Trajectories, and bytes of their tokens, per message to the writer: bound how long laying it out holds the event loop up. */
-const EPISODES_PER_MESSAGE = 256;
-const TOKEN_BYTES_PER_MESSAGE = 4 << 20;
 /** Messages of one call that wait for their commit at once: one is written while the next is laid out. */
 const MESSAGES_IN_FLIGHT = 2;
 /** About what a commit occupies without the episodes that wait. */
@@ -400,47 +394,4 @@ export class Store implements AsyncDisposable {
 
 function ownIdentity(): string {
   return processIdentity(process.pid) ?? `${process.pid}:`;
-}
-
-function* messagesOf(trajectories: readonly Trajectory[]): Generator<readonly Trajectory[]> {
-  let first = 0;
-  let bytes = 0;
-  for (const [i, { tokens }] of trajectories.entries()) {
-    const own = plainBytes(tokens.ids.length);
-    if (i > first && (i - first >= EPISODES_PER_MESSAGE || bytes + own > TOKEN_BYTES_PER_MESSAGE)) {
-      yield trajectories.slice(first, i);
-      first = i;
-      bytes = 0;
-    }
-    bytes += own;
-  }
-  if (first < trajectories.length) yield trajectories.slice(first);
-}
-
-function toNewEpisode({ tokens, spans: _, ...rest }: Trajectory): NewEpisode {
-  const { mask } = tokens;
-  let sampledTokens = 0;
-  for (let t = 0; t < mask.length; t++) sampledTokens += mask[t] as number; // an iterator takes twenty times as long
-  return { ...rest, tokenCount: tokens.ids.length, sampledTokens };
-}
-
-function toPendingCommit({ episodes, stored }: Pending, forget: boolean, writer: Writer): PendingCommit {
-  const added = episodes.filter(({ episodeId }) => !stored.has(episodeId));
-  return {
-    keys: episodes.map(({ episodeId }) => episodeId),
-    added: added.map(toNewEpisode),
-    tokens: layOutAll(added, (size) => writer.buffer(size)),
-    forget,
-  };
-}
-
-function layOutAll(
-  trajectories: readonly Trajectory[],
-  allocate: (bytes: number) => ArrayBuffer,
-): Uint8Array<ArrayBuffer> {
-  const total = trajectories.reduce((sum, { tokens }) => sum + plainBytes(tokens.ids.length), 0);
-  const blocks = new Uint8Array(allocate(total), 0, total);
-  let offset = 0;
-  for (const { tokens } of trajectories) offset = layOutTokens(tokens, blocks, offset);
-  return blocks;
 }

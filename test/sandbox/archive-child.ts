@@ -12,12 +12,12 @@ const service = new SandboxService({ provider, capacity, archives: new ArchiveSt
 await service.loadArchives();
 const known = service.find("box") !== undefined;
 if (!known)
-  await service.create({ id: "box", environment: { ...ENVIRONMENT, diskBytes: 64 << 20, memoryBytes: 256 << 20 } });
+  await service.create({ id: "box", environment: { ...ENVIRONMENT, diskBytes: 256 << 20, memoryBytes: 256 << 20 } });
 for (;;) {
   if (service.get("box").state === "archived") await service.restore("box");
   // Both files say the same number, unless an archive holds halves of two.
   const script =
-    'n=$(cat /work/first 2>/dev/null || echo 0); n=$((n + 1)); echo $n > /work/first; yes $n | head -n 1500000 > "/work/many"; echo $n > /opt/last; echo $n';
+    'n=$(cat /work/first 2>/dev/null || echo 0); n=$((n + 1)); echo $n > /work/first; yes $n | head -n 300000 > "/work/many"; echo $n > /opt/last; echo $n';
   const limits = { cwd: "/work", timeoutMs: 20_000, maxOutputBytes: 100 };
   const { output } = await service.get("box").exec(["sh", "-c", script], limits);
   await service.stop("box");

@@ -136,11 +136,12 @@ export interface ImageHome extends AsyncDisposable {
   layers(): string[];
 }
 
-export async function openImageHome(options: { readonly frozenBytes?: number } = {}): Promise<ImageHome> {
-  const home = mkdtempSync(join(tmpdir(), "ale-images-test-"));
+/** `below`: folder to make it in. */
+export async function openImageHome(below: string = tmpdir()): Promise<ImageHome> {
+  const home = mkdtempSync(join(below, "ale-images-test-"));
   const images = new ImageStore(home);
   const provider = await createSandboxProvider({
-    ...{ maskPaths: [], stateDir: join(home, "sandboxes"), resolveImage: images.resolve, ...options },
+    ...{ maskPaths: [], stateDir: join(home, "sandboxes"), resolveImage: images.resolve },
   });
   return {
     ...{ home, images, provider },

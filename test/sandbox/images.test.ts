@@ -39,7 +39,7 @@ beforeAll(async () => {
   neighbour = await scene.provider.create(ENVIRONMENT);
   await output(neighbour, "echo mine > /work/mine; echo tool > /opt/tool");
 });
-afterAll(() => scene?.[Symbol.asyncDispose]());
+afterAll(() => scene?.[Symbol.asyncDispose](), 120_000);
 
 const bring = (name: string, path: string, options = {}) =>
   importImage(scene.images, scene.provider, path, name, options);
@@ -112,22 +112,18 @@ withBusybox("a root file system from a tar file", () => {
     }
   });
 
-  // As another user it is the same work once more.
-  test.skipIf(!isRoot)(
-    "100 000 files",
-    async () => {
-      const many: TarEntry[] = [program];
-      for (let i = 0; i < 100_000; i++) many.push({ path: `n/${i % 317}/file-${i}`, content: `${i}` });
-      const started = performance.now();
-      const { image } = await bring("many", scene.file("many.tar", tarOf(many)));
-      console.log(`import of 100 000 files: ${((performance.now() - started) / 1000).toFixed(1)} s`);
-      expect(image.entries).toBe(100_001);
-      await using sandbox = await use("many");
-      expect(await busybox(sandbox, "find /n -type f | wc -l; cat /n/0/file-317")).toBe("100000\n317");
-      rmSync(join(scene.home, "files/many.tar"));
-    },
-    120_000,
-  );
+  // In memory: on a disk that others are busy with, making and removing so many takes minutes.
+  test("100 000 files", async () => {
+    await using own = await openImageHome(existsSync("/dev/shm") ? "/dev/shm" : undefined);
+    const many: TarEntry[] = [program];
+    for (let i = 0; i < 100_000; i++) many.push({ path: `n/${i % 317}/file-${i}`, content: `${i}` });
+    const started = performance.now();
+    const { image } = await importImage(own.images, own.provider, own.file("many.tar", tarOf(many)), "many");
+    console.log(`import of 100 000 files: ${((performance.now() - started) / 1000).toFixed(1)} s`);
+    expect(image.entries).toBe(100_001);
+    await using sandbox = await own.provider.createBare(onImage("many"));
+    expect(await busybox(sandbox, "find /n -type f | wc -l; cat /n/0/file-317")).toBe("100000\n317");
+  }, 120_000);
 });
 
 withBusybox("layers of a container image", () => {

@@ -12,6 +12,7 @@ static struct {
   int file;               /* being written; -1: none */
   struct entry entry;
   uint64_t left;          /* bytes of its content to come */
+  bool hole;              /* what was written last: its end is not there yet */
   bool ended;
   struct buffer folders;  /* struct entry and path of each folder, whose modes and times are set at the end */
   char error[ERROR_SIZE];
@@ -125,8 +126,9 @@ static bool make_hard_link(char *path, char *target) {
 static void end_file(void) {
   int64_t at = incoming.entry.mtime_ns;
   struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
-  off_t end = lseek(incoming.file, 0, SEEK_CUR); /* it may end with a hole */
-  if (end >= 0 && ftruncate(incoming.file, end) != 0) refuse("writing a file", strerror(errno));
+  if (incoming.hole && ftruncate(incoming.file, lseek(incoming.file, 0, SEEK_CUR)) != 0)
+    refuse("writing a file", strerror(errno));
+  incoming.hole = false;
   fchmod(incoming.file, incoming.entry.mode & 07777);
   if (at >= 0) futimens(incoming.file, times);
   close(incoming.file);
@@ -140,6 +142,7 @@ static bool write_content(void) {
   const uint8_t *data = incoming.pending.data + incoming.pending.start;
   bool zeros = incoming.entry.sparse && part >= HOLE && data[0] == 0 && memcmp(data, data + 1, part - 1) == 0;
   if (zeros && lseek(incoming.file, (off_t)part, SEEK_CUR) < 0) return refuse("writing a file", strerror(errno));
+  incoming.hole = zeros;
   if (!zeros && !write_all(incoming.file, incoming.pending.data + incoming.pending.start, part))
     return refuse("writing a file", strerror(errno));
   buffer_consume(&incoming.pending, part);
