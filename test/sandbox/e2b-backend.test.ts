@@ -92,14 +92,14 @@ test("refusals and silence have reasons", async () => {
 });
 
 test("run --backend e2b: from the command line", async () => {
-  const said = { out: "", err: "" };
-  const stdout = { write: (part: string) => void (said.out += part) };
-  const stderr = { write: (part: string) => void (said.err += part) };
+  const [out, err]: string[][] = [[], []];
+  const stdout = { write: (part: string) => void out?.push(part) };
+  const stderr = { write: (part: string) => void err?.push(part) };
   process.env.ALE_TEST_E2B = KEY;
   const argv = ["sandbox", "run", "--backend", "e2b", "--url", server.url, "--token-env", "ALE_TEST_E2B", "--"];
   const code = await runCli([...argv, "sh", "-c", "echo out; echo err >&2; exit 3"], { stdout, stderr, env: {} });
   delete process.env.ALE_TEST_E2B;
-  expect({ code, ...said }).toEqual({ code: 3, out: "out\n", err: "err\n" });
+  expect([code, out?.join(""), err?.join("")]).toEqual([3, "out\n", "err\n"]);
 });
 
 test("where envd is", () => {

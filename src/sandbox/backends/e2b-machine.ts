@@ -18,6 +18,8 @@ const LONGEST_MS = 2 ** 31 - 1;
 const OUTPUT_BYTES = 64 << 20;
 const OUTPUT_FACTOR = 64;
 const LEAST_OUTPUT_BYTES = 16 << 20;
+/** Kept of what daemons write between commands, for the sake of a mark in it. */
+const IDLE_BYTES = 1 << 20;
 /** Longer than a mark. */
 const MARK_BYTES = 64;
 const MARK = String.raw`'\036%s:%d\036'`;
@@ -139,7 +141,10 @@ export class E2bMachine implements RemoteMachine {
       lives = ending === "exited" && stdout.mark?.key === key;
       return { ending, stdout };
     } finally {
-      shell.onData = (bytes) => shell.idle.take(bytes);
+      shell.onData = (bytes) => {
+        if (shell.idle.length > IDLE_BYTES) shell.idle = new Marked([shell.key]);
+        shell.idle.take(bytes);
+      };
       if (!lives) this.#leaveShell();
     }
   }
