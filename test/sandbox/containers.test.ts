@@ -207,7 +207,7 @@ describe.each([...ENGINES])("%s", (engine) => {
       const sandbox = await provider.create(${JSON.stringify(environment)});
       await sandbox.run("setsid sleep 4321 &", { timeoutMs: 9999, maxOutputBytes: 99 });
       process.kill(process.pid, "SIGKILL");`;
-    const child = Bun.spawn([process.execPath, "-e", script], { stderr: "inherit", env: process.env });
+    const child = Bun.spawn(["/proc/self/exe", "-e", script], { stderr: "inherit", env: process.env });
     await child.exited;
     expect(child.signalCode).toBe("SIGKILL");
     await until(
@@ -231,7 +231,7 @@ test.skipIf(engine === undefined || !root).each(Object.entries(ALSO_HERE))(
   "%s holds for containers",
   async (suite, pattern) => {
     const child = Bun.spawn(
-      [process.execPath, "test", "--timeout=60000", `--test-name-pattern=${pattern}`, `test/sandbox/${suite}.test.ts`],
+      ["/proc/self/exe", "test", "--timeout=60000", `--test-name-pattern=${pattern}`, `test/sandbox/${suite}.test.ts`],
       { cwd: REPOSITORY, env: { ...process.env, ALE_TEST_BACKEND: engine }, stdout: "ignore", stderr: "pipe" },
     );
     const report = await new Response(child.stderr).text();
