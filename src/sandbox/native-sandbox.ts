@@ -1,7 +1,7 @@
 /** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
 import { isAbsolute } from "node:path";
-import { AleError } from "../core/errors.ts";
+import { AleError, errorMessage } from "../core/errors.ts";
 import type {
   CommandOptions,
   CommandResult,
@@ -105,6 +105,8 @@ export class NativeSandbox implements Sandbox {
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
   #paused = false;
+  /** Never rejects: what fails is told by the next use. */
+  reopening: Promise<void> | undefined;
 
   constructor(
     launcher: InitChannel,
@@ -201,6 +203,15 @@ export class NativeSandbox implements Sandbox {
     this.#watch();
   }
 
+  /** Brings its shell back by `reopen`, while the sandbox may be used: only commands wait. */
+  reopenBy(reopen: () => Promise<void>): void {
+    this.reopening = reopen()
+      .catch((error: unknown) => this.fail(`its shell could not be opened again: ${errorMessage(error)}`))
+      .finally(() => {
+        this.reopening = undefined;
+      });
+  }
+
   /** Marks a sandbox that ended on the way to a snapshot. */
   fail(reason: string): void {
     this.#gone ??= reason;
@@ -278,6 +289,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   async run(command: string, options: CommandOptions): Promise<CommandResult> {
+    await this.reopening;
     return this.runIn(0, command, options);
   }
 

@@ -278,6 +278,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     const launcher = await this.#ownLauncher(sandbox);
     const { client } = launcher;
     await this.frozen.makeRoom();
+    await sandbox.reopening;
     const shell = withShell ? await readShellState(sandbox) : undefined;
     const ended = await sandbox.endProcesses();
     const { bytes, ...root } = await this.#freeze(sandbox, launcher);
@@ -289,7 +290,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
       await this.#request(launcher, number, environment, { session, root });
       sandbox.continueAs(number, root.layers);
       await sandbox.network.reopen();
-      await reopenShell(sandbox, shell);
+      sandbox.reopenBy(() => reopenShell(sandbox, shell));
     } catch (error) {
       sandbox.fail("it could not go on after its snapshot was taken");
       await snapshot[Symbol.asyncDispose]();
@@ -386,7 +387,7 @@ export async function readShellState(sandbox: NativeSandbox): Promise<ShellState
 
 export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
   if (shell === undefined) return;
-  await sandbox.run(restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
+  await sandbox.runIn(0, restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }
 
 /**
