@@ -27,8 +27,22 @@ const { values: options } = parseArgs({
     ratio: { type: "string", default: String(RATIO) },
     heldout: { type: "string", default: "420" },
     ale: { type: "string" },
+    help: { type: "boolean", default: false },
   },
 });
+
+if (options.help) {
+  console.log(`bun run bench:rollout -- [options]: synchronous and asynchronous training under long-tailed latencies
+  --laws A,B,C        laws of the environments' latency
+  --seeds 1,2,3,4,5   one run per seed, law and mode: about three minutes each on two cores
+  --modes ${MODES.map(({ name }) => name).join(",")}
+  --steps 12          training steps of a run; the first ${UNMEASURED} are not measured
+  --ratio ${RATIO}           async.ratio of the asynchronous modes
+  --heldout 420       held-out instances of the last evaluation
+  --ale PATH          the executable to measure, instead of this checkout
+  --json              the report as JSON`);
+  process.exit(0);
+}
 
 const COMMAND = options.ale === undefined ? [process.execPath, join(import.meta.dir, "../src/main.ts")] : [options.ale];
 const steps = wholeNumber("steps", options.steps, UNMEASURED + 2);
