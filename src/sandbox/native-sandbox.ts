@@ -236,6 +236,7 @@ export class NativeSandbox implements Sandbox {
 
   /** Stops every process until `resume`; time limits stand still. But for statistics, nothing can be asked of it meanwhile. */
   async pause(): Promise<void> {
+    await this.reopening;
     await this.#request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
     this.#paused = true;
     this.launcher.holdOff(this.#number);
