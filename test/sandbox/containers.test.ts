@@ -212,10 +212,10 @@ describe.each([...ENGINES])("%s", (engine) => {
     expect(child.signalCode).toBe("SIGKILL");
     await until(
       "the killed process's container is gone",
-      20_000,
+      60_000,
       () => !containersOf(engine).some((name) => name.includes(`-${child.pid}-`)),
     );
-  });
+  }, 120_000);
 });
 
 /** Which tests of the launcher's sandboxes hold for containers, which have a read-only root and /sys. */
