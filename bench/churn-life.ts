@@ -67,7 +67,12 @@ export class Tally {
   addError(error: unknown, mayBeRefused = true): void {
     if (!(error instanceof AleError)) this.unexpected.push(String(error));
     else if (error.code === "interrupted") this.add("given up");
-    else if (/ is gone| is destroyed| was destroyed|the sandbox is gone|init was ended by signal 9/.test(error.message))
+    // Of a process that was killed while it was being made, an ordinary user may not write the id maps any more.
+    else if (
+      / is gone| is destroyed| was destroyed|the sandbox is gone|init was ended by signal 9|id maps: (?:Permission denied|No such)/.test(
+        error.message,
+      )
+    )
       this.add("asked of one that was gone");
     else if (
       mayBeRefused &&
