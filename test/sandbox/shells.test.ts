@@ -186,7 +186,7 @@ describe("interactive programs", () => {
     await own.close();
   });
 
-  // Tried again: on a busy machine about one interrupt in fifty leaves the answer of the next command untold until its limit.
+  // Tried again: on a busy machine an interrupt now and then leaves the answer of the next command untold until its limit.
   test(
     "a program that waits in front can be interrupted",
     async () => {
