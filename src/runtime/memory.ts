@@ -6,7 +6,7 @@
  * Memory made here has an explicit ArrayBuffer, which never moves while it is referenced.
  */
 
-import { ptr } from "bun:ffi";
+import { dlopen, ptr } from "bun:ffi";
 import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
 
@@ -39,6 +39,35 @@ export function allocateBytes(length: number): Uint8Array<ArrayBuffer> {
 
 export function allocatePointers(length: number): BigUint64Array<ArrayBuffer> {
   return new BigUint64Array(buffer(length * 8), 0, length);
+}
+
+/** From linux/mman.h. */
+const MADV_HUGEPAGE = 14;
+/** Less is left as it is. */
+const DENSE_BYTES = 8 << 20;
+
+/**
+ * As `allocateBytes`, for memory of which every part will be used: the kernel is asked for huge pages, so that products and
+ * passes over it miss fewer addresses. Memory that may stay partly unused must not ask: a huge page is there whole or not at all.
+ */
+export function allocateDenseBytes(length: number): Uint8Array<ArrayBuffer> {
+  const bytes = allocateBytes(length);
+  if (length >= DENSE_BYTES) askForHugePages(addressOf(bytes), length);
+  return bytes;
+}
+
+/** As `allocateDenseBytes`. */
+export function allocateDenseFloat32(length: number): Float32Array<ArrayBuffer> {
+  return new Float32Array(allocateDenseBytes(length * 4).buffer, 0, length);
+}
+
+/** A kernel without huge pages says no, which changes nothing. */
+function askForHugePages(address: number, length: number): void {
+  const page = 4096;
+  const begin = Math.ceil(address / page) * page;
+  const libc = dlopen("libc.so.6", { madvise: { args: ["u64", "u64", "i32"], returns: "i32" } });
+  libc.symbols.madvise(begin, Math.floor((address + length - begin) / page) * page, MADV_HUGEPAGE);
+  libc.close();
 }
 
 /** A NUL-terminated copy of `text`. */

@@ -2,10 +2,10 @@
 
 import { tensorValues } from "../models/parameter-values.ts";
 import { type ParameterLayout, parameterView } from "../models/parameters.ts";
-import { allocateFloat32 } from "../runtime/memory.ts";
+import { allocateDenseFloat32 } from "../runtime/memory.ts";
 import type { PreparedCall } from "../runtime/session.ts";
 import type { Lane } from "./embedding-gradient.ts";
-import { GradientSum } from "./optimizer.ts";
+import { LaneSum } from "./lane-sum.ts";
 
 /**
  * Elements from which on the first micro-batch replaces what a lane held before instead of adding to zeros. Writing the zeros
@@ -27,28 +27,32 @@ export class LaneGradients {
   readonly values: readonly Lane[];
   readonly #layout: ParameterLayout;
   readonly #flats: readonly Float32Array[];
-  readonly #sums: readonly GradientSum[];
+  readonly #threads: number;
+  /** By the lanes that are added up. */
+  readonly #sums = new Map<string, LaneSum>();
   /** Whether clearing a lane may wait. */
   readonly #defers: readonly boolean[];
   /** Lanes that count as zero, whatever their memory holds. */
   readonly #stale: boolean[];
+  #norm: number | undefined;
 
   constructor(layout: ParameterLayout, { lanes, threads, first, replaces }: LaneGradientsOptions) {
     const flats = Array.from({ length: lanes }, (_, lane) =>
-      lane === 0 && first !== undefined ? first : allocateFloat32(layout.length),
+      lane === 0 && first !== undefined ? first : allocateDenseFloat32(layout.length),
     );
     this.#layout = layout;
     this.#flats = flats;
     this.values = flats.map((flat) => tensorValues(layout, flat));
-    this.#sums = flats.slice(1).map((flat) => new GradientSum([flats[0] as Float32Array, flat], threads));
+    this.#threads = threads;
     const isLarge = replaces && layout.length >= REPLACE_FROM;
     this.#defers = flats.map((_, lane) => isLarge && (lane > 0 || first === undefined));
     this.#stale = [...this.#defers];
   }
 
-  /** The first lane, which collects the sum, as it is now. Ask again after gradients were cleared. */
+  /** The first lane, which collects the sum, to be read or changed. Ask again after gradients were cleared or added up. */
   get sum(): Float32Array {
     this.settle();
+    this.#norm = undefined;
     return this.memory;
   }
 
@@ -77,22 +81,44 @@ export class LaneGradients {
     }
   }
 
+  /** Euclidean norm of the sum, where adding it up has told. */
+  get norm(): number | undefined {
+    return this.#norm;
+  }
+
   /** Calls that add all lanes up in the first one, in their order, and leave the others cleared. */
   collect(): readonly PreparedCall[] {
-    return this.#sums.flatMap(({ calls }, index) => {
-      const lane = index + 1;
-      if (this.isStale(lane)) return [];
-      this.settle();
-      return [...calls, () => this.#clear(lane)];
-    });
+    this.#norm = undefined;
+    const others = [...this.#flats.keys()].filter((lane) => lane > 0 && !this.isStale(lane));
+    if (others.length === 0) return [];
+    this.settle();
+    const sum = this.#sumOf([0, ...others]);
+    const finish = () => {
+      this.#norm = sum.norm();
+      for (const lane of others) this.#clear(lane);
+    };
+    return [...sum.calls, finish];
+  }
+
+  #sumOf(lanes: readonly number[]): LaneSum {
+    const key = lanes.join(" ");
+    const found = this.#sums.get(key);
+    if (found !== undefined) return found;
+    const made = new LaneSum(
+      lanes.map((lane) => this.#flats[lane] as Float32Array),
+      this.#threads,
+    );
+    this.#sums.set(key, made);
+    return made;
   }
 
   clear(): void {
+    this.#norm = undefined;
     for (const lane of this.#flats.keys()) this.#clear(lane);
   }
 
   release(): void {
-    for (const sum of this.#sums) sum.release();
+    for (const sum of this.#sums.values()) sum.release();
   }
 
   #clear(lane: number): void {

@@ -220,8 +220,9 @@ export class Learner {
     this.#store.assertWritable(target);
     const { norm } = this.#optimizer;
     this.#gradients.settle();
-    let began = yield* this.#optimizing(norm.calls);
-    const gradNorm = norm.result();
+    const known = this.#gradients.norm;
+    let began = yield* this.#optimizing(known === undefined ? norm.calls : []);
+    const gradNorm = known ?? norm.result();
     if (Number.isFinite(gradNorm)) {
       const calls = this.#optimizer.updateCalls(settings, gradNorm, source, target);
       began = yield* this.#optimizing(calls, began);

@@ -52,7 +52,7 @@ export interface OptimizerRange {
 }
 
 /** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
-const CHUNK = 1 << 15;
+export const CHUNK = 1 << 15;
 
 /** Names of the scalars an update reads; see `adamWScalars`. */
 export const ADAMW_SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
@@ -260,12 +260,17 @@ export class GlobalNorm {
 
   /** The norm, once `calls` were made. */
   result(): number {
-    return Math.sqrt(this.#sums.reduce((total, sum) => total + sum, 0));
+    return normOf(this.#sums);
   }
 
   release(): void {
     this.#session.release();
   }
+}
+
+/** The root of a sum, in float64. */
+export function normOf(squares: Float32Array): number {
+  return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
 
 /** Elements that are added up at a time: some milliseconds. */
