@@ -9,7 +9,7 @@ import { type Graph, reshape, type Tensor, transpose } from "./graph.ts";
  */
 export function linear(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const rows = x.shape[0] as number;
-  const [output, inner] = weight.shape as [number, number];
+  const output = weight.shape[0] as number;
   const y = timesTransposed(graph, x, weight, bias);
   graph.record([y], ([gradient]) => {
     const g = gradient as Tensor;

@@ -20,6 +20,8 @@ export interface LaneGradientsOptions {
   readonly first?: Float32Array | undefined;
   /** Whether graphs can replace gradients. */
   readonly replaces: boolean;
+  /** Default `REPLACE_FROM`. */
+  readonly replaceFrom?: number | undefined;
 }
 
 export class LaneGradients {
@@ -36,7 +38,8 @@ export class LaneGradients {
   readonly #stale: boolean[];
   #norm: number | undefined;
 
-  constructor(layout: ParameterLayout, { lanes, threads, first, replaces }: LaneGradientsOptions) {
+  constructor(layout: ParameterLayout, options: LaneGradientsOptions) {
+    const { lanes, threads, first, replaces, replaceFrom = REPLACE_FROM } = options;
     const flats = Array.from({ length: lanes }, (_, lane) =>
       lane === 0 && first !== undefined ? first : allocateDenseFloat32(layout.length),
     );
@@ -44,7 +47,7 @@ export class LaneGradients {
     this.#flats = flats;
     this.values = flats.map((flat) => tensorValues(layout, flat));
     this.#threads = threads;
-    const isLarge = replaces && layout.length >= REPLACE_FROM;
+    const isLarge = replaces && layout.length >= replaceFrom;
     this.#defers = flats.map((_, lane) => isLarge && (lane > 0 || first === undefined));
     this.#stale = [...this.#defers];
   }

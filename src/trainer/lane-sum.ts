@@ -22,13 +22,13 @@ export class LaneSum {
     const chunks = Math.ceil(first.length / CHUNK);
     this.#squares = allocateFloat32(chunks);
     const bindings = Array.from({ length: chunks }, (_, i): CallBinding => {
-      const feeds: Record<string, Value> = {};
-      for (const [lane, flat] of lanes.entries()) {
+      const parts = lanes.map((flat) => {
         const part = flat.subarray(i * CHUNK, Math.min(flat.length, (i + 1) * CHUNK));
-        feeds[`lane${lane}`] = float32Value(part, [1, part.length]);
-      }
+        return float32Value(part, [1, part.length]);
+      });
       const square = float32Value(this.#squares.subarray(i, i + 1), [1, 1]);
-      return { feeds, fetches: { sum: feeds["lane0"] as Value, square } };
+      const feeds = Object.fromEntries(parts.map((part, lane) => [`lane${lane}`, part]));
+      return { feeds, fetches: { sum: parts[0] as Value, square } };
     });
     this.calls = prepareLanes(this.#session, bindings, threads);
   }

@@ -56,6 +56,8 @@ export interface LearnerOptions {
   readonly base?: AdaptedBase | undefined;
   /** The model that `referenceLogprobs` asks; default the base of the adapters. */
   readonly reference?: FrozenParameters | undefined;
+  /** Elements from which on the first micro-batch replaces gradients instead of adding to zeros; tests set less. */
+  readonly replaceFrom?: number;
   /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
   readonly gradients?: Float32Array;
   /** Told of each micro-batch, or of those that run together, and of each optimizer step. */
@@ -83,8 +85,13 @@ export class Learner {
     const { threads, base, reference = base?.parameters, noDecay } = options;
     const layered = options.executor === "layers";
     const { layout } = store;
-    const lanes = { lanes: layered ? 1 : threads, threads, first: options.gradients, replaces: !layered };
-    this.#gradients = new LaneGradients(layout, lanes);
+    this.#gradients = new LaneGradients(layout, {
+      lanes: layered ? 1 : threads,
+      threads,
+      first: options.gradients,
+      replaces: !layered,
+      replaceFrom: options.replaceFrom,
+    });
     const { memory } = this.#gradients;
     const executor = (model: RunnerModel) =>
       layered
