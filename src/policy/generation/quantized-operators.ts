@@ -1,12 +1,16 @@
 /**
- * How ONNX Runtime's operators over quantised weights take a matrix. Both read the same memory: MatMulNBits as a constant,
- * which it repacks when the session is made, GatherBlockQuantized as a graph input.
+ * How operators over quantised weights take a matrix. Products are Ale's own BlockProduct where the processor has what it needs
+ * (`runtime/block-products.ts`), over packed constants, and else MatMulNBits over the codes, which it repacks when the session is
+ * made. GatherBlockQuantized reads the codes as a graph input.
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
 import { blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../models/quantization.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
-import type { Attributes } from "../../onnx/model.ts";
+import { MICROSOFT, type NodeOptions, type OnnxBuilder } from "../../onnx/builder.ts";
+import { type Attributes, OWN_OPERATORS } from "../../onnx/model.ts";
+import { type BlockProducts, type BlockShape, blockProducts } from "../../runtime/block-products.ts";
+import { allocateLargePages } from "../../runtime/memory.ts";
 import { float32Value, Value } from "../../runtime/value.ts";
 
 /**
@@ -16,8 +20,8 @@ import { float32Value, Value } from "../../runtime/value.ts";
 const ACCURACY_LEVEL = 4;
 
 /** Names of a matrix's constants in a graph. */
-export function constantNames(matrix: string): { readonly codes: string; readonly scales: string } {
-  return { codes: `${matrix} (codes)`, scales: `${matrix} (scales)` };
+function constantNames(matrix: string): { readonly codes: string; readonly scales: string; readonly packed: string } {
+  return { codes: `${matrix} (codes)`, scales: `${matrix} (scales)`, packed: `${matrix} (packed)` };
 }
 
 /** Names of the graph inputs that hold the embedding table. */
@@ -29,19 +33,53 @@ interface OperandShapes {
 }
 
 /** As operands of MatMulNBits. */
-export function productShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
+function productShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
   const blocks = blocksOf(scheme, columns);
   return { codesShape: [rows, blocks, blockBytes(scheme)], scalesShape: [rows * blocks] };
 }
 
-export function productAttributes({ rows, columns, scheme }: QuantizedMatrix): Attributes {
-  return {
-    K: { int: columns },
-    N: { int: rows },
-    bits: { int: SCHEMES[scheme].bits },
-    block_size: { int: SCHEMES[scheme].block },
-    accuracy_level: { int: ACCURACY_LEVEL },
-  };
+function shapeOf({ rows, columns, scheme }: QuantizedMatrix): BlockShape {
+  const { bits, block } = SCHEMES[scheme];
+  return { rows, columns, bits, block };
+}
+
+function productAttributes(matrix: QuantizedMatrix): Attributes {
+  const { rows, columns, bits, block } = shapeOf(matrix);
+  return { K: { int: columns }, N: { int: rows }, bits: { int: bits }, block_size: { int: block } };
+}
+
+/**
+ * x Wᵀ (+ bias) as a node of `graph`.
+ * @param key the matrix's in `QuantizedBase.matrices`.
+ */
+export function emitProduct(
+  graph: OnnxBuilder,
+  x: string,
+  key: string,
+  matrix: QuantizedMatrix,
+  { bias, ...options }: Pick<NodeOptions, "outputs"> & { readonly bias?: string | undefined },
+): string {
+  const names = constantNames(key);
+  const attributes = productAttributes(matrix);
+  const own = blockProducts();
+  if (own !== undefined) {
+    const packed = graph.externalConstant("uint8", [own.packedBytes(shapeOf(matrix))], names.packed);
+    const inputs = [x, packed, ...(bias === undefined ? [] : [bias])];
+    return graph.node("BlockProduct", inputs, { domain: OWN_OPERATORS, attributes, ...options });
+  }
+  const { codesShape, scalesShape } = productShapes(matrix);
+  const inputs = [
+    x,
+    graph.externalConstant("uint8", codesShape, names.codes),
+    graph.externalConstant("float32", scalesShape, names.scales),
+    ...(bias === undefined ? [] : ["", "", bias]),
+  ];
+  const accuracy = { accuracy_level: { int: ACCURACY_LEVEL } };
+  return graph.node("MatMulNBits", inputs, {
+    domain: MICROSOFT,
+    attributes: { ...attributes, ...accuracy },
+    ...options,
+  });
 }
 
 /** As operands of GatherBlockQuantized; `columns` is a multiple of the block. */
@@ -61,6 +99,8 @@ export function tableAttributes({ scheme }: QuantizedMatrix): Attributes {
 
 /** The constants of a graph over `base`, by name. */
 export function quantizedConstants(base: QuantizedBase): Readonly<Record<string, Value>> {
+  const own = blockProducts();
+  if (own !== undefined) return packedConstants(base, own);
   const values: Record<string, Value> = {};
   for (const [key, matrix] of base.matrices) {
     const names = constantNames(key);
@@ -69,6 +109,25 @@ export function quantizedConstants(base: QuantizedBase): Readonly<Record<string,
     values[names.scales] = float32Value(matrix.scales, scalesShape);
   }
   return values;
+}
+
+/** All matrices in one stretch of memory, in the order in which a step reads them but for the embedding, which comes first. */
+function packedConstants(base: QuantizedBase, own: BlockProducts): Readonly<Record<string, Value>> {
+  const matrices = [...base.matrices].map(([key, matrix]) => ({ key, matrix, shape: shapeOf(matrix) }));
+  const all = allocateLargePages(matrices.reduce((sum, { shape }) => sum + own.packedBytes(shape), 0));
+  let begin = 0;
+  const values = matrices.map(({ key, matrix, shape }) => {
+    const packed = all.subarray(begin, begin + own.packedBytes(shape));
+    begin += packed.length;
+    own.pack(shape, matrix.codes, matrix.scales, packed);
+    return [constantNames(key).packed, new Value("uint8", [packed.length], packed)] as const;
+  });
+  return Object.fromEntries(values);
+}
+
+/** What sessions over quantised weights need besides. */
+export function productOperators(): number | undefined {
+  return blockProducts()?.domain;
 }
 
 /** The embedding table as graph inputs. */
