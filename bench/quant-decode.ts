@@ -4,7 +4,8 @@
  * `bun bench/quant-decode.ts [--rows 1,8,32] [--rounds N] [--steps N] [--threads N] [--pairs …] [--python PATH] [--llama DIR]`
  *
  * Random weights, contexts of 40 tokens, sampling included; processes of their own that take turns, medians of the rounds.
- * A form with `@onnxruntime` behind it multiplies with ONNX Runtime's MatMulNBits instead of Ale's own operator.
+ * A form with `@onnxruntime` behind it multiplies with ONNX Runtime's MatMulNBits instead of Ale's own operator, with `@avx2` as
+ * on processors that have no more than that.
  * `--llama` is a folder where `npm install node-llama-cpp` was run; it gets a Q4_0 file of the same shape. Needs up to 5 GB.
  */
 
@@ -102,7 +103,7 @@ function newEngine(form: string): GenerationEngine {
   const parameters = randomParameters(layOut(rest.map(({ name, kind, shape }) => [name, kind, shape])));
   const started = performance.now();
   const [scheme, operators] = form.split("@");
-  if (operators === "onnxruntime") process.env.ALE_BLOCK_PRODUCTS = "0";
+  if (operators !== undefined) process.env.ALE_BLOCK_PRODUCTS = operators === "onnxruntime" ? "0" : operators;
   const quantized = quantizeBase(config, scheme as QuantizationScheme, (name, begin, target) =>
     fillRandom(layout.byName.get(name) as ParameterEntry, begin, target),
   );

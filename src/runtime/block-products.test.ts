@@ -3,13 +3,13 @@
 import { describe, expect, test } from "bun:test";
 import { MICROSOFT, OnnxBuilder } from "../onnx/builder.ts";
 import { OWN_OPERATORS } from "../onnx/model.ts";
-import { type BlockShape, blockProducts } from "./block-products.ts";
+import { type BlockShape, blockAttributes, blockProducts, type Instructions } from "./block-products.ts";
 import { allocateBytes, allocateFloat32 } from "./memory.ts";
 import { Session } from "./session.ts";
 import { float32Value, Value } from "./value.ts";
 
 const own = blockProducts();
-if (own === undefined) console.log("block-products: no AVX-512 VNNI or no C compiler here; nothing is tested");
+if (own === undefined) console.log("block-products: no AVX2 or no C compiler here; nothing is tested");
 
 /** Numbers between −1 and 1, the same every time. */
 function noise(i: number): number {
@@ -58,7 +58,7 @@ type Run = (x: Float32Array) => Float32Array;
 /** The product with one matrix as a session of its own, for any number of rows of x. */
 function product(
   shape: BlockShape,
-  operator: "BlockProduct" | "MatMulNBits",
+  operator: Instructions | "MatMulNBits",
   bias?: Float32Array,
 ): { run: Run; release(): void } {
   const { rows, columns, bits, block } = shape;
@@ -70,7 +70,7 @@ function product(
     inputs.push(graph.externalConstant(value.type, value.shape, name));
     initializers[name] = value;
   };
-  const isOwn = operator === "BlockProduct";
+  const isOwn = operator !== "MatMulNBits";
   if (isOwn) {
     const packed = allocateBytes(own?.packedBytes(shape) ?? 0);
     own?.pack(shape, codes, scales, packed);
@@ -83,10 +83,17 @@ function product(
     if (!isOwn) inputs.push("", "");
     constant("bias", float32Value(bias, [rows]));
   }
-  const sizes = { K: { int: columns }, N: { int: rows }, bits: { int: bits }, block_size: { int: block } };
+  const attributes = isOwn
+    ? blockAttributes(shape, operator)
+    : {
+        K: { int: columns },
+        N: { int: rows },
+        bits: { int: bits },
+        block_size: { int: block },
+        accuracy_level: { int: 4 },
+      };
   const domain = isOwn ? OWN_OPERATORS : MICROSOFT;
-  const attributes = isOwn ? sizes : { ...sizes, accuracy_level: { int: 4 } };
-  graph.node(operator, inputs, { domain, attributes, outputs: ["y"] });
+  graph.node(isOwn ? "BlockProduct" : operator, inputs, { domain, attributes, outputs: ["y"] });
   graph.output("y", "float32", ["n", rows]);
   const session = new Session(graph.encode(), { threads: 2, initializers, operators: own?.domain });
   return {
@@ -104,11 +111,20 @@ function activations(count: number, columns: number): Float32Array<ArrayBuffer> 
   return allocateFloat32(count * columns).map((_, i) => 3 * noise(i + 99));
 }
 
-describe.skipIf(own === undefined).each(SHAPES)("%o", (shape) => {
+const CASES = SHAPES.flatMap((shape) =>
+  (own?.instructions ?? [])
+    .filter((name) => name === "vnni" || shape.bits === 4)
+    .map(
+      (name) =>
+        [`${name}, ${shape.rows} × ${shape.columns}, ${shape.bits} bits by ${shape.block}`, shape, name] as const,
+    ),
+);
+
+describe.each(CASES)("%s", (_, shape, name) => {
   const { rows, columns, block } = shape;
 
   test("is what the definition says, whatever the number of rows, to the bit", () => {
-    const { run, release } = product(shape, "BlockProduct");
+    const { run, release } = product(shape, name);
     const x = activations(31, columns);
     const y = run(x);
     const { weight } = matrix(shape);
@@ -125,30 +141,37 @@ describe.skipIf(own === undefined).each(SHAPES)("%o", (shape) => {
     release();
   });
 
-  test("is what MatMulNBits computes, bias included", () => {
+  test("is what MatMulNBits computes, and what other instructions do, bias included", () => {
     const bias = allocateFloat32(rows).map((_, i) => noise(i + 5));
-    const [mine, theirs] = [product(shape, "BlockProduct", bias), product(shape, "MatMulNBits", bias)];
-    const x = activations(5, columns);
-    const [y, reference] = [mine.run(x), theirs.run(x)];
+    const x = activations(7, columns);
+    const results = [name, "MatMulNBits" as const, own?.instructionsFor(shape) as Instructions].map((operator) => {
+      const { run, release } = product(shape, operator, bias);
+      const y = run(x);
+      release();
+      return y;
+    });
+    const [y, reference, best] = results as [Float32Array, Float32Array, Float32Array];
     for (const [i, value] of y.entries()) expect(Math.abs(value - (reference[i] as number))).toBeLessThan(2e-5);
-    mine.release();
-    theirs.release();
+    expect(y).toEqual(best);
   });
 });
 
-test.skipIf(own === undefined)("NaN and infinity are passed on, zeros and no rows at all are no trouble", () => {
-  const { run, release } = product(SHAPES[0] as BlockShape, "BlockProduct");
-  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
-    const x = activations(2, 96);
-    x[40] = bad;
-    const y = run(x);
-    expect(y.subarray(0, 37).some(Number.isFinite)).toBe(false);
-    expect(y.subarray(37).every(Number.isFinite)).toBe(true);
-  }
-  expect(run(allocateFloat32(96)).every((value) => value === 0)).toBe(true);
-  expect(run(allocateFloat32(0))).toHaveLength(0);
-  release();
-});
+test.each(own?.instructions ?? [])(
+  "%s: NaN and infinity are passed on, zeros and no rows at all are no trouble",
+  (name) => {
+    const { run, release } = product(SHAPES[0] as BlockShape, name);
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const x = activations(2, 96);
+      x[40] = bad;
+      const y = run(x);
+      expect(y.subarray(0, 37).some(Number.isFinite)).toBe(false);
+      expect(y.subarray(37).every(Number.isFinite)).toBe(true);
+    }
+    expect(run(allocateFloat32(96)).every((value) => value === 0)).toBe(true);
+    expect(run(allocateFloat32(0))).toHaveLength(0);
+    release();
+  },
+);
 
 test.skipIf(own === undefined)("memory of another size is refused", () => {
   const [shape] = SHAPES as [BlockShape];

@@ -126,7 +126,7 @@ export function loadOrtLibrary(): string {
 /** Loads the library of `block-products.ts` and returns the path under which it is loaded. */
 export function loadProductsLibrary(): string {
   const load = (path: string): void => {
-    dlopen(path, { ale_products_supported: { args: [], returns: "i32" } });
+    dlopen(path, { ale_products_instructions: { args: [], returns: "i32" } });
   };
   return placeNative("libale-products.so", load).path;
 }

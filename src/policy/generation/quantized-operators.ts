@@ -9,7 +9,13 @@ import { blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../model
 import type { QuantizedBase } from "../../models/quantized-base.ts";
 import { MICROSOFT, type NodeOptions, type OnnxBuilder } from "../../onnx/builder.ts";
 import { type Attributes, OWN_OPERATORS } from "../../onnx/model.ts";
-import { type BlockProducts, type BlockShape, blockProducts } from "../../runtime/block-products.ts";
+import {
+  type BlockProducts,
+  type BlockShape,
+  blockAttributes,
+  blockProducts,
+  type Instructions,
+} from "../../runtime/block-products.ts";
 import { allocateLargePages } from "../../runtime/memory.ts";
 import { float32Value, Value } from "../../runtime/value.ts";
 
@@ -43,9 +49,21 @@ function shapeOf({ rows, columns, scheme }: QuantizedMatrix): BlockShape {
   return { rows, columns, bits, block };
 }
 
-function productAttributes(matrix: QuantizedMatrix): Attributes {
-  const { rows, columns, bits, block } = shapeOf(matrix);
-  return { K: { int: columns }, N: { int: rows }, bits: { int: bits }, block_size: { int: block } };
+function productAttributes({ rows, columns, scheme }: QuantizedMatrix): Attributes {
+  const { bits, block } = SCHEMES[scheme];
+  return {
+    K: { int: columns },
+    N: { int: rows },
+    bits: { int: bits },
+    block_size: { int: block },
+    accuracy_level: { int: ACCURACY_LEVEL },
+  };
+}
+
+/** Ale's own products, if they can do matrices of this form. */
+function ownProducts(shape: Pick<BlockShape, "bits">): BlockProducts | undefined {
+  const own = blockProducts();
+  return own?.instructionsFor(shape) === undefined ? undefined : own;
 }
 
 /**
@@ -60,11 +78,12 @@ export function emitProduct(
   { bias, ...options }: Pick<NodeOptions, "outputs"> & { readonly bias?: string | undefined },
 ): string {
   const names = constantNames(key);
-  const attributes = productAttributes(matrix);
-  const own = blockProducts();
+  const shape = shapeOf(matrix);
+  const own = ownProducts(shape);
   if (own !== undefined) {
-    const packed = graph.externalConstant("uint8", [own.packedBytes(shapeOf(matrix))], names.packed);
+    const packed = graph.externalConstant("uint8", [own.packedBytes(shape)], names.packed);
     const inputs = [x, packed, ...(bias === undefined ? [] : [bias])];
+    const attributes = blockAttributes(shape, own.instructionsFor(shape) as Instructions);
     return graph.node("BlockProduct", inputs, { domain: OWN_OPERATORS, attributes, ...options });
   }
   const { codesShape, scalesShape } = productShapes(matrix);
@@ -74,12 +93,8 @@ export function emitProduct(
     graph.externalConstant("float32", scalesShape, names.scales),
     ...(bias === undefined ? [] : ["", "", bias]),
   ];
-  const accuracy = { accuracy_level: { int: ACCURACY_LEVEL } };
-  return graph.node("MatMulNBits", inputs, {
-    domain: MICROSOFT,
-    attributes: { ...attributes, ...accuracy },
-    ...options,
-  });
+  const attributes = productAttributes(matrix);
+  return graph.node("MatMulNBits", inputs, { domain: MICROSOFT, attributes, ...options });
 }
 
 /** As operands of GatherBlockQuantized; `columns` is a multiple of the block. */
@@ -99,7 +114,7 @@ export function tableAttributes({ scheme }: QuantizedMatrix): Attributes {
 
 /** The constants of a graph over `base`, by name. */
 export function quantizedConstants(base: QuantizedBase): Readonly<Record<string, Value>> {
-  const own = blockProducts();
+  const own = ownProducts(SCHEMES[base.scheme]);
   if (own !== undefined) return packedConstants(base, own);
   const values: Record<string, Value> = {};
   for (const [key, matrix] of base.matrices) {

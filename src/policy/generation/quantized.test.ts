@@ -63,9 +63,10 @@ function quantizedModel(scheme: QuantizationScheme) {
   return { open, flat };
 }
 
-/** Ale's own products, where this machine has what they need, and ONNX Runtime's. */
-const KINDS = blockProducts() === undefined ? (["0"] as const) : (["1", "0"] as const);
-const CASES = KINDS.flatMap((own) => [["int8", own] as const, ["int4", own] as const]);
+/** Forms, and whether products are Ale's own, where this machine has what they need, or ONNX Runtime's. */
+const CASES = (["int8", "int4"] as const).flatMap((scheme) =>
+  (blockProducts() === undefined ? ["0"] : ["1", "0"]).map((own) => [scheme, own] as const),
+);
 
 describe.each(CASES)("%s, own products %s", (scheme, own) => {
   const { open, flat } = quantizedModel(scheme);

@@ -1,5 +1,6 @@
 /*
- * Products with block-wise quantised matrices as an operator of ONNX Runtime: ale::BlockProduct, for processors with AVX-512 VNNI.
+ * Products with block-wise quantised matrices as an operator of ONNX Runtime: ale::BlockProduct, for processors with AVX-512
+ * VNNI and, of 4 bits, with AVX2.
  *
  *   y [rows, n] = x [rows, k] Wᵀ (+ bias [n]),  W [n, k] in 4 or 8 bits with one float32 scale per block of 32 or 128 along k
  *
@@ -9,47 +10,27 @@
  * stream, and the zero point costs nothing to read.
  */
 
-#include <immintrin.h>
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
-#define INLINE static inline __attribute__((always_inline)) VNNI
+#include "block-products.h"
 
-/* Columns of y that are computed together, one per 32-bit lane. */
-#define LANES 16
-/* Weights of a column that eight vectors hold, four in each lane. */
-#define PART 32
-#define VECTORS 8
-#define LINE 64
-/* How far ahead of its use memory is asked for. Processors stop reading ahead at the end of each page of 4096 bytes. */
-#define AHEAD 4096
-/* Rows of x that share a block's codes in registers. */
-#define MOST_ROWS 8
+#define EXPORT __attribute__((visibility("default")))
+
 /* Multiplications below which another thread is not worth waking, and the most pieces of a product. */
 #define LEAST_WORK 131072.0
 #define MOST_PIECES 256
 /* Rows of x that one thread rounds at a time. */
 #define ROUNDED_AT_ONCE 8
+/* Values of the attribute `instructions`. */
+enum { NONE = 0, WITH_AVX2 = 2, WITH_VNNI = 512 };
 
-struct shape {
-  int64_t n, k, bits, block;
-};
-
-static size_t blocks_of(const struct shape *s) { return (s->k + s->block - 1) / s->block; }
-static size_t groups_of(const struct shape *s) { return (s->n + LANES - 1) / LANES; }
-/* Bytes of a block of sixteen columns: scales, codes. */
-static size_t block_bytes(const struct shape *s) { return LANES * sizeof(float) + LANES * s->block * s->bits / 8; }
-/* Bytes of a rounded block of x: codes, float32 scale, and what the zero point adds to a sum of products. */
-static size_t rounded_bytes(const struct shape *s) { return s->block + 8; }
-
-EXPORT int ale_products_supported(void) {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vnni");
+/* The best value of `instructions` that the processor can do. */
+EXPORT int ale_products_instructions(void) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
+    return WITH_VNNI;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? WITH_AVX2 : NONE;
 }
 
 EXPORT int64_t ale_products_packed_bytes(int64_t n, int64_t k, int64_t bits, int64_t block) {
@@ -83,123 +64,6 @@ EXPORT void ale_products_pack(const uint8_t *codes, const float *scales, int64_t
         }
       }
     }
-}
-
-/* Rounds a row of k numbers. A block that holds NaN gets the scale NaN, and one with an infinity that as its scale. */
-INLINE void round_row(const float *x, const struct shape *s, uint8_t *out) {
-  const int32_t zero_point = s->bits == 4 ? 8 : 128;
-  const __m512i signless = _mm512_set1_epi32(0x7fffffff);
-  for (int64_t begin = 0; begin < s->k; begin += s->block, out += rounded_bytes(s)) {
-    __m512 most = _mm512_setzero_ps();
-    __mmask16 strange = 0;
-    for (int64_t i = 0; i < s->block; i += 16) {
-      int64_t left = s->k - begin - i;
-      __mmask16 there = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-      __m512 v = _mm512_maskz_loadu_ps(there, x + begin + i);
-      strange |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-      most = _mm512_max_ps(most, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), signless)));
-    }
-    float scale = strange ? NAN : _mm512_reduce_max_ps(most) / 127;
-    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t i = 0; i < s->block; i += 16) {
-      int64_t left = s->k - begin - i;
-      __mmask16 there = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-      __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(there, x + begin + i), inverse));
-      sum = _mm512_add_epi32(sum, code);
-      _mm_storeu_si128((void *)(out + i), _mm512_cvtsepi32_epi8(code));
-    }
-    int32_t shift = -zero_point * _mm512_reduce_add_epi32(sum);
-    memcpy(out + s->block, &scale, 4);
-    memcpy(out + s->block + 4, &shift, 4);
-  }
-}
-
-INLINE __m512i four_of(const uint8_t *x) {
-  int32_t bits;
-  memcpy(&bits, x, 4);
-  return _mm512_set1_epi32(bits);
-}
-
-/* Sixteen columns of `rows` rows of y. All arguments but the pointers are constants where this is called. */
-INLINE void tile(const uint8_t *w, const uint8_t *x, size_t x_stride, size_t blocks, int rows, int bits, int parts,
-                 __m512 *sums) {
-  const __m512i low = _mm512_set1_epi8(15);
-  const size_t lines = 1 + (size_t)parts * VECTORS * bits / 8;
-  for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
-  for (size_t b = 0; b < blocks; b++, x += parts * PART + 8) {
-    for (size_t i = 0; i < lines; i++) _mm_prefetch((const char *)w + AHEAD + LINE * i, _MM_HINT_T0);
-    const __m512 scales = _mm512_loadu_ps(w);
-    __m512i dots[MOST_ROWS];
-    for (int r = 0; r < rows; r++) dots[r] = four_of(x + r * x_stride + parts * PART + 4);
-    w += LINE;
-    for (int part = 0; part < parts; part++, w += PART * LANES * bits / 8) {
-      __m512i codes[VECTORS];
-      for (int i = 0; i < VECTORS; i++) {
-        if (bits == 8) {
-          codes[i] = _mm512_loadu_si512(w + LINE * i);
-        } else {
-          __m512i both = _mm512_loadu_si512(w + LINE * (i / 2));
-          codes[i] = _mm512_and_si512(i & 1 ? _mm512_srli_epi16(both, 4) : both, low);
-        }
-      }
-      for (int r = 0; r < rows; r++)
-        for (int i = 0; i < VECTORS; i++)
-          dots[r] = _mm512_dpbusd_epi32(dots[r], codes[i], four_of(x + r * x_stride + part * PART + 4 * i));
-    }
-    for (int r = 0; r < rows; r++) {
-      const __m512 scale = _mm512_mul_ps(scales, _mm512_castsi512_ps(four_of(x + r * x_stride + parts * PART)));
-      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
-    }
-  }
-}
-
-struct product {
-  struct shape shape;
-  const uint8_t *w;
-  const float *x, *bias;
-  float *y;
-  uint8_t *rounded;
-  size_t rows, pieces;
-};
-
-INLINE void columns_of_rows(const struct product *p, size_t group, size_t row, int rows, int bits, int parts) {
-  const size_t blocks = blocks_of(&p->shape), stride = blocks * rounded_bytes(&p->shape);
-  const size_t column = group * LANES, left = p->shape.n - column;
-  const __mmask16 there = left >= LANES ? 0xffff : (1u << left) - 1;
-  __m512 sums[MOST_ROWS];
-  tile(p->w + group * blocks * block_bytes(&p->shape), p->rounded + row * stride, stride, blocks, rows, bits, parts, sums);
-  if (p->bias != NULL) {
-    const __m512 bias = _mm512_maskz_loadu_ps(there, p->bias + column);
-    for (int r = 0; r < rows; r++) sums[r] = _mm512_add_ps(sums[r], bias);
-  }
-  for (int r = 0; r < rows; r++) _mm512_mask_storeu_ps(p->y + (row + r) * p->shape.n + column, there, sums[r]);
-}
-
-INLINE void columns(const struct product *p, size_t group, int bits, int parts) {
-  size_t row = 0;
-  for (; row + 8 <= p->rows; row += 8) columns_of_rows(p, group, row, 8, bits, parts);
-  for (; row + 4 <= p->rows; row += 4) columns_of_rows(p, group, row, 4, bits, parts);
-  for (; row + 2 <= p->rows; row += 2) columns_of_rows(p, group, row, 2, bits, parts);
-  for (; row < p->rows; row++) columns_of_rows(p, group, row, 1, bits, parts);
-}
-
-VNNI static void multiply_piece(void *argument, size_t piece) {
-  const struct product *p = argument;
-  const size_t groups = groups_of(&p->shape);
-  const size_t begin = groups * piece / p->pieces, end = groups * (piece + 1) / p->pieces;
-  for (size_t group = begin; group < end; group++) {
-    if (p->shape.bits == 8) columns(p, group, 8, 1);
-    else if (p->shape.block == PART) columns(p, group, 4, 1);
-    else columns(p, group, 4, 4);
-  }
-}
-
-VNNI static void round_piece(void *argument, size_t piece) {
-  const struct product *p = argument;
-  const size_t stride = blocks_of(&p->shape) * rounded_bytes(&p->shape);
-  for (size_t row = piece * ROUNDED_AT_ONCE; row < (piece + 1) * ROUNDED_AT_ONCE && row < p->rows; row++)
-    round_row(p->x + row * p->shape.k, &p->shape, p->rounded + row * stride);
 }
 
 /*
@@ -241,21 +105,53 @@ _Static_assert(offsetof(struct table, parallel_for) == 274 * sizeof(void *), "Ke
 
 static const struct table *ort;
 
+struct kernel {
+  struct shape shape;
+  const struct instructions *instructions;
+};
+
+struct work {
+  struct product product;
+  const struct instructions *instructions;
+};
+
+static void multiply_piece(void *argument, size_t piece) {
+  const struct work *work = argument;
+  const struct product *p = &work->product;
+  const size_t groups = groups_of(&p->shape), end = groups * (piece + 1) / p->pieces;
+  for (size_t group = groups * piece / p->pieces; group < end; group++) work->instructions->multiply(p, group);
+}
+
+static void round_piece(void *argument, size_t piece) {
+  const struct work *work = argument;
+  const struct product *p = &work->product;
+  for (size_t row = piece * ROUNDED_AT_ONCE; row < (piece + 1) * ROUNDED_AT_ONCE && row < p->rows; row++)
+    work->instructions->round_row(p->x + row * p->shape.k, &p->shape, p->rounded + row * rounded_row_bytes(&p->shape));
+}
+
 enum { FAIL = 1, FLOAT = 1, UINT8 = 2, REQUIRED = 0, OPTIONAL = 1 };
 enum { X, W, BIAS, INPUTS };
 
-static status create(const void *self, const void *api, const void *info, void **kernel) {
+static status create(const void *self, const void *api, const void *info, void **out) {
   (void)self, (void)api;
-  struct shape *s = malloc(sizeof *s);
-  if (s == NULL) return ort->create_status(FAIL, "BlockProduct: out of memory");
+  struct kernel *kernel = malloc(sizeof *kernel);
+  if (kernel == NULL) return ort->create_status(FAIL, "BlockProduct: out of memory");
+  struct shape *s = &kernel->shape;
+  int64_t instructions = NONE;
   status error = ort->int_attribute(info, "N", &s->n);
   if (error == NULL) error = ort->int_attribute(info, "K", &s->k);
   if (error == NULL) error = ort->int_attribute(info, "bits", &s->bits);
   if (error == NULL) error = ort->int_attribute(info, "block_size", &s->block);
-  if (error == NULL && !((s->bits == 4 && (s->block == 32 || s->block == 128)) || (s->bits == 8 && s->block == 32)))
+  if (error == NULL) error = ort->int_attribute(info, "instructions", &instructions);
+  kernel->instructions = instructions == WITH_VNNI ? &vnni_instructions : &avx2_instructions;
+  if (error == NULL && (instructions == NONE || instructions > ale_products_instructions()))
+    error = ort->create_status(FAIL, "BlockProduct: this processor lacks the instructions");
+  int known = s->bits == 4 ? s->block == 32 || s->block == 128
+                           : s->bits == 8 && s->block == 32 && instructions == WITH_VNNI;
+  if (error == NULL && !known)
     error = ort->create_status(FAIL, "BlockProduct: blocks of this size and number of bits are not known");
-  if (error == NULL) *kernel = s;
-  else free(s);
+  if (error == NULL) *out = kernel;
+  else free(kernel);
   return error;
 }
 
@@ -278,32 +174,33 @@ static size_t pieces_for(const struct product *p) {
   return pieces < groups ? pieces : groups;
 }
 
-static status compute(void *kernel, void *context) {
-  struct product p = {.shape = *(struct shape *)kernel};
+static status compute(void *state, void *context) {
+  const struct kernel *kernel = state;
+  struct work work = {.product.shape = kernel->shape, .instructions = kernel->instructions};
+  struct product *p = &work.product;
   void *x, *w, *bias, *y, *out;
   size_t numbers = 0, bytes = 0, biases = 0;
   status error = elements_of(context, X, &x, &numbers);
   if (error == NULL) error = elements_of(context, W, &w, &bytes);
   if (error == NULL) error = elements_of(context, BIAS, &bias, &biases);
   if (error != NULL) return error;
-  const size_t blocks = blocks_of(&p.shape);
-  p.rows = numbers / p.shape.k;
-  if (numbers != p.rows * p.shape.k || bytes != groups_of(&p.shape) * blocks * block_bytes(&p.shape) ||
-      (bias != NULL && biases != (size_t)p.shape.n))
+  p->rows = numbers / p->shape.k;
+  if (numbers != p->rows * p->shape.k || bytes != groups_of(&p->shape) * blocks_of(&p->shape) * block_bytes(&p->shape) ||
+      (bias != NULL && biases != (size_t)p->shape.n))
     return ort->create_status(FAIL, "BlockProduct: the operands do not have the shapes that N and K ask for");
-  const int64_t shape[2] = {p.rows, p.shape.n};
-  if ((error = ort->output_of(context, 0, shape, 2, &out)) != NULL || p.rows == 0) return error;
+  const int64_t shape[2] = {p->rows, p->shape.n};
+  if ((error = ort->output_of(context, 0, shape, 2, &out)) != NULL || p->rows == 0) return error;
   if ((error = ort->data_of(out, &y)) != NULL) return error;
-  p.x = x, p.w = w, p.bias = bias, p.y = y;
-  p.pieces = pieces_for(&p);
-  p.rounded = malloc(p.rows * blocks * rounded_bytes(&p.shape));
-  if (p.rounded == NULL) return ort->create_status(FAIL, "BlockProduct: out of memory");
-  const size_t runs = (p.rows + ROUNDED_AT_ONCE - 1) / ROUNDED_AT_ONCE;
-  if (runs == 1) round_piece(&p, 0);
-  else error = ort->parallel_for(context, round_piece, runs, 0, &p);
-  if (error == NULL && p.pieces == 1) multiply_piece(&p, 0);
-  else if (error == NULL) error = ort->parallel_for(context, multiply_piece, p.pieces, 0, &p);
-  free(p.rounded);
+  p->x = x, p->w = w, p->bias = bias, p->y = y;
+  p->pieces = pieces_for(p);
+  p->rounded = malloc(p->rows * rounded_row_bytes(&p->shape));
+  if (p->rounded == NULL) return ort->create_status(FAIL, "BlockProduct: out of memory");
+  const size_t runs = (p->rows + ROUNDED_AT_ONCE - 1) / ROUNDED_AT_ONCE;
+  if (runs == 1) round_piece(&work, 0);
+  else error = ort->parallel_for(context, round_piece, runs, 0, &work);
+  if (error == NULL && p->pieces == 1) multiply_piece(&work, 0);
+  else if (error == NULL) error = ort->parallel_for(context, multiply_piece, p->pieces, 0, &work);
+  free(p->rounded);
   return error;
 }
 

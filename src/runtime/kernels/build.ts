@@ -1,12 +1,11 @@
-/** Compiles `block-products.c` to a shared library. Used by the build, and on demand in development. */
+/** Compiles the C files beside it to a shared library. Used by the build, and on demand in development. */
 
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { AleError } from "../../core/errors.ts";
 
 const FLAGS = ["-shared", "-fPIC", "-O3", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-fvisibility=hidden"];
-const SOURCE = join(import.meta.dir, "block-products.c");
 const CACHE = resolve(import.meta.dir, "../../../.build/kernels");
 const DEADLINE_MS = 60_000;
 
@@ -19,20 +18,21 @@ export function buildCachedKernels(): string | undefined {
   if (process.platform !== "linux" || process.arch !== "x64") return undefined;
   const compiler = Bun.which(process.env.CC || "cc") ?? Bun.which("gcc") ?? Bun.which("clang");
   if (compiler === null) return undefined;
-  const hash = createHash("sha256")
-    .update([compiler, ...FLAGS].join("\0"))
-    .update(readFileSync(SOURCE))
-    .digest("hex");
-  const folder = join(CACHE, hash.slice(0, 24));
+  const names = readdirSync(import.meta.dir).filter((name) => /\.[ch]$/.test(name));
+  const sources = names.sort().map((name) => join(import.meta.dir, name));
+  const hash = createHash("sha256").update([compiler, ...FLAGS].join("\0"));
+  for (const source of sources) hash.update(`\0${source}\0`).update(readFileSync(source));
+  const folder = join(CACHE, hash.digest("hex").slice(0, 24));
   const file = join(folder, "libale-products.so");
   if (existsSync(file)) return file;
   mkdirSync(folder, { recursive: true });
   // Under a name of our own first: two builds at once must not load half a file.
   const partial = `${file}.${process.pid}`;
-  const { exitCode, stderr } = Bun.spawnSync([compiler, ...FLAGS, "-o", partial, SOURCE], { timeout: DEADLINE_MS });
+  const inputs = sources.filter((source) => source.endsWith(".c"));
+  const { exitCode, stderr } = Bun.spawnSync([compiler, ...FLAGS, "-o", partial, ...inputs], { timeout: DEADLINE_MS });
   if (exitCode !== 0) {
     const message = stderr.toString().trim().slice(0, 2000);
-    throw new AleError("engine", `${compiler} could not compile ${SOURCE}:\n${message}`, {
+    throw new AleError("engine", `${compiler} could not compile the products with quantised weights:\n${message}`, {
       hint: "report this with the compiler's version (`cc --version`)",
     });
   }
