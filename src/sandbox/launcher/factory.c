@@ -47,6 +47,7 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   char byte;
   told_to = socket;
   told_for = message->sandbox;
+  subordinate_take_layers(go, &message->spec);
   if (read(go, &byte, 1) != 1) _exit(125); /* the id maps are written, or the factory is gone */
   for (int i = 0; i < message->attach_count; i++)
     if (write(tasks[i], "0", 1) != 1) setup_fail("joining the control group");
@@ -55,7 +56,6 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   /* After joining, so that the group is the root of what the sandbox sees. */
   if (unshare(CLONE_NEWCGROUP) != 0) setup_fail("cgroup namespace");
   if (setsid() < 0) setup_fail("setsid");
-  subordinate_take_layers(go, &message->spec);
   int writable = rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec);
   hand_over(writable);
   if (dup2(socket, 3) < 0 || syscall(SYS_close_range, 4, ~0U, 0) != 0) setup_fail("closing descriptors");
@@ -63,6 +63,7 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   static struct level level;
   level = *sandbox_level;
   level.mapped = level.mapped || message->spec.ids > 0;
+  if (message->spec.users_root && message->spec.target[0] != 0) files_have_one_owner();
   confine(&message->spec, &level);
   init_main(3, message->sandbox, &message->spec, &level);
 }
@@ -125,8 +126,8 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
   else if (!(message->spec.ids > 0 ? subordinate_write_maps(pid, &message->spec) : write_id_maps(pid, sandbox_level)))
     format(error, capacity, "id maps: %s", strerror(errno));
-  else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
   else if (!subordinate_lend_layers(go[1], pid, &message->spec)) format(error, capacity, "layers: %s", strerror(errno));
+  else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
   close(go[0]);
   close(go[1]);
   return pid;

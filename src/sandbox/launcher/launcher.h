@@ -291,7 +291,7 @@ bool enter_own_namespace(struct level *level, char *error, size_t capacity);
 bool subordinate_probe(char *detail, size_t capacity);
 bool subordinate_write_maps(pid_t pid, const struct sandbox_spec *spec);
 void subordinate_limit_processes(uint64_t count);
-/* The layers in memory, shown with the ids of the new sandbox, which waits for them. */
+/* The layers in memory, shown with the ids of the new sandbox, which waits for them and has its ids by then. */
 bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec);
 void subordinate_take_layers(int from, const struct sandbox_spec *spec);
 
@@ -323,6 +323,8 @@ void init_elsewhere(int descriptor, const struct cgroups *groups, const char *pl
 enum { PROCESS_SLACK = 512 }; /* how far a fork bomb comes there, at most */
 /* There is no pid namespace: what descends from us is the sandbox. Paths of requests begin at `root`. */
 void init_without_namespaces(const char *root);
+/* What is written belongs to root, whatever archives and layers say: it lies on the disk of a user who has to remove it. */
+void files_have_one_owner(void);
 /* Enters a folder of the sandbox. */
 bool enter_folder(const char *path);
 uint64_t count_tasks_of_user(void);

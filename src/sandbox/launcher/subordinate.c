@@ -339,6 +339,7 @@ bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec)
   if (spec->ids == 0 || spec->layer_count == 0) return true;
   format(path, sizeof path, "/proc/%d/ns/user", pid);
   int namespace = open(path, O_RDONLY | O_CLOEXEC);
+  if (namespace < 0) return false;
   for (uint32_t i = 0; i < spec->layer_count && good; i++) {
     if (!in_memory(spec, i)) continue;
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)namespace};
@@ -346,11 +347,13 @@ bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec)
     int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     good = fd >= 0 && syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0 &&
            send_packet(to, &i, sizeof i, &fd, 1);
-    int saved = errno;
+    int error = errno;
     if (fd >= 0) close(fd);
-    errno = saved;
+    errno = error;
   }
-  if (namespace >= 0) close(namespace);
+  int saved = errno;
+  close(namespace);
+  errno = saved;
   return good;
 }
 
