@@ -97,7 +97,11 @@ afterAll(() => {
   for (const name of made) Bun.spawnSync(["userdel", name], { timeout: 20_000 });
 });
 
-async function runSuite(suite: string, become: readonly string[], env: Readonly<Record<string, string>>): Promise<void> {
+async function runSuite(
+  suite: string,
+  become: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<void> {
   await buildCachedLauncher(); // the user may not write the cache
   const home = mkdtempSync(join(tmpdir(), "ale-as-user-"));
   const owner = Number(Bun.spawnSync([...become, "id", "-u"]).stdout.toString());

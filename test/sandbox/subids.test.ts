@@ -13,7 +13,17 @@ import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
 import { checkSuite } from "../../src/tasks/check.ts";
 import { loadSuite } from "../../src/tasks/suite.ts";
 import { BUSYBOX, busybox, onImage, openImageHome, tarOf } from "./image-support.ts";
-import { ENVIRONMENT, file, LIMITS, openProvider, outcome, output, SUBIDS, type TestProvider, until } from "./support.ts";
+import {
+  ENVIRONMENT,
+  file,
+  LIMITS,
+  openProvider,
+  outcome,
+  output,
+  SUBIDS,
+  type TestProvider,
+  until,
+} from "./support.ts";
 
 const LEVEL = /^user\+subids\+userns\+seccomp\+/;
 const WITHOUT = /^user\+userns\+seccomp\+/;
@@ -40,7 +50,11 @@ async function hostIds(sandbox: NativeSandbox, command = ""): Promise<{ uid: num
   await until("the sleeper", 10_000, () => find() !== undefined);
   const status = readFileSync(`/proc/${find()}/status`, "utf8");
   const field = (name: string) => new RegExp(`^${name}:\\t(.*)$`, "m").exec(status)?.[1] ?? "";
-  return { uid: Number.parseInt(field("Uid"), 10), gid: Number.parseInt(field("Gid"), 10), groups: field("Groups").trim() };
+  return {
+    uid: Number.parseInt(field("Uid"), 10),
+    gid: Number.parseInt(field("Gid"), 10),
+    groups: field("Groups").trim(),
+  };
 }
 
 test.skipIf(SUBIDS > 0)("without subordinate ids no level says there are", () => {
@@ -140,26 +154,31 @@ describe.skipIf(SUBIDS < 1000)("with subordinate ids", () => {
     expect(found.find(({ name }) => name === "sandbox")?.detail).toMatch(LEVEL);
   });
 
-  test.skipIf(BUSYBOX === undefined)("on files on disk a sandbox's root is the user, and its level says so", async () => {
-    const own = await openImageHome();
-    try {
-      const entries = [
-        { path: "bin/busybox", content: readFileSync(BUSYBOX as string), mode: 0o755 },
-        { path: "closed", flag: "5", mode: 0o700, uid: 1000 },
-        { path: "closed/f", content: "f\n", mode: 0o600, uid: 1000 },
-      ];
-      await importImage(own.images, own.provider, own.file("small.tar", tarOf(entries)), "small");
-      await using sandbox = await own.provider.create(onImage("small"));
-      expect(sandbox.isolation).toMatch(WITHOUT);
-      expect(own.provider.isolation).toMatch(LEVEL);
-      expect(await busybox(sandbox, "cd /closed; cat f; echo g >> f; cat f; chown 1000 f && stat -c %u f")).toBe("f\nf\ng\n1000\n");
-      const layer = join(own.home, "layers", own.layers()[0] ?? "", "root.up/closed/f");
-      expect(statSync(layer).uid).toBe(process.getuid?.() ?? -1);
-    } finally {
-      await own[Symbol.asyncDispose]();
-    }
-    expect(existsSync(own.home)).toBe(false);
-  });
+  test.skipIf(BUSYBOX === undefined)(
+    "on files on disk a sandbox's root is the user, and its level says so",
+    async () => {
+      const own = await openImageHome();
+      try {
+        const entries = [
+          { path: "bin/busybox", content: readFileSync(BUSYBOX as string), mode: 0o755 },
+          { path: "closed", flag: "5", mode: 0o700, uid: 1000 },
+          { path: "closed/f", content: "f\n", mode: 0o600, uid: 1000 },
+        ];
+        await importImage(own.images, own.provider, own.file("small.tar", tarOf(entries)), "small");
+        await using sandbox = await own.provider.create(onImage("small"));
+        expect(sandbox.isolation).toMatch(WITHOUT);
+        expect(own.provider.isolation).toMatch(LEVEL);
+        expect(await busybox(sandbox, "cd /closed; cat f; echo g >> f; cat f; chown 1000 f && stat -c %u f")).toBe(
+          "f\nf\ng\n1000\n",
+        );
+        const layer = join(own.home, "layers", own.layers()[0] ?? "", "root.up/closed/f");
+        expect(statSync(layer).uid).toBe(process.getuid?.() ?? -1);
+      } finally {
+        await own[Symbol.asyncDispose]();
+      }
+      expect(existsSync(own.home)).toBe(false);
+    },
+  );
 });
 
 describe.skipIf(SUBIDS === 0 || SUBIDS >= 1000)("with few subordinate ids", () => {
@@ -184,7 +203,9 @@ describe.skipIf(SUBIDS === 0 || SUBIDS >= 1000)("with few subordinate ids", () =
     const [one, other] = sandboxes.slice(-2) as [NativeSandbox, NativeSandbox];
     await one.upload("/work", [file("f", "mine")]);
     await output(one, "sleep 77 &");
-    expect(await output(other, "ls /work; set -- /proc/[0-9]*; echo $#; kill -9 -1 2>/dev/null; echo on")).toBe("2\non\n");
+    expect(await output(other, "ls /work; set -- /proc/[0-9]*; echo $#; kill -9 -1 2>/dev/null; echo on")).toBe(
+      "2\non\n",
+    );
     expect(await output(one, "cat /work/f; jobs -r | wc -l")).toBe("mine1\n");
     for (const sandbox of sandboxes) await sandbox.destroy();
   });
