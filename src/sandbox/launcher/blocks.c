@@ -8,7 +8,12 @@ enum { MAX_BLOCKS = 16384 };
 static bool taken[MAX_BLOCKS];
 static uint32_t own_blocks, next_block;
 
-void blocks_open(uint32_t ids) {
+void blocks_open(uint32_t ids, pid_t factory) {
+  char path[64];
+  broker.level.subordinate = ids;
+  if (ids == 0) return;
+  format(path, sizeof path, "/proc/%d/ns/user", factory);
+  broker.ids = open(path, O_RDONLY | O_CLOEXEC); /* now, while it does nothing: what changes its name cannot be looked at */
   uint32_t count = ids / BLOCK_IDS;
   own_blocks = count == 0 ? 0 : (count > MAX_BLOCKS ? MAX_BLOCKS : count) - 1;
 }

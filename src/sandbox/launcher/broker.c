@@ -117,14 +117,14 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
   choose_level(setting_number(payload, header->length, "cgroups", 1) != 0, name);
   broker.level.want_subordinate = !broker.level.mapped && setting_number(payload, header->length, "subids", 1) != 0;
   struct factory_answer first = {0};
-  if ((broker.factory_pid = start_factory()) < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL, 0) != sizeof first)
+  pid_t factory = start_factory();
+  if (factory < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL, 0) != sizeof first)
     format(first.error, sizeof first.error, "the factory did not start");
   if (first.error[0] != 0) {
     answer_error(header->request, 0, first.error);
     return;
   }
-  broker.level.subordinate = (uint32_t)first.bytes;
-  blocks_open(broker.level.subordinate);
+  blocks_open((uint32_t)first.bytes, factory);
   /* Paths of sockets have to be short, so relative ones begin in our folder. */
   const char *folder = setting(payload, header->length, "folder");
   if (folder != NULL && chdir(folder) != 0) {

@@ -41,7 +41,7 @@ struct broker {
   struct buffer inbox, outbox;
   struct level level;
   struct cgroups cgroups;
-  pid_t factory_pid;
+  int ids; /* the factory's user namespace, where sandboxes have subordinate ids */
   bool on_disk[MAX_BASES]; /* bases that are folders of the host's, other than its programs */
   struct sandbox *queue_first, *queue_last;
   int in_flight;
@@ -71,7 +71,7 @@ bool sandboxes_pending(void); /* some wait for their control group to be removab
 void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
 
 /* blocks.c */
-void blocks_open(uint32_t ids);
+void blocks_open(uint32_t ids, pid_t factory);
 void block_take(struct sandbox_spec *spec);
 void block_give_back(const struct sandbox_spec *spec);
 /* The level's name: in general (NULL), or of one sandbox. */
