@@ -34,8 +34,9 @@ export class TimeLimit {
 
   #fire(): void {
     const isHeldUp = performance.now() - this.#dueAt > HELD_UP_MS;
-    if (!isHeldUp || this.#isRenewed) return this.#expire();
-    this.#isRenewed = true;
-    this.#start();
+    if (isHeldUp && !this.#isRenewed) {
+      this.#isRenewed = true;
+      this.#start();
+    } else this.#expire();
   }
 }
