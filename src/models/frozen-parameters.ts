@@ -7,7 +7,7 @@
  */
 
 import { existsSync, statSync } from "node:fs";
-import { allocateDenseFloat32, mapSharedFile } from "../runtime/memory.ts";
+import { allocateFloat32, mapSharedFile } from "../runtime/memory.ts";
 import type { Value } from "../runtime/value.ts";
 import type { Adapters } from "./lora.ts";
 import { tensorValues } from "./parameter-values.ts";
@@ -33,7 +33,7 @@ export class FrozenParameters {
 
   /** A copy in this process's memory; `fill` writes the weights. */
   static inMemory(layout: ParameterLayout, fill: (flat: Float32Array) => void): FrozenParameters {
-    const flat = allocateDenseFloat32(layout.length);
+    const flat = allocateFloat32(layout.length);
     fill(flat);
     return new FrozenParameters(layout, flat);
   }

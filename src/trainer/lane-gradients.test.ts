@@ -55,7 +55,12 @@ function train(options: Partial<LearnerOptions>) {
     norms.push(learner.step(SETTINGS, slot, target).gradNorm);
     slot = target;
   }
-  return { norms, embeddings, parameters: store.parameters(slot as 0 | 1 | 2).slice(), left: learner.gradients.slice() };
+  return {
+    norms,
+    embeddings,
+    parameters: store.parameters(slot as 0 | 1 | 2).slice(),
+    left: learner.gradients.slice(),
+  };
 }
 
 describe("gradients of lanes", () => {

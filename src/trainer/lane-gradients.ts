@@ -2,7 +2,7 @@
 
 import { tensorValues } from "../models/parameter-values.ts";
 import { type ParameterLayout, parameterView } from "../models/parameters.ts";
-import { allocateDenseFloat32 } from "../runtime/memory.ts";
+import { allocateDense } from "../runtime/memory.ts";
 import type { PreparedCall } from "../runtime/session.ts";
 import type { Lane } from "./embedding-gradient.ts";
 import { LaneSum } from "./lane-sum.ts";
@@ -24,6 +24,11 @@ export interface LaneGradientsOptions {
   readonly replaceFrom?: number | undefined;
 }
 
+function allocateGradients(length: number): Float32Array {
+  const { buffer, byteOffset } = allocateDense(length * Float32Array.BYTES_PER_ELEMENT);
+  return new Float32Array(buffer, byteOffset, length);
+}
+
 export class LaneGradients {
   /** Accumulators per lane by parameter name. */
   readonly values: readonly Lane[];
@@ -41,7 +46,7 @@ export class LaneGradients {
   constructor(layout: ParameterLayout, options: LaneGradientsOptions) {
     const { lanes, threads, first, replaces, replaceFrom = REPLACE_FROM } = options;
     const flats = Array.from({ length: lanes }, (_, lane) =>
-      lane === 0 && first !== undefined ? first : allocateDenseFloat32(layout.length),
+      lane === 0 && first !== undefined ? first : allocateGradients(layout.length),
     );
     this.#layout = layout;
     this.#flats = flats;
