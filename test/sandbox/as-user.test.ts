@@ -31,6 +31,7 @@ const SUITES = [
   "archive",
   "guards",
   "network",
+  "names",
   "ports",
   "abuse-quotas",
   "abuse-init",

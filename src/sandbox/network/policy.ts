@@ -93,6 +93,19 @@ export class NetworkPolicy {
     return named.some((rule) => fits(rule, port)) ? undefined : `port ${port} of the host is not listed`;
   }
 
+  /** Ports at which the host may be reached by that name; none where it may not be. `host` is canonical, and no address. */
+  portsOf(host: string): readonly number[] {
+    if (this.mode === "none") return [];
+    const named = this.#rules.filter((rule) => names(rule, host));
+    const ports = named.flatMap(({ port }) => port ?? USUAL_PORTS);
+    return [...new Set(this.mode === "public" ? [...USUAL_PORTS, ...ports] : ports)];
+  }
+
+  /** Whether the host is listed by that very name. */
+  lists(host: string): boolean {
+    return this.#rules.some((rule) => rule.kind === "host" && rule.name === host);
+  }
+
   #refuseLiteral(address: Address, port: number): Refusal {
     const listed = this.#rules.some(
       (rule) => rule.kind === "range" && inRange(address, rule.range) && fits(rule, port),
@@ -101,13 +114,17 @@ export class NetworkPolicy {
     return this.refuseAddress(address, port);
   }
 
-  /** Whether a connection may be made to an address, whatever name led there. */
-  refuseAddress(address: Address, port: number): Refusal {
+  /** Whether a connection may be made to an address, whatever name led there; of several ports one is enough. */
+  refuseAddress(address: Address, port: number | readonly number[]): Refusal {
+    const ports = typeof port === "number" ? [port] : port;
     const special = specialRange(address);
     if (special === undefined) return undefined;
     const listed = this.#rules.some(
       (rule) =>
-        rule.kind === "range" && inRange(address, rule.range) && listsSpecial(rule.range, special) && fits(rule, port),
+        rule.kind === "range" &&
+        inRange(address, rule.range) &&
+        listsSpecial(rule.range, special) &&
+        ports.some((one) => fits(rule, one)),
     );
     return listed ? undefined : `the address is ${special.what} and not listed`;
   }
