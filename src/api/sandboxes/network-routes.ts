@@ -12,7 +12,9 @@ export function addNetworkRoutes(app: Hono, service: SandboxService): void {
   const named = (c: Context): ManagedSandbox => service.get(c.req.param("id") ?? "");
   app.put("/:id/network", async (c) => {
     const sandbox = named(c);
-    await sandbox.changeNetwork(toNetwork(await readBody(c, NetworkBody)));
+    const network = toNetwork(await readBody(c, NetworkBody));
+    service.checkNetwork(network);
+    await sandbox.changeNetwork(network);
     return c.json(describeSandbox(service, sandbox));
   });
   app.get("/:id/connections", (c) => {

@@ -6,6 +6,7 @@ import {
   type Address,
   type AddressRange,
   inRange,
+  isWithin,
   listsSpecial,
   parseAddress,
   parseRange,
@@ -27,7 +28,7 @@ const MAX_RULES = 1000;
 const NAME =
   /^(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?!\d+$|0x[0-9a-f]*$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
-type Rule = { readonly port: number | undefined } & (
+export type Rule = { readonly port: number | undefined } & (
   | { readonly kind: "host" | "below"; readonly name: string }
   | { readonly kind: "range"; readonly range: AddressRange }
 );
@@ -49,7 +50,8 @@ function badRule(rule: string, why: string): AleError {
   });
 }
 
-function parseRule(rule: string): Rule {
+/** @throws AleError("usage") naming a rule that is none. */
+export function parseRule(rule: string): Rule {
   const text = rule.trim().toLowerCase();
   const bracketed = /^\[([^\]]+)\](\/\d+)?(?::(\d+))?$/.exec(text);
   const plain = /^([^:]+)(?::(\d+))?$/.exec(text);
@@ -62,6 +64,23 @@ function parseRule(rule: string): Rule {
   if (body.startsWith("*.") && NAME.test(body.slice(2))) return { kind: "below", name: body.slice(2), port };
   if (NAME.test(body)) return { kind: "host", name: body, port };
   throw badRule(rule, "it is neither a host nor an address");
+}
+
+/** Whether whatever `inner` lists is listed by `outer`, too. */
+export function covers(outer: Rule, inner: Rule): boolean {
+  const ports = inner.port === undefined ? USUAL_PORTS : [inner.port];
+  if (!ports.every((port) => fits(outer, port))) return false;
+  if (inner.kind === "range") {
+    if (outer.kind !== "range" || !isWithin(inner.range, outer.range)) return false;
+    const { family, first } = inner.range;
+    const special = specialRange({ family, value: first });
+    return special === undefined || !isWithin(inner.range, special.range) || listsSpecial(outer.range, special);
+  }
+  if (outer.kind === "host") return inner.kind === "host" && inner.name === outer.name;
+  return (
+    outer.kind === "below" &&
+    (inner.name.endsWith(`.${outer.name}`) || (inner.kind === "below" && inner.name === outer.name))
+  );
 }
 
 export class NetworkPolicy {
