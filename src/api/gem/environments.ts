@@ -80,14 +80,7 @@ export class GemEnvironments {
 
   async #prepare(task: Task, envId: string, id?: string): Promise<ManagedSandbox> {
     const { service } = this.#options;
-    for (const [table, network] of [
-      ["agent", task.environment.network],
-      ["verifier", task.verifierNetwork],
-    ] as const)
-      if (network !== undefined)
-        service.checkNetwork(network, {
-          ...{ who: `task ${task.id}`, mode: `${table}.network_mode`, hosts: `${table}.allowed_hosts` },
-        });
+    service.networkCap?.checkTask(task);
     const sandbox = await service.create({
       ...{ id, environment: task.environment, labels: { env_id: envId }, isGraded: true },
     });

@@ -1,6 +1,7 @@
 /** `/v1/sandboxes/:id`: what a sandbox may reach, what it did reach, and ways to its own ports. */
 
 import type { Context, Hono } from "hono";
+import { REQUEST } from "../../sandbox/network/network-cap.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { HttpError } from "../http-error.ts";
@@ -13,7 +14,7 @@ export function addNetworkRoutes(app: Hono, service: SandboxService): void {
   app.put("/:id/network", async (c) => {
     const sandbox = named(c);
     const network = toNetwork(await readBody(c, NetworkBody));
-    service.checkNetwork(network);
+    service.networkCap?.check(REQUEST, network);
     await sandbox.changeNetwork(network);
     return c.json(describeSandbox(service, sandbox));
   });

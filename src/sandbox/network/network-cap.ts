@@ -2,7 +2,7 @@
 
 import type { NetworkCapSettings } from "../../config/network-cap.ts";
 import { AleError } from "../../core/errors.ts";
-import type { NetworkMode, NetworkSpec } from "../../core/types.ts";
+import type { NetworkMode, NetworkSpec, Task } from "../../core/types.ts";
 import { covers, parseRule, type Rule } from "./policy.ts";
 
 const ORDER: readonly NetworkMode[] = ["none", "allowlist", "public"];
@@ -21,6 +21,9 @@ export interface Asker {
   readonly mode: string;
   readonly hosts: string;
 }
+
+/** A client of the service, or what it archived. */
+export const REQUEST: Asker = { who: "the request", mode: "network.mode", hosts: "network.allow" };
 
 export class NetworkCap {
   readonly #settings: NetworkCapSettings;
@@ -55,5 +58,14 @@ export class NetworkCap {
         `${this.#names.hosts} allows ${networkHosts.join(", ")} only`,
         `leave it out, or have it added to ${this.#names.hosts}`,
       );
+  }
+
+  /** @throws AleError("usage") as `check`, for both phases of a task */
+  checkTask({ id, environment, verifierNetwork }: Pick<Task, "id" | "environment" | "verifierNetwork">): void {
+    const phases = { agent: environment.network, verifier: verifierNetwork };
+    for (const [table, network] of Object.entries(phases)) {
+      const asker = { who: `task ${id}`, mode: `${table}.network_mode`, hosts: `${table}.allowed_hosts` };
+      if (network !== undefined) this.check(asker, network);
+    }
   }
 }

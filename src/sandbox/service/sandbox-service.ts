@@ -7,9 +7,9 @@ import { randomBytes } from "node:crypto";
 import type { Alert } from "../../core/alerts.ts";
 import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
-import type { EnvironmentSpec, NetworkSpec } from "../../core/types.ts";
+import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
-import type { Asker, NetworkCap } from "../network/network-cap.ts";
+import { type NetworkCap, REQUEST } from "../network/network-cap.ts";
 import { NO_NETWORK } from "../network/policy.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
@@ -61,7 +61,6 @@ export const DEFAULT_TTL: TimeToLive = { idleMs: 1_800_000, totalMs: 86_400_000,
 const DEFAULT_QUEUE_MS = 60_000;
 /** Sandboxes that are gone are remembered, the last of them. */
 const MAX_REMEMBERED = 1000;
-const REQUEST: Asker = { who: "the request", mode: "network.mode", hosts: "network.allow" };
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 /** A sandbox that was forked, and what the fork could not take along. */
@@ -79,7 +78,7 @@ export class SandboxService implements AsyncDisposable {
   readonly #ttl: TimeToLive;
   readonly #clock: Clock;
   readonly #onAlert: SandboxServiceOptions["onAlert"];
-  readonly #networkCap: NetworkCap | undefined;
+  readonly networkCap: NetworkCap | undefined;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
   readonly snapshots = new NamedSnapshots();
@@ -92,7 +91,7 @@ export class SandboxService implements AsyncDisposable {
     this.provider = provider;
     this.warm = new WarmEnvironments(provider, warm ?? 0);
     this.#onAlert = onAlert;
-    this.#networkCap = networkCap;
+    this.networkCap = networkCap;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
@@ -113,13 +112,7 @@ export class SandboxService implements AsyncDisposable {
     this.#limits.schedule();
   }
 
-  /** @throws AleError("usage") when `asker` asks for more than any sandbox may reach */
-  checkNetwork(network: NetworkSpec, asker: Asker = REQUEST): void {
-    this.#networkCap?.check(asker, network);
-  }
-
   // ---- finding
-
   /** Those there are, the oldest first. */
   list(): ManagedSandbox[] {
     return [...this.#sandboxes.values()];
@@ -155,7 +148,7 @@ export class SandboxService implements AsyncDisposable {
     // Whoever starts from a snapshot says anew what may be reached.
     const { network = NO_NETWORK } = request.environment;
     const environment = from === undefined ? request.environment : { ...from.environment, network };
-    this.checkNetwork(network);
+    this.networkCap?.check(REQUEST, network);
     const sandbox = this.#register({ ...request, environment }, { ...this.#ttl, ...defined(request.ttl) });
     const ready =
       from === undefined
@@ -378,7 +371,7 @@ export class SandboxService implements AsyncDisposable {
   restore(id: string, options: Pick<CreateRequest, "queueMs" | "signal"> = {}): Promise<ManagedSandbox> {
     const archives = this.#archiving;
     return this.#change(id, "restore", async (sandbox) => {
-      this.checkNetwork(sandbox.spec.environment.network ?? NO_NETWORK, { ...REQUEST, who: `sandbox ${id}` });
+      this.networkCap?.check(REQUEST, sandbox.spec.environment.network ?? NO_NETWORK);
       sandbox.move("restore");
       sandbox.making = new AbortController();
       await this.#make(sandbox, options, (signal) => archives.bring(sandbox, signal), "restore_failed");
