@@ -106,7 +106,14 @@ export function defineServe(command: Command, cli: CommandLine): void {
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service, imageStore } = sandboxes;
-        mountSandboxes(app, { service, token, imageStore, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
+        const envHubFile = join(aleHome(cli.env), "envhub.json");
+        mountSandboxes(app, {
+          service,
+          token,
+          imageStore,
+          envHubFile,
+          ...(flags.sandboxImage && { images: flags.sandboxImage }),
+        });
       }
       await using teacher =
         flags.teacher === undefined ? undefined : await mountTeacher(cli, app, flags.teacher, token);

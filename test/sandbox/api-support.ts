@@ -42,7 +42,14 @@ export async function openApi(networkCap?: NetworkCap): Promise<TestApi> {
   const sandboxes = new SandboxService({ provider, capacity, archives, warm: 1, networkCap });
   const app = createApp({ store, token: TOKEN });
   const images = new Map([["python:3.11", "host"]]);
-  mountSandboxes(app, { service: sandboxes, token: TOKEN, images, imageStore, gemMaxTurns: 3 });
+  mountSandboxes(app, {
+    service: sandboxes,
+    token: TOKEN,
+    images,
+    imageStore,
+    gemMaxTurns: 3,
+    envHubFile: join(folder, "envhub.json"),
+  });
   const http = serve(app, { port: 0 });
   return {
     url: http.url,
