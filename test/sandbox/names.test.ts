@@ -79,6 +79,8 @@ test("programs that know nothing of a proxy find what is listed, by a name that 
   expect(await output(sandbox, "cat /etc/resolv.conf; getent hosts a.test")).toMatch(
     /^nameserver 127\.0\.0\.1\n127\.64\.0\.1 +a\.test\n$/,
   );
+  // Programs that ask for IPv4 alone, if there is any (AI_ADDRCONFIG), find it, too.
+  expect(await output(sandbox, "getent ahostsv4 a.test | head -n1")).toMatch(/^127\.64\.0\.1 /);
   expect(await ask(sandbox, question("A.Test"), "tcp")).toBe("ok 127.64.0.1");
   const request = `GET /x HTTP/1.1\\r\\nHost: a.test:${server.port}\\r\\n\\r\\n`;
   const raw = `exec 3<>/dev/tcp/a.test/${server.port}; printf '${request}' >&3; timeout 5 cat <&3; exec 3>&-`;

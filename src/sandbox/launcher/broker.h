@@ -82,6 +82,11 @@ void relay_tidy(void);
 bool relay_starved(void);
 
 /* datagrams.c */
+/*
+ * Gives the loopback device of the socket's network namespace another one: the C library takes a machine whose only address is
+ * 127.0.0.1 for one without IPv4, and finds no names for programs that ask for IPv4 alone (AI_ADDRCONFIG).
+ */
+void second_address(int fd);
 /* As recv: what has come, each in its frame; −1 and EAGAIN when nothing has. */
 ssize_t datagrams_read(int fd, uint8_t *stream, size_t size);
 /* Sends those that are complete. */

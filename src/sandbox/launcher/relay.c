@@ -203,6 +203,7 @@ static bool is_asked_for(int fd, int wanted) {
 static bool join_datagrams(struct gate *gate, int fd) {
   int outer = connect_path(gate);
   if (outer < 0) return false;
+  second_address(fd);
   struct connection *connection = new_connection(gate, outer, fd);
   connection->inner.datagrams = true;
   connection_count--; /* everyone's limit is about connections that come and go */

@@ -145,6 +145,7 @@ export class NameServer {
     if (type !== RecordType.A && type !== RecordType.AAAA)
       return { code: Rcode.refused, reason: `records of type ${type} are not looked up` };
     const found = await addressesOf(host, (one) => this.#options.lookups.findLately(one, policy));
+    if (this.policy !== policy) throw new Unreachable("failed", "the network of the sandbox changed");
     const refusals = found.map((text) => {
       const address = parseAddress(text);
       return address === undefined ? "its address cannot be read" : policy.refuseAddress(address, ports);
