@@ -244,6 +244,24 @@ print(i)
   await until("an answer", 10_000, async () => (await ask(sandbox, question("x.other.test"))) === "no such name");
 }, 60_000);
 
+test("more names than addresses: the one that was asked for last leads there, and so does any that is asked for again", async () => {
+  await using sandbox = await provider.create({
+    ...ENVIRONMENT,
+    network: allowing(`*.deep.test:${server.port}`, `*.deep.test:9`, `${LISTED}:${server.port}`, `${LISTED}:9`),
+  });
+  for (let i = 1; i <= 40; i++) expect(await ask(sandbox, question(`n${i}.deep.test`))).toBe(`ok 127.64.0.${i}`);
+  const reach = (i: number) =>
+    outcome(
+      sandbox,
+      `exec 3<>/dev/tcp/127.64.0.${i}/${server.port} && printf 'GET / HTTP/1.1\\r\\nHost: n${i}.deep.test:${server.port}\\r\\n\\r\\n' >&3 && cat <&3; exec 3>&-`,
+    );
+  expect((await reach(40))[1]).toEndWith("ok");
+  expect((await reach(1))[1]).toContain("Connection refused");
+  expect(await ask(sandbox, question("n1.deep.test"))).toBe("ok 127.64.0.1");
+  expect((await reach(1))[1]).toEndWith("ok");
+  expect(Number(await output(sandbox, "grep -c ' 0A ' /proc/net/tcp"))).toBeLessThanOrEqual(34);
+});
+
 test("ports that programs of the sandbox have stay theirs", async () => {
   await using sandbox = await provider.create({ ...ENVIRONMENT, network: named("busy.test") });
   if ((await outcome(sandbox, "command -v python3"))[0] !== 0) return console.log("skipped: Python is not installed");

@@ -5,7 +5,6 @@
 
 import { type Context, Hono } from "hono";
 import { z } from "zod";
-import { errorMessage } from "../../core/errors.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { describeHttpError, HttpError } from "../http-error.ts";
@@ -48,7 +47,7 @@ export function e2bRoutes({ service, images }: E2bOptions): Hono {
   app.onError((error, c) => {
     const rock = error instanceof RockError;
     const { status, body } = describeHttpError(rock ? new HttpError(400, "bad_request", error.message) : error);
-    return c.json({ code: status, message: status === 500 ? errorMessage(error) : body.error.message }, status as 500);
+    return c.json({ code: status, message: body.error.message }, status as 500);
   });
   app.post("/sandboxes", async (c) => {
     const { templateID, timeout, metadata, envVars } = await readBody(c, CreateBody);
@@ -62,10 +61,7 @@ export function e2bRoutes({ service, images }: E2bOptions): Hono {
     const request = toCreateRequest(start, await images.find(templateID), (name) => c.req.header(name));
     const labels = Object.fromEntries(Object.entries(metadata).map(([key, value]) => [PREFIX + key, value]));
     const sandbox = await service.create({ ...request, labels: { ...request.labels, ...labels } });
-    return c.json(
-      { sandboxID: sandbox.id, envdVersion: ENVD_VERSION, clientID: CLIENT_ID, templateID } satisfies object,
-      201,
-    );
+    return c.json({ sandboxID: sandbox.id, envdVersion: ENVD_VERSION, clientID: CLIENT_ID, templateID }, 201);
   });
   app.get("/v2/sandboxes", (c) => {
     const wanted = parseMetadata(c.req.query("metadata") ?? "");

@@ -9,9 +9,15 @@ const FIRST = 0x7f40_0000;
 const LAST = 0x7f7f_ffff;
 /** After its name was asked for last, or its last connection ended. Answers are relied on for less (`NameServer`). */
 const IDLE_MS = 120_000;
-const MAX_NAMES = 32;
-const MAX_PORTS = 96;
+/** Each is a descriptor here and in the launcher, so a sandbox has so many, fewer where many are open, and all have an end. */
+const MAX_PORTS = 32;
+const MAX_PORTS_WHEN_MANY = 8;
+const MANY = 1024;
+const MAX_EVERYWHERE = 2048;
 const PORTS_OF_NAME = 8;
+
+/** Of all sandboxes. */
+let openEverywhere = 0;
 
 /** What opens ports in the sandbox. */
 export interface StandInGates {
@@ -36,6 +42,7 @@ export class StandIns {
   readonly #addresses = new Map<string, string>();
   /** The one that was asked for longest ago is first. */
   readonly #open = new Map<string, StandIn>();
+  #ended = false;
 
   constructor(gates: StandInGates, exclusively: <T>(work: () => Promise<T>) => Promise<T>) {
     this.#gates = gates;
@@ -51,12 +58,14 @@ export class StandIns {
     this.#open.set(name, one);
     this.#rest(one);
     const wanted = ports.slice(0, PORTS_OF_NAME).filter((port) => !one.ports.has(port));
-    await this.#makeRoom(one, wanted.length);
-    let failure: unknown;
-    for (const port of wanted) {
+    let failure = await this.#makeRoom(one, wanted.length);
+    for (const port of failure === undefined ? wanted : []) {
       try {
+        if (openEverywhere >= MAX_EVERYWHERE) throw new Error("too many ports of all sandboxes are open");
         await this.#gates.open(address, port, name);
+        if (this.#ended) break;
         one.ports.add(port);
+        openEverywhere++;
       } catch (error) {
         failure = error; // a program of the sandbox has it; the others may do
       }
@@ -66,12 +75,17 @@ export class StandIns {
     throw failure ?? new Error("the name has no port");
   }
 
-  async #makeRoom(wanting: StandIn, ports: number): Promise<void> {
+  /** Why there is none: connections go through all that might be closed. */
+  async #makeRoom(wanting: StandIn, ports: number): Promise<unknown> {
+    const most = openEverywhere > MANY ? MAX_PORTS_WHEN_MANY : MAX_PORTS;
+    const inUse = () => [...this.#open.values()].reduce((sum, one) => sum + one.ports.size, 0);
     for (const one of [...this.#open.values()]) {
-      const inUse = [...this.#open.values()].reduce((sum, { ports }) => sum + ports.size, 0);
-      if (this.#open.size <= MAX_NAMES && inUse + ports <= MAX_PORTS) return;
+      if (inUse() + ports <= most) return undefined;
       if (one !== wanting && !this.#isBusy(one)) await this.#close(one);
     }
+    return inUse() + ports <= most
+      ? undefined
+      : new Error("connections go through all addresses that names could have");
   }
 
   #isBusy({ address, ports }: StandIn): boolean {
@@ -94,8 +108,10 @@ export class StandIns {
   async #close(one: StandIn): Promise<void> {
     clearTimeout(one.timer);
     this.#open.delete(one.name);
-    for (const port of one.ports) await this.#gates.close(one.address, port);
+    openEverywhere -= one.ports.size;
+    const ports = [...one.ports];
     one.ports.clear();
+    for (const port of ports) await this.#gates.close(one.address, port);
   }
 
   /** Closes all; names keep their addresses. */
@@ -105,7 +121,11 @@ export class StandIns {
 
   /** Without a word to the sandbox, which has ended. */
   forget(): void {
-    for (const { timer } of this.#open.values()) clearTimeout(timer);
+    this.#ended = true;
+    for (const { timer, ports } of this.#open.values()) {
+      clearTimeout(timer);
+      openEverywhere -= ports.size;
+    }
     this.#open.clear();
   }
 }
