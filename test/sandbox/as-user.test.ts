@@ -59,6 +59,8 @@ const WITH_SUBIDS = [
   "images",
   "archive",
   "guards",
+  "network",
+  "names",
   "abuse-quotas",
   "abuse-init",
   "abuse-layers",
