@@ -21,6 +21,7 @@ const SUITES = [
   "grading",
   "snapshots",
   "shells",
+  "interrupts",
   "edit",
   "service",
   "service-abuse",
