@@ -1,6 +1,5 @@
 /** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
-import { isAbsolute } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type {
   CommandOptions,
@@ -16,6 +15,15 @@ import type { InitChannel } from "./init-channel.ts";
 import { type Reply, SOCKETS } from "./launcher-client.ts";
 import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
+  checkPath,
+  type ExecOptions,
+  encodeProgram,
+  ProgramMissing,
+  type SeparateResult,
+  throwIfAborted,
+  toResult,
+} from "./programs.ts";
+import {
   decodeResult,
   encodeCommand,
   encodeFiles,
@@ -27,14 +35,7 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import {
-  decodeRead,
-  decodeStatistics,
-  encodeLaunch,
-  encodeRead,
-  encodeStat,
-  type SandboxStatistics,
-} from "./requests.ts";
+import { decodeRead, decodeStatistics, encodeRead, encodeStat, type SandboxStatistics } from "./requests.ts";
 import type { SandboxRoot } from "./roots.ts";
 import type { Layer } from "./snapshots.ts";
 
@@ -44,42 +45,11 @@ const FILES_MS = 30_000;
 /** Longer than the limit inside, which names the cause. */
 const KILL_MS = 40_000;
 const LIMITS_MS = 10_000;
-const FREEZE_MS = 20_000;
+const FREEZE_MS = 40_000;
 const PAUSE_MS = 10_000;
-/** For the launcher: a command without a time limit. */
-const NO_LIMIT = 0xffffffff;
 
 /** A paused sandbox's init may be frozen, and answers to these only. */
 const WHILE_PAUSED: ReadonlySet<OpCode> = new Set([Op.resume, Op.statistics, Op.freeze]);
-
-/** How a one-shot program is run. */
-export interface ExecOptions extends CommandOptions {
-  readonly cwd: string;
-  /** `Infinity`: no limit. */
-  readonly timeoutMs: number;
-  /** Added to the sandbox's own few variables, or in their place. */
-  readonly env?: Readonly<Record<string, string>> | undefined;
-  /** Name or number of a user of the sandbox; omitted: root. */
-  readonly user?: string | undefined;
-  /** What the program reads; omitted: nothing. */
-  readonly stdin?: Uint8Array | undefined;
-  /** Gets the whole output, up to `maxBytes`; how much is written does not end the program then. */
-  readonly log?: { readonly path: string; readonly maxBytes: number } | undefined;
-}
-
-/** Standard output in `output`, standard error apart. `truncated` holds for either. */
-export interface SeparateResult extends CommandResult {
-  readonly errorOutput: Uint8Array;
-  readonly errorOutputBytes: number;
-}
-
-/** What `exec` throws when the program is not there. */
-export class ProgramMissing extends AleError {
-  constructor(program: string) {
-    super("sandbox", `there is no program ${program} in the sandbox`, { hint: "name one that the profile has" });
-    this.name = "ProgramMissing";
-  }
-}
 
 /** Who made the sandbox: told when it ends, asked when a snapshot is wanted. */
 export interface SandboxOwner {
@@ -105,7 +75,11 @@ export class NativeSandbox implements Sandbox {
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
   #paused = false;
-  /** Never rejects: what fails is told by the next use. */
+  /** Requests under way. */
+  #asked = 0;
+  /** Until it goes on after a snapshot; all requests wait. Neither rejects: what fails is told by the next use. */
+  #going: Promise<void> | undefined;
+  /** The same, until its shell is there again; only commands wait. */
   reopening: Promise<void> | undefined;
 
   constructor(
@@ -152,7 +126,7 @@ export class NativeSandbox implements Sandbox {
         get alive() {
           return sandbox.alive;
         },
-        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+        request: (op, payload, what, timeoutMs) => sandbox.#send(op, payload, what, timeoutMs),
       },
       options,
     );
@@ -161,11 +135,15 @@ export class NativeSandbox implements Sandbox {
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
-      if (number !== this.#number || this.#gone !== undefined) return;
-      this.#gone = reason;
-      this.network.close().catch(() => {});
-      for (const listener of this.#goneListeners) listener(reason);
+      if (number === this.#number) this.#lose(reason);
     });
+  }
+
+  #lose(reason: string): void {
+    if (this.#gone !== undefined || this.#destroyed !== undefined) return;
+    this.#gone = reason;
+    this.network.close().catch(() => {});
+    for (const listener of this.#goneListeners) listener(reason);
   }
 
   /** Calls `listener` once when the sandbox ends by itself, as one does whose init was killed for want of memory. */
@@ -191,30 +169,38 @@ export class NativeSandbox implements Sandbox {
   }
 
   /**
-   * Goes on as the launcher's sandbox `number`, which stands on `layers`.
+   * Goes on as the launcher's sandbox `number`, which stands on `layers`; they are retained for it already.
    * @throws AleError("sandbox") when it was destroyed meanwhile.
    */
   continueAs(number: number, layers: readonly Layer[]): void {
     this.#check();
-    for (const layer of layers) layer.retain(true);
     for (const layer of this.#layers) layer.release(true);
     this.#layers = layers;
     this.#number = number;
     this.#watch();
   }
 
-  /** Brings its shell back by `reopen`, while the sandbox may be used: only commands wait. */
-  reopenBy(reopen: () => Promise<void>): void {
-    this.reopening = reopen()
-      .catch((error: unknown) => this.fail(`its shell could not be opened again: ${errorMessage(error)}`))
+  /**
+   * Goes on by `make`, which calls `continueAs`, then has its shell brought back by `reopen`. The sandbox may be used at once:
+   * what is asked of it waits.
+   */
+  goOnBy(make: () => Promise<void>, reopen: () => Promise<void>): void {
+    this.#going = make()
+      .catch((error: unknown) => this.#lose(`it could not go on after its snapshot was taken: ${errorMessage(error)}`))
+      .finally(() => {
+        this.#going = undefined;
+      });
+    this.reopening = this.#going
+      .then(() => (this.alive ? reopen() : undefined))
+      .catch((error: unknown) => this.#lose(`its shell could not be opened again: ${errorMessage(error)}`))
       .finally(() => {
         this.reopening = undefined;
       });
   }
 
-  /** Marks a sandbox that ended on the way to a snapshot. */
-  fail(reason: string): void {
-    this.#gone ??= reason;
+  /** Whether somebody waits for it. */
+  get busy(): boolean {
+    return this.#asked > 0;
   }
 
   /** Whether it can still be used. */
@@ -275,8 +261,22 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    if (this.#going !== undefined) await this.#going;
+    return this.#send(op, payload, what, timeoutMs);
+  }
+
+  async #send(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
     this.#check(WHILE_PAUSED.has(op));
-    return this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
+    return this.#counted(this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs));
+  }
+
+  async #counted(reply: Promise<Reply>): Promise<Reply> {
+    this.#asked++;
+    try {
+      return await reply;
+    } finally {
+      this.#asked--;
+    }
   }
 
   async upload(folder: string, files: readonly SandboxFile[]): Promise<void> {
@@ -325,21 +325,14 @@ export class NativeSandbox implements Sandbox {
   async #launch(argv: readonly string[], options: ExecOptions, separate: boolean): Promise<RawResult> {
     const [program] = argv;
     if (program === undefined) throw new AleError("sandbox", "exec needs a program");
-    checkPath(options.cwd);
-    const { cwd, user, log, stdin, timeoutMs, maxOutputBytes } = options;
-    const env = { ...this.env, ...options.env };
-    const payload = encodeLaunch({
-      first:
-        timeoutMs === Number.POSITIVE_INFINITY ? NO_LIMIT : Math.max(1, Math.min(NO_LIMIT - 1, Math.ceil(timeoutMs))),
-      second: Math.max(1, Math.min(NO_LIMIT, Math.ceil(maxOutputBytes))),
-      ...{ cwd, env, user, argv, separate, log, input: stdin },
-    });
+    const payload = encodeProgram(argv, { ...options, env: { ...this.env, ...options.env } }, separate);
     const reply = await this.#command(Op.exec, payload, program, options);
     if (reply.missing) throw new ProgramMissing(program);
     return decodeResult(reply.payload);
   }
 
   async #command(op: OpCode, payload: Uint8Array, what: string, options: CommandOptions): Promise<Reply> {
+    if (this.#going !== undefined) await this.#going;
     this.#check();
     const { signal } = options;
     throwIfAborted(signal, what);
@@ -348,7 +341,7 @@ export class NativeSandbox implements Sandbox {
     const abort = () => this.launcher.cancel(request, this.#number);
     signal?.addEventListener("abort", abort, { once: true });
     try {
-      const result = await reply;
+      const result = await this.#counted(reply);
       throwIfAborted(signal, what);
       return result;
     } finally {
@@ -387,6 +380,7 @@ export class NativeSandbox implements Sandbox {
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
   async limitEvents(): Promise<LimitEvents> {
     if (this.#destroyed !== undefined) this.#check(true);
+    if (this.#going !== undefined) await this.#going;
     const what = `the limits of sandbox ${this.id}`;
     const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
     const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
@@ -399,6 +393,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #destroy(): Promise<void> {
+    await this.#going;
     this.launcher.forget(this.#number);
     try {
       await this.network.close();
@@ -416,17 +411,4 @@ export class NativeSandbox implements Sandbox {
   [Symbol.asyncDispose](): Promise<void> {
     return this.destroy();
   }
-}
-
-function checkPath(path: string): void {
-  if (!isAbsolute(path)) throw new AleError("sandbox", `a path in a sandbox must be absolute, not "${path}"`);
-}
-
-function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
-  if (signal?.aborted) throw new AleError("interrupted", `${what} was cancelled`, { cause: signal.reason });
-}
-
-function toResult({ status, code, output, outputBytes, truncated, ms }: RawResult): CommandResult {
-  const ended = status === "exited" || status === "shell_died";
-  return { exitCode: ended ? code : null, output, outputBytes, truncated, status, ms };
 }

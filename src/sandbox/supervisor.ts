@@ -276,28 +276,38 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
     const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
-    const { client } = launcher;
     await this.frozen.makeRoom();
     await sandbox.reopening;
-    const shell = withShell ? await readShellState(sandbox) : undefined;
-    const ended = await sandbox.endProcesses();
+    const [shell, ended] = await Promise.all([
+      withShell ? readShellState(sandbox) : undefined,
+      countProcesses(sandbox),
+    ]);
+    // Whoever waits for something hears that it was ended. The rest ends with the sandbox.
+    if (sandbox.busy) await sandbox.endProcesses();
     const { bytes, ...root } = await this.#freeze(sandbox, launcher);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
-    const snapshot = new NativeSnapshot(client, { ...root, environment, shell, bytes, lostProcesses });
+    const snapshot = new NativeSnapshot(launcher.client, { ...root, environment, shell, bytes, lostProcesses });
+    const session = shell !== undefined && environment.network?.mode === "none";
+    sandbox.goOnBy(
+      () => this.#goOn(sandbox, launcher, environment, { session, root }),
+      () => reopenShell(sandbox, shell),
+    );
+    return snapshot;
+  }
+
+  async #goOn(sandbox: NativeSandbox, launcher: Launcher, environment: EnvironmentSpec, what: MakeOptions) {
+    const { layers } = what.root;
     const number = this.#nextNumber++;
+    for (const layer of layers) layer.retain(true); // the snapshot may be disposed of before it stands on them
+    await new Promise(setImmediate); // a fork that is asked for at once comes first
     try {
-      const session = shell !== undefined && sandbox.network.spec.mode === "none";
-      await this.#request(launcher, number, environment, { session, root });
-      sandbox.continueAs(number, root.layers);
-      await sandbox.network.reopen();
-      sandbox.reopenBy(() => reopenShell(sandbox, shell));
+      const made = this.#request(launcher, number, environment, what);
+      await sandbox.network.reopen(made.then(() => sandbox.continueAs(number, layers)));
     } catch (error) {
-      sandbox.fail("it could not go on after its snapshot was taken");
-      await snapshot[Symbol.asyncDispose]();
-      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
+      if (sandbox.layers !== layers) for (const layer of layers) layer.release(true);
+      await launcher.client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
-    return snapshot;
   }
 
   async fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox> {
@@ -373,6 +383,10 @@ function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
 /** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
 function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
   return { ...environment, network: network.spec };
+}
+
+async function countProcesses(sandbox: NativeSandbox): Promise<number> {
+  return (await sandbox.statistics()).processes ?? 0;
 }
 
 /** `undefined` where the sandbox has no shell. */
