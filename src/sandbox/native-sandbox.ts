@@ -20,6 +20,7 @@ import {
   encodeProgram,
   ProgramMissing,
   type SeparateResult,
+  ShellMissing,
   throwIfAborted,
   toResult,
 } from "./programs.ts";
@@ -35,17 +36,17 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import { decodeRead, decodeStatistics, encodeRead, encodeStat, type SandboxStatistics } from "./requests.ts";
+import { decodeLimits, decodeRead, decodeStatistics, encodeRead, type SandboxStatistics } from "./requests.ts";
 import type { SandboxRoot } from "./roots.ts";
+import { findWritten } from "./sandbox-files.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
 const COMMAND_GRACE_MS = 15_000;
 const FILES_MS = 30_000;
-/** Longer than the limit inside, which names the cause. */
-const KILL_MS = 40_000;
+/** Until all processes have ended; longer than the limit inside, which names the cause. */
+const END_MS = 40_000;
 const LIMITS_MS = 10_000;
-const FREEZE_MS = 40_000;
 const PAUSE_MS = 10_000;
 
 /** A paused sandbox's init may be frozen, and answers to these only. */
@@ -163,7 +164,7 @@ export class NativeSandbox implements Sandbox {
 
   /** Ends the sandbox in the launcher and keeps what it wrote as `layer`. Returns its bytes. */
   async freeze(layer: number): Promise<number> {
-    const reply = await this.#request(Op.freeze, encodeSettings([["layer", layer]]), "freezing the files", FREEZE_MS);
+    const reply = await this.request(Op.freeze, encodeSettings([["layer", layer]]), "freezing the files", END_MS);
     this.launcher.forget(this.#number);
     return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
   }
@@ -215,22 +216,17 @@ export class NativeSandbox implements Sandbox {
       throw new AleError("sandbox", `sandbox ${this.id} is paused`, { hint: "resume it first" });
   }
 
-  /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
-  async request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    return this.#request(op, payload, what, timeoutMs);
-  }
-
   /** Stops every process until `resume`; time limits stand still. But for statistics, nothing can be asked of it meanwhile. */
   async pause(): Promise<void> {
     await this.reopening;
-    await this.#request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
+    await this.request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
     this.#paused = true;
     this.launcher.holdOff(this.#number);
   }
 
   async resume(): Promise<void> {
     try {
-      await this.#request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
+      await this.request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
     } finally {
       this.#paused = false;
       this.launcher.goOn(this.#number);
@@ -238,29 +234,23 @@ export class NativeSandbox implements Sandbox {
   }
 
   async statistics(): Promise<SandboxStatistics> {
-    const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
+    const { payload } = await this.request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
   }
 
   /** Its processes, for the guards. */
   async observe(): Promise<Observation> {
-    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    const { payload } = await this.request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
     return decodeObservation(payload, performance.now());
   }
 
   /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
-  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
-    const settings = encodeSettings(paths.map((path) => ["path", path]));
-    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
-    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
-    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
-    const found = await Promise.all(
-      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
-    );
-    return paths.filter((_, i) => found[i]?.missing === false);
+  writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    return findWritten(this, paths);
   }
 
-  async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+  /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
+  async request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
     if (this.#going !== undefined) await this.#going;
     return this.#send(op, payload, what, timeoutMs);
   }
@@ -286,7 +276,7 @@ export class NativeSandbox implements Sandbox {
   /** Like `upload`, but what lies at `folder` is removed first, links and all. */
   async replaceFolder(folder: string, files: readonly SandboxFile[]): Promise<void> {
     checkPath(folder);
-    await this.#request(Op.import, encodeImport(folder, encodeFiles(files), true), `replacing ${folder}`, FILES_MS);
+    await this.request(Op.import, encodeImport(folder, encodeFiles(files), true), `replacing ${folder}`, FILES_MS);
   }
 
   async run(command: string, options: CommandOptions): Promise<CommandResult> {
@@ -304,10 +294,7 @@ export class NativeSandbox implements Sandbox {
     const { timeoutMs, maxOutputBytes, interactive } = options;
     const payload = encodeCommand({ timeoutMs, maxOutputBytes, text, shell, interactive: interactive ?? false });
     const reply = await this.#command(Op.run, payload, "a command", options);
-    if (reply.missing)
-      throw new AleError("sandbox", "there is no shell in the sandbox", {
-        hint: "install bash on this machine, or into the profile's root folder",
-      });
+    if (reply.missing) throw new ShellMissing();
     const raw = decodeResult(reply.payload);
     return { ...toResult(raw), restarted: raw.restarted };
   }
@@ -323,11 +310,9 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #launch(argv: readonly string[], options: ExecOptions, separate: boolean): Promise<RawResult> {
-    const [program] = argv;
-    if (program === undefined) throw new AleError("sandbox", "exec needs a program");
     const payload = encodeProgram(argv, { ...options, env: { ...this.env, ...options.env } }, separate);
-    const reply = await this.#command(Op.exec, payload, program, options);
-    if (reply.missing) throw new ProgramMissing(program);
+    const reply = await this.#command(Op.exec, payload, argv[0] ?? "", options);
+    if (reply.missing) throw new ProgramMissing(argv[0] ?? "");
     return decodeResult(reply.payload);
   }
 
@@ -351,7 +336,7 @@ export class NativeSandbox implements Sandbox {
 
   async readFile(path: string, maxBytes: number): Promise<Uint8Array | null> {
     checkPath(path);
-    const reply = await this.#request(Op.read, encodeRead({ path, maxBytes }), `reading ${path}`, FILES_MS);
+    const reply = await this.request(Op.read, encodeRead({ path, maxBytes }), `reading ${path}`, FILES_MS);
     return reply.missing ? null : decodeRead(reply.payload).content;
   }
 
@@ -361,20 +346,20 @@ export class NativeSandbox implements Sandbox {
 
   /** As `killAll`; returns how many processes there were, the shell included. */
   async endProcesses(): Promise<number> {
-    const { payload } = await this.#request(Op.killAll, new Uint8Array(0), "ending all processes", KILL_MS);
+    const { payload } = await this.request(Op.killAll, new Uint8Array(0), "ending all processes", END_MS);
     return new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true);
   }
 
   async exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive> {
     checkPath(folder);
-    const reply = await this.#request(Op.export, encodePath(maxBytes, folder), `exporting ${folder}`, FILES_MS);
+    const reply = await this.request(Op.export, encodePath(maxBytes, folder), `exporting ${folder}`, FILES_MS);
     if (reply.missing) throw new AleError("sandbox", `there is no folder ${folder} in sandbox ${this.id}`);
     return reply.payload;
   }
 
   async importFolder(folder: string, archive: SandboxArchive): Promise<void> {
     checkPath(folder);
-    await this.#request(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
+    await this.request(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
   }
 
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
@@ -383,8 +368,7 @@ export class NativeSandbox implements Sandbox {
     if (this.#going !== undefined) await this.#going;
     const what = `the limits of sandbox ${this.id}`;
     const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
-    const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
-    return { memory: view.getUint32(0, true), pids: view.getUint32(4, true), disk: view.getUint32(8, true) };
+    return decodeLimits(reply.payload);
   }
 
   destroy(): Promise<void> {

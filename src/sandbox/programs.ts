@@ -1,4 +1,4 @@
-/** One-shot programs in a sandbox: how they are run, and what comes of them. */
+/** Commands in a sandbox: how they are run, and what comes of them. */
 
 import { isAbsolute } from "node:path";
 import { AleError } from "../core/errors.ts";
@@ -38,12 +38,23 @@ export class ProgramMissing extends AleError {
   }
 }
 
+/** What `run` throws when there is no shell. */
+export class ShellMissing extends AleError {
+  constructor() {
+    super("sandbox", "there is no shell in the sandbox", {
+      hint: "install bash on this machine, or into the profile's root folder",
+    });
+    this.name = "ShellMissing";
+  }
+}
+
 /**
  * The request that starts `argv`. `separate`: with standard error apart.
- * @throws AleError("sandbox") when the folder is not an absolute path.
+ * @throws AleError("sandbox") without a program, or when the folder is not an absolute path.
  */
 export function encodeProgram(argv: readonly string[], options: ExecOptions, separate: boolean): Uint8Array {
   const { cwd, env, user, log, stdin, timeoutMs, maxOutputBytes } = options;
+  if (argv.length === 0) throw new AleError("sandbox", "exec needs a program");
   checkPath(cwd);
   return encodeLaunch({
     first:

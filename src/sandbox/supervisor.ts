@@ -21,15 +21,8 @@ import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
 import { removeTree } from "./remove-tree.ts";
 import { type ResolveImage, Roots, type SandboxRoot } from "./roots.ts";
-import {
-  exportCommands,
-  Layer,
-  NativeSnapshot,
-  PRINT_SHELL_STATE,
-  parseShellState,
-  restoreShellState,
-  type ShellState,
-} from "./snapshots.ts";
+import { countProcesses, exportVariables, readShellState, reopenShell } from "./shell-state.ts";
+import { Layer, NativeSnapshot } from "./snapshots.ts";
 import { WarmPools } from "./warm-pools.ts";
 
 export interface SandboxProviderOptions {
@@ -79,9 +72,6 @@ export interface LayeredSandboxProvider extends NativeSandboxProvider {
 }
 
 const CREATE_MS = 30_000;
-const SHELL_MS = 10_000;
-/** Exported variables beyond this are not carried over. */
-const MAX_SHELL_STATE = 1 << 20;
 /** As in `launcher/launcher.h`. */
 const MAX_LAYERS = 64;
 const LEAST_DISK = 1 << 20;
@@ -196,8 +186,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
       // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
       await this.#request(launcher, number, environment, { ...what, session: what.session && !reaches });
       if (reaches) await sandbox.network.change(network);
-      if (what.session && Object.keys(what.root.env).length > 0)
-        await sandbox.run(exportCommands(what.root.env), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
+      if (what.session) await exportVariables(sandbox);
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -383,25 +372,6 @@ function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
 /** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
 function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
   return { ...environment, network: network.spec };
-}
-
-async function countProcesses(sandbox: NativeSandbox): Promise<number> {
-  return (await sandbox.statistics()).processes ?? 0;
-}
-
-/** `undefined` where the sandbox has no shell. */
-export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
-  const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
-  const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
-    if (sandbox.alive) return undefined;
-    throw error;
-  });
-  return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
-}
-
-export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
-  if (shell === undefined) return;
-  await sandbox.runIn(0, restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }
 
 /**
