@@ -218,7 +218,7 @@ const EngineSchema = z
       .max(1024)
       .optional()
       .describe("Threads of each engine on a cpu; all cores shared out among those engines when omitted"),
-    slots: count("Sequences per decode batch", 32, 4096),
+    slots: z.number().int().min(2).max(4096).default(32).describe("Sequences per decode batch"),
     cacheGb: z
       .number()
       .min(0.000001)

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import { launcherPath } from "./launcher-path.ts";
+import { subordinateHint } from "./subordinate-ids.ts";
 import { createSandboxProvider } from "./supervisor.ts";
 
 /** One thing looked at; `hint` says what to do when it is not `ok`. */
@@ -31,7 +32,7 @@ const HINTS: Readonly<Record<string, string>> = {
     "memory and processes are limited by rlimits and a watcher, cpu is not; for hard limits run as root, " +
     "or in a delegated group: systemd-run --user --scope -p Delegate=yes ale …",
 };
-const OPTIONAL = new Set(["id-mapped mounts", "landlock", "control groups"]);
+const OPTIONAL = new Set(["id-mapped mounts", "subordinate ids", "landlock", "control groups"]);
 const PROBE_MS = 10_000;
 
 /** Tries each primitive, then one whole sandbox. Takes well under a second once the launcher is compiled. */
@@ -61,7 +62,7 @@ async function probePrimitives(path: string): Promise<SandboxProbe[]> {
     return text.split("\n").flatMap((line) => {
       const [name, ok, detail] = line.split("\t");
       if (name === undefined || ok === undefined || detail === undefined) return [];
-      const hint = ok === "1" ? undefined : HINTS[name];
+      const hint = ok === "1" ? undefined : name === "subordinate ids" ? subordinateHint(detail) : HINTS[name];
       const probe = { name, ok: ok === "1", detail, required: !OPTIONAL.has(name) };
       return [hint === undefined ? probe : { ...probe, hint }];
     });

@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileSink, Subprocess } from "bun";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
+import { TimeLimit } from "../core/time-limit.ts";
 import { beginWait } from "../core/waits.ts";
 import { launcherPath } from "./launcher-path.ts";
 import { concat, encodeMessage, encodeSettings, Flag, type Frame, FrameReader, Op, type OpCode } from "./protocol.ts";
@@ -33,9 +34,7 @@ interface Pending {
   readonly resolve: (reply: Reply) => void;
   readonly reject: (error: AleError) => void;
   readonly expire: () => void;
-  timer: Timer;
-  /** Of `performance.now()`. */
-  dueAt: number;
+  limit: TimeLimit;
   /** What was left of the wait when its sandbox was paused. */
   left?: number | undefined;
 }
@@ -44,6 +43,8 @@ export interface LauncherOptions {
   readonly stateDir: string;
   /** `off`: do not use control groups even where they can be had. */
   readonly cgroups: "auto" | "off";
+  /** `off`: as an ordinary user, sandboxes with the one id of that user even where there are subordinate ids. */
+  readonly subids: "auto" | "off";
 }
 
 interface Reached {
@@ -104,6 +105,7 @@ export class LauncherClient {
         ["name", record.name],
         ["folder", record.folder],
         ["cgroups", options.cgroups === "auto" ? 1 : 0],
+        ["subids", options.subids === "auto" ? 1 : 0],
       ]);
       const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);
       const answers = new TextDecoder().decode(reply.payload).split("\0");
@@ -269,7 +271,7 @@ export class Connection {
     this.#reason = `${this.#name} ${how}${told === "" ? "" : `: ${told}`}`;
     const error = new AleError("sandbox", this.#reason, { hint: "the next sandbox starts a new one" });
     for (const pending of this.#pending.values()) {
-      clearTimeout(pending.timer);
+      pending.limit.stop();
       pending.reject(error);
     }
     this.#pending.clear();
@@ -289,7 +291,7 @@ export class Connection {
     pending.parts.push(frame.payload);
     if (frame.flags & Flag.more) return;
     this.#pending.delete(frame.request);
-    clearTimeout(pending.timer);
+    pending.limit.stop();
     const missing = (frame.flags & Flag.missing) !== 0;
     if (missing || (frame.flags & Flag.error) === 0) pending.resolve({ payload: concat(pending.parts), missing });
     else pending.reject(new AleError("sandbox", new TextDecoder().decode(frame.payload)));
@@ -306,25 +308,23 @@ export class Connection {
     for (const [request, pending] of this.#pending) {
       if (pending.sandbox !== sandbox || pending.op === Op.destroy || pending.op === Op.limits) continue;
       this.#pending.delete(request);
-      clearTimeout(pending.timer);
+      pending.limit.stop();
       pending.reject(new AleError("sandbox", reason));
     }
   }
 
   holdOff(sandbox: number): void {
-    const now = performance.now();
     for (const pending of this.#pending.values()) {
       if (pending.sandbox !== sandbox) continue;
-      clearTimeout(pending.timer);
-      pending.left = Math.max(0, pending.dueAt - now);
+      pending.limit.stop();
+      pending.left = pending.limit.left;
     }
   }
 
   goOn(sandbox: number): void {
     for (const pending of this.#pending.values()) {
       if (pending.sandbox !== sandbox || pending.left === undefined) continue;
-      pending.timer = setTimeout(pending.expire, pending.left);
-      pending.dueAt = performance.now() + pending.left;
+      pending.limit = new TimeLimit(pending.left, pending.expire);
       pending.left = undefined;
     }
   }
@@ -342,12 +342,8 @@ export class Connection {
         this.#pending.delete(request);
         reject(new AleError("sandbox", `${what}: ${this.#name} did not answer within ${timeoutMs} ms`));
       };
-      const wait = Math.min(timeoutMs, MAX_TIMER_MS);
-      const timer = setTimeout(expire, wait);
-      this.#pending.set(request, {
-        ...{ sandbox, op, parts: [], resolve, reject, expire, timer },
-        dueAt: performance.now() + wait,
-      });
+      const limit = new TimeLimit(Math.min(timeoutMs, MAX_TIMER_MS), expire);
+      this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, expire, limit });
     });
     this.send(encodeMessage(op, request, sandbox, payload));
     const who = sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`;

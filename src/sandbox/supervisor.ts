@@ -32,6 +32,8 @@ export interface SandboxProviderOptions {
   readonly stateDir: string;
   /** `off`: limits by rlimits and a watcher even where control groups can be had. Default `auto`. */
   readonly cgroups?: "auto" | "off";
+  /** `off`: an ordinary user's sandboxes have that user's id, not subordinate ones. Default `auto`. */
+  readonly subids?: "auto" | "off";
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
   /** Finds the root file system of an image; without it there are none. */
@@ -136,8 +138,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
 
   async #start(): Promise<Launcher> {
     try {
-      const { stateDir, cgroups } = this.#options;
-      return this.#adopt(await LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto" }));
+      return this.#adopt(await startLauncher(this.#options));
     } catch (error) {
       this.#launcher = undefined;
       throw error;
@@ -184,7 +185,10 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     this.#living.add(sandbox);
     try {
       // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
-      await this.#request(launcher, number, environment, { ...what, session: what.session && !reaches });
+      sandbox.isolation = await this.#request(launcher, number, environment, {
+        ...what,
+        session: what.session && !reaches,
+      });
       if (reaches) await sandbox.network.change(network);
       if (what.session) await exportVariables(sandbox);
       return sandbox;
@@ -198,7 +202,8 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     }
   }
 
-  async #request(launcher: Launcher, number: number, environment: EnvironmentSpec, what: MakeOptions): Promise<void> {
+  /** Returns the level that the sandbox reached. */
+  async #request(launcher: Launcher, number: number, environment: EnvironmentSpec, what: MakeOptions): Promise<string> {
     const { root, target, session } = what;
     const settings = encodeSettings([
       ["base", target?.store ? 0 : await launcher.roots.base(root.base)],
@@ -207,7 +212,8 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
       ...(target === undefined ? [] : targetSettings(target)),
       ...root.layers.map(({ id }): [string, number] => ["layer", id]),
     ]);
-    await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+    const reply = await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+    return new TextDecoder().decode(reply.payload);
   }
 
   onDestroyed(sandbox: NativeSandbox): void {
@@ -290,8 +296,11 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     for (const layer of layers) layer.retain(true); // the snapshot may be disposed of before it stands on them
     await new Promise(setImmediate); // a fork that is asked for at once comes first
     try {
-      const made = this.#request(launcher, number, environment, what);
-      await sandbox.network.reopen(made.then(() => sandbox.continueAs(number, layers)));
+      const made = this.#request(launcher, number, environment, what).then((isolation) => {
+        sandbox.continueAs(number, layers);
+        sandbox.isolation = isolation;
+      });
+      await sandbox.network.reopen(made);
     } catch (error) {
       if (sandbox.layers !== layers) for (const layer of layers) layer.release(true);
       await launcher.client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
@@ -363,6 +372,10 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   }
 }
 
+function startLauncher({ stateDir, cgroups, subids }: SandboxProviderOptions): Promise<LauncherClient> {
+  return LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto", subids: subids ?? "auto" });
+}
+
 /** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
 function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
   const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
@@ -380,6 +393,5 @@ function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpe
  */
 export async function createSandboxProvider(options: SandboxProviderOptions): Promise<LayeredSandboxProvider> {
   await reapOrphans(options.stateDir);
-  const cgroups = options.cgroups ?? "auto";
-  return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));
+  return new Supervisor(options, await startLauncher(options));
 }

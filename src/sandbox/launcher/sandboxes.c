@@ -32,18 +32,19 @@ static void close_writable(struct sandbox *sandbox) {
 
 /* Nothing of the sandbox runs any more, so what it wrote can no longer change; its control group may take longer to go. */
 static void hand_layer_to_factory(struct sandbox *sandbox) {
-  if (sandbox->freeze_request == 0) return;
   struct factory_message message = {.kind = OP_FREEZE, .request = sandbox->freeze_request, .sandbox = sandbox->id,
                                     .layer = sandbox->freeze_layer};
-  if (!send_packet(broker.factory, &message, sizeof message, &sandbox->writable, 1))
-    answer_error(sandbox->freeze_request, sandbox->id, "the factory is gone");
   sandbox->freeze_request = 0;
+  if (message.request != 0 && !send_packet(broker.factory, &message, sizeof message, &sandbox->writable, 1))
+    answer_error(message.request, sandbox->id, "the factory is gone");
 }
 
 static void answer_create(struct sandbox *sandbox, const char *error) {
   if (sandbox->answered) return;
   sandbox->answered = true;
-  if (error == NULL) answer(sandbox->create_request, sandbox->id, 0, NULL, 0);
+  char level[64];
+  describe_level(&sandbox->spec, level, sizeof level);
+  if (error == NULL) answer(sandbox->create_request, sandbox->id, 0, level, strlen(level));
   else answer_error(sandbox->create_request, sandbox->id, error);
 }
 
@@ -60,6 +61,7 @@ static void remove_sandbox(struct sandbox *sandbox) {
   struct sandbox **link = &buckets[sandbox->id % BUCKETS];
   while (*link != sandbox) link = &(*link)->next;
   *link = sandbox->next;
+  block_give_back(&sandbox->spec);
   free(sandbox);
 }
 
@@ -158,6 +160,7 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
     }
     spec->layers[spec->layer_count++] = (uint32_t)strtoul(layer, NULL, 10);
   }
+  block_take(spec);
   sandbox->next = buckets[sandbox->id % BUCKETS];
   buckets[sandbox->id % BUCKETS] = sandbox;
   if (broker.queue_last != NULL) broker.queue_last->next_queued = sandbox;
