@@ -55,6 +55,11 @@ export function allocateLargePages(bytes: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(whole, offset, bytes);
 }
 
+/** As `allocateLargePages` where it is worth it, as `allocateBytes` where not. All of it should be going to be used. */
+export function allocateDense(bytes: number): Uint8Array<ArrayBuffer> {
+  return bytes < 4 * LARGE_PAGE ? allocateBytes(bytes) : allocateLargePages(bytes);
+}
+
 export function allocatePointers(length: number): BigUint64Array<ArrayBuffer> {
   return new BigUint64Array(buffer(length * 8), 0, length);
 }

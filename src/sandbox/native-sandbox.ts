@@ -129,6 +129,7 @@ export class NativeSandbox implements Sandbox {
           return sandbox.alive;
         },
         request: (op, payload, what, timeoutMs) => sandbox.#send(op, payload, what, timeoutMs),
+        upload: (folder, files) => sandbox.#import(folder, encodeFiles(files)),
       },
       options,
     );
@@ -359,8 +360,13 @@ export class NativeSandbox implements Sandbox {
   }
 
   async importFolder(folder: string, archive: SandboxArchive): Promise<void> {
+    if (this.#going !== undefined) await this.#going;
+    await this.#import(folder, archive);
+  }
+
+  async #import(folder: string, archive: SandboxArchive): Promise<void> {
     checkPath(folder);
-    await this.request(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
+    await this.#send(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
   }
 
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */

@@ -5,7 +5,17 @@
 #include "init.h"
 
 enum state { CLOSED, DEAD, IDLE, RUNNING, INTERRUPTING, CLOSING };
-enum { INTERRUPT_FIRST_US = 10000, INTERRUPT_AGAIN_US = 50000, SETTLE_US = 1000, INTERRUPT_TRIES = 4, INTERRUPT_REACH_US = 500000, YOUNG_US = 200000, INTERRUPT_FOR_US = 2000000, CLOSE_FOR_US = 500000, DRAIN_MAX = 1 << 20 };
+enum {
+  INTERRUPT_FIRST_US = 10000,
+  INTERRUPT_AGAIN_US = 50000,
+  INTERRUPT_TRIES = 4,
+  INTERRUPT_FOR_US = 2000000,
+  INTERRUPT_REACH_US = 500000, /* what starts later missed no interrupt */
+  SETTLE_US = 1000,
+  YOUNG_US = 200000, /* a command of which the shell may still be reading */
+  CLOSE_FOR_US = 500000,
+  DRAIN_MAX = 1 << 20
+};
 
 struct shell {
   enum state state;

@@ -4,6 +4,7 @@ import type { Alert } from "../../core/alerts.ts";
 import { AleError } from "../../core/errors.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
+import type { NetworkCap } from "../network/network-cap.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import type { Resources } from "./admission.ts";
 import type { ArchiveStore } from "./archives.ts";
@@ -20,6 +21,8 @@ export interface SandboxServiceOptions {
   readonly archives?: ArchiveStore | undefined;
   /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
   readonly warm?: number;
+  /** The most of the network that any sandbox may ask for; omitted: anything. */
+  readonly networkCap?: NetworkCap | undefined;
   /** Called with whatever the guards raise. */
   readonly onAlert?: (alert: Alert, sandbox: ManagedSandbox) => void;
 }
