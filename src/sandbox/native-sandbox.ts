@@ -11,7 +11,7 @@ import type {
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import { decodeObservation, type Observation } from "./guards/observation.ts";
-import type { InitChannel } from "./init-channel.ts";
+import type { InitChannel, SandboxOwner } from "./init-channel.ts";
 import { type Reply, SOCKETS } from "./launcher-client.ts";
 import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
 import {
@@ -51,13 +51,6 @@ const PAUSE_MS = 10_000;
 
 /** A paused sandbox's init may be frozen, and answers to these only. */
 const WHILE_PAUSED: ReadonlySet<OpCode> = new Set([Op.resume, Op.statistics, Op.freeze]);
-
-/** Who made the sandbox: told when it ends, asked when a snapshot is wanted. */
-export interface SandboxOwner {
-  /** Called once. */
-  onDestroyed(sandbox: NativeSandbox): void;
-  takeSnapshot(sandbox: NativeSandbox, shell: boolean): Promise<SandboxSnapshot>;
-}
 
 export class NativeSandbox implements Sandbox {
   readonly id: string;

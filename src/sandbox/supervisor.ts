@@ -11,10 +11,11 @@ import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../co
 import type { EnvironmentSpec } from "../core/types.ts";
 import { targetSettings } from "./carrier.ts";
 import { limitSettings } from "./environment-limits.ts";
+import type { SandboxOwner } from "./init-channel.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { LayerBudget } from "./layer-budget.ts";
 import { LayerStore, type MakeOptions } from "./layer-store.ts";
-import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
+import { NativeSandbox } from "./native-sandbox.ts";
 import type { NetworkOptions } from "./network/native-network.ts";
 import { NetworkPolicy } from "./network/policy.ts";
 import { encodeSettings, Op } from "./protocol.ts";

@@ -63,3 +63,9 @@ export class UnknownSandbox extends AleError {
     this.name = "UnknownSandbox";
   }
 }
+
+/** Without what is undefined, so that defaults stay. */
+export function defined<T extends object>(value: T | undefined): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  const entries = Object.entries(value ?? {}).filter(([, content]) => content !== undefined);
+  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> };
+}

@@ -21,6 +21,7 @@ import { forkWith, type NamedSnapshot, NamedSnapshots } from "./named-snapshots.
 import {
   type CreateRequest,
   DEFAULT_TTL,
+  defined,
   type ForkResult,
   type SandboxServiceOptions,
   UnknownSandbox,
@@ -394,10 +395,4 @@ export class SandboxService implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-/** Without what is undefined, so that defaults stay. */
-function defined<T extends object>(value: T | undefined): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  const entries = Object.entries(value ?? {}).filter(([, content]) => content !== undefined);
-  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }
