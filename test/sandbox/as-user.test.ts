@@ -24,6 +24,7 @@ const SUITES = [
   "grading",
   "snapshots",
   "shells",
+  "interrupts",
   "edit",
   "service",
   "service-abuse",
