@@ -94,7 +94,7 @@ int probe_main(void) {
   cgroups_describe(&groups, kind, sizeof kind);
   format(text, sizeof text, "%s:%s%s%s%s", kind, groups.memory ? " memory" : "", groups.pids ? " pids" : "",
          groups.cpu ? " cpu" : "", groups.memory || groups.pids || groups.cpu ? "" : " none can be written");
-  tell("control groups", groups.memory && groups.pids, text);
+  tell("control groups", groups.memory && groups.pids && groups.cpu, text);
   cgroups_close(&groups);
   return 0;
 }
