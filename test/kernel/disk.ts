@@ -1,6 +1,16 @@
 /** The disk of a machine: programs of this one with the libraries they need, Bun, the executable, and the checkout. */
 
-import { chmodSync, chownSync, copyFileSync, cpSync, existsSync, mkdirSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { buildCachedLauncher } from "../../src/sandbox/launcher/build.ts";
 import { makeBareRoot } from "../binary/bare-root.ts";
@@ -33,7 +43,10 @@ export async function makeDisk(path: string, folder: string, executable: string)
   symlinkSync("../../ale", join(folder, "usr/bin/ale"));
   place(folder, process.execPath, "/usr/bin/bun");
   copyLibraries(folder, process.execPath);
-  writeFileSync(join(folder, "etc/passwd"), "root:x:0:0::/root:/bin/bash\nresearcher:x:1000:1000::/home/researcher:/bin/bash\n");
+  writeFileSync(
+    join(folder, "etc/passwd"),
+    "root:x:0:0::/root:/bin/bash\nresearcher:x:1000:1000::/home/researcher:/bin/bash\n",
+  );
   writeFileSync(join(folder, "etc/group"), "root:x:0:\nresearcher:x:1000:\n");
   await copyCheckout(folder);
   compileProbes(folder);
@@ -70,7 +83,15 @@ function copyLibraries(folder: string, program: string): void {
 async function copyCheckout(folder: string): Promise<void> {
   const target = join(folder, REPOSITORY);
   mkdirSync(target, { recursive: true });
-  for (const name of ["src", "test/sandbox", "sandboxes", "package.json", "tsconfig.json", "bunfig.toml"])
+  for (const name of [
+    "src",
+    "test/sandbox",
+    "test/kernel",
+    "sandboxes",
+    "package.json",
+    "tsconfig.json",
+    "bunfig.toml",
+  ])
     cpSync(join(REPOSITORY, name), join(target, name), { recursive: true });
   for (const name of PACKAGES)
     cpSync(join(REPOSITORY, "node_modules", name), join(target, "node_modules", name), { recursive: true });

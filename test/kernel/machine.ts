@@ -14,7 +14,7 @@ export const REPOSITORY: string = resolve(import.meta.dir, "../..");
 const KERNELS = join(REPOSITORY, ".build", "kernels");
 /** What runs in the machine. */
 const GUEST = join(import.meta.dir, "guest");
-const MODULES = ["virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"].concat([
+const MODULES = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"].concat([
   ...["virtio_blk", "overlay"],
 ]);
 

@@ -3,7 +3,7 @@
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk overlay; do
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk overlay; do
   [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"
 done
 mount -t devtmpfs devtmpfs /dev
