@@ -99,7 +99,8 @@ static void detect_v1(struct cgroups *groups, const char *name, const char *cont
     if (tree->dir < 0) return;
     known = groups->count++;
   }
-  mark(groups, &groups->trees[known], controller);
+  bool limits = strcmp(controller, "cpu") != 0 || faccessat(groups->trees[known].dir, "cpu.cfs_quota_us", F_OK, 0) == 0;
+  if (limits) mark(groups, &groups->trees[known], controller);
 }
 
 /* Whether a process of ours may be moved into the group. */
@@ -133,6 +134,7 @@ static bool try_v2(struct cgroups *groups, const char *parent, const char *name)
   tree.dir = open(tree.path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
   if (tree.dir >= 0 && can_attach(tree.dir)) {
     room_hand_down(tree.dir, &tree);
+    tree.cpu = tree.cpu && faccessat(tree.dir, "cpu.max", F_OK, 0) == 0; /* CONFIG_CFS_BANDWIDTH */
     groups->memory = tree.memory;
     groups->pids = tree.pids;
     groups->cpu = tree.cpu;
