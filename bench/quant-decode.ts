@@ -4,6 +4,8 @@
  * `bun bench/quant-decode.ts [--rows 1,8,32] [--rounds N] [--steps N] [--threads N] [--pairs …] [--python PATH] [--llama DIR]`
  *
  * Random weights, contexts of 40 tokens, sampling included; processes of their own that take turns, medians of the rounds.
+ * A form with `@onnxruntime` behind it multiplies with ONNX Runtime's MatMulNBits instead of Ale's own operator, with `@avx2` as
+ * on processors that have no more than that.
  * `--llama` is a folder where `npm install node-llama-cpp` was run; it gets a Q4_0 file of the same shape. Needs up to 5 GB.
  */
 
@@ -32,7 +34,10 @@ const { values: options } = parseArgs({
     steps: { type: "string", default: "8" },
     threads: { type: "string", default: "2" },
     layers: { type: "string", default: "24" },
-    pairs: { type: "string", default: "int4:float32,int4-128:float32,int8:float32,int4:llama,float32:torch" },
+    pairs: {
+      type: "string",
+      default: "int4:float32,int4-128:float32,int8:float32,int4:int4@onnxruntime,int4:llama,float32:torch",
+    },
     python: { type: "string", default: "python3" },
     llama: { type: "string" },
     /** What a worker process is. */
@@ -97,7 +102,9 @@ function newEngine(form: string): GenerationEngine {
   const rest = layout.entries.filter(({ name }) => !matrices.has(name));
   const parameters = randomParameters(layOut(rest.map(({ name, kind, shape }) => [name, kind, shape])));
   const started = performance.now();
-  const quantized = quantizeBase(config, form as QuantizationScheme, (name, begin, target) =>
+  const [scheme, operators] = form.split("@");
+  if (operators !== undefined) process.env.ALE_BLOCK_PRODUCTS = operators === "onnxruntime" ? "0" : operators;
+  const quantized = quantizeBase(config, scheme as QuantizationScheme, (name, begin, target) =>
     fillRandom(layout.byName.get(name) as ParameterEntry, begin, target),
   );
   const ms = performance.now() - started;

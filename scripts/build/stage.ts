@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { buildKernels } from "../../src/runtime/kernels/build.ts";
 import { NATIVE_NAMES, type NativeManifest, type NativeName } from "../../src/runtime/natives.ts";
 import { EMBED_FOLDER } from "../../src/runtime/shipped.ts";
 import { buildLauncher } from "../../src/sandbox/launcher/build.ts";
@@ -42,6 +43,7 @@ export async function stageEmbeds(): Promise<string> {
 
 async function stageNative(name: NativeName, target: string): Promise<void> {
   if (name === "ale-launcher") return buildLauncher(target);
+  if (name === "libale-products.so") return buildKernels(target);
   const packaged = PACKAGED[name];
   const source = packaged === undefined ? compilerFile(name) : join(REPOSITORY, packaged);
   if (!existsSync(source)) throw new Error(`${source} is missing; run bun install --frozen-lockfile`);

@@ -83,6 +83,8 @@ export interface OnnxGraph {
 
 /** Operator sets every model of Ale declares. */
 export const OPSETS: Readonly<Record<string, number>> = { "": 21, "com.microsoft": 1 };
+/** Domain of the operators Ale brings along, declared by models that have one. */
+export const OWN_OPERATORS = "ale";
 const IR_VERSION = 10;
 
 /** `TensorProto.DataLocation`. */
@@ -147,7 +149,8 @@ export function encodeModel(graph: OnnxGraph): Uint8Array {
   for (const input of graph.inputs) body.message(11, valueInfoProto(input));
   for (const output of graph.outputs) body.message(12, valueInfoProto(output));
   const model = new ProtoWriter().integer(1, IR_VERSION).string(2, "ale").message(7, body);
-  for (const [domain, version] of Object.entries(OPSETS)) {
+  const own = graph.nodes.some(({ domain }) => domain === OWN_OPERATORS) ? { [OWN_OPERATORS]: 1 } : {};
+  for (const [domain, version] of Object.entries({ ...OPSETS, ...own })) {
     const opset = new ProtoWriter();
     if (domain !== "") opset.string(1, domain);
     model.message(8, opset.integer(2, version));

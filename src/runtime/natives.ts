@@ -1,6 +1,6 @@
 /**
- * The native files that the executable carries: ONNX Runtime, the libSQL addon, the sandbox launcher, and the C++ runtime
- * for machines without one. Each is unpacked when it is first needed, by whichever process needs it.
+ * The native files that the executable carries: ONNX Runtime, products with quantised weights, the libSQL addon, the
+ * sandbox launcher, and the C++ runtime for machines without one. Each is unpacked when it is first needed, by whichever process needs it.
  *
  * In a checkout these files come from `node_modules` and the system, and nothing here is used.
  */
@@ -19,6 +19,7 @@ export const NATIVE_NAMES = [
   "libstdc++.so.6",
   "libonnxruntime.so.1",
   "libsql.node",
+  "libale-products.so",
   "ale-launcher",
 ] as const;
 
@@ -120,6 +121,14 @@ export function loadOrtLibrary(): string {
     dlopen(path, { OrtGetApiBase: { args: [], returns: "ptr" } });
   };
   return placeNative("libonnxruntime.so.1", load).path;
+}
+
+/** Loads the library of `block-products.ts` and returns the path under which it is loaded. */
+export function loadProductsLibrary(): string {
+  const load = (path: string): void => {
+    dlopen(path, { ale_products_instructions: { args: [], returns: "i32" } });
+  };
+  return placeNative("libale-products.so", load).path;
 }
 
 let libsql: unknown;

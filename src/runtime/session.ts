@@ -32,6 +32,8 @@ export interface SessionOptions {
    * constants do so once, here; they keep the result and never look at these again.
    */
   readonly initializers?: Values;
+  /** A native `OrtCustomOpDomain*` with operators that the graph has from elsewhere, see `block-products.ts`. */
+  readonly operators?: number | undefined;
   /** Write an operator profile to files with this prefix when the session is released. */
   readonly profilePrefix?: string;
   /** The device that runs the graph, all of it; the processor when omitted. */
@@ -193,6 +195,7 @@ function applyOptions(api: CApi, native: number, options: SessionOptions): void 
   if (options.memoryPattern !== true) check(call.disableMemPattern(native), "turn the memory pattern off");
   check(call.setSessionLogSeverityLevel(native, LOG_FATAL), "set log level");
   options.provider?.appendTo(native);
+  if (options.operators !== undefined) check(call.addCustomOpDomain(native, options.operators), "add operators");
   const entries = {
     "session.intra_op.allow_spinning": options.spinning ? "1" : "0",
     // Softmax leaves 1e-45 where a mask hides a key, and every operation on such a number takes a hundred cycles. Holds for

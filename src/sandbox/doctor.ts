@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import { launcherPath } from "./launcher-path.ts";
 import { namespaceHint } from "./namespace-hint.ts";
+import { subordinateHint } from "./subordinate-ids.ts";
 import { createSandboxProvider } from "./supervisor.ts";
 
 /** One thing looked at; `hint` says what to do when it is not `ok`. */
@@ -32,7 +33,7 @@ const HINTS: Readonly<Record<string, string>> = {
 };
 const NO_CPU_HINT =
   "cpu is not limited; delegate it, too: systemctl edit user@.service, there [Service] Delegate=cpu memory pids, and log in again";
-const OPTIONAL = new Set(["overlay, replacing", "id-mapped mounts", "landlock", "control groups"]);
+const OPTIONAL = new Set(["overlay, replacing", "id-mapped mounts", "subordinate ids", "landlock", "control groups"]);
 /** What is tried in a user namespace. */
 const INSIDE = new Set(["all namespaces", "overlay on tmpfs", "overlay, replacing"]);
 const PROBE_MS = 10_000;
@@ -76,6 +77,7 @@ async function probePrimitives(path: string): Promise<SandboxProbe[]> {
 
 function hintFor(name: string, detail: string, forbidden: boolean): string | undefined {
   if (name === "user namespaces") return namespaceHint();
+  if (name === "subordinate ids") return subordinateHint(detail);
   if (forbidden && INSIDE.has(name)) return "needs user namespaces";
   return detail.includes("-nocpu") ? NO_CPU_HINT : HINTS[name];
 }

@@ -45,6 +45,8 @@ export interface LauncherOptions {
   readonly stateDir: string;
   /** `off`: do not use control groups even where they can be had. */
   readonly cgroups: "auto" | "off";
+  /** `off`: as an ordinary user, sandboxes with the one id of that user even where there are subordinate ids. */
+  readonly subids: "auto" | "off";
 }
 
 interface Reached {
@@ -105,6 +107,7 @@ export class LauncherClient {
         ["name", record.name],
         ["folder", record.folder],
         ["cgroups", options.cgroups === "auto" ? 1 : 0],
+        ["subids", options.subids === "auto" ? 1 : 0],
       ]);
       const reply = await connection.request(Op.hello, 0, settings, "starting the sandbox launcher", START_MS);
       const answers = new TextDecoder().decode(reply.payload).split("\0");

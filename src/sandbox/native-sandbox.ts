@@ -90,7 +90,8 @@ export interface SandboxOwner {
 
 export class NativeSandbox implements Sandbox {
   readonly id: string;
-  readonly isolation: string;
+  /** The level reached; of one that goes on after a snapshot, or stands on files on disk, it may not be the launcher's. */
+  isolation: string;
   readonly environment: EnvironmentSpec;
   readonly launcher: InitChannel;
   readonly network: NativeNetwork;

@@ -39,6 +39,8 @@ export interface SandboxProviderOptions {
   readonly stateDir: string;
   /** `off`: limits by rlimits and a watcher even where control groups can be had. Default `auto`. */
   readonly cgroups?: "auto" | "off";
+  /** `off`: an ordinary user's sandboxes have that user's id, not subordinate ones. Default `auto`. */
+  readonly subids?: "auto" | "off";
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
   /** Finds the root file system of an image; without it there are none. */
@@ -146,8 +148,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
 
   async #start(): Promise<Launcher> {
     try {
-      const { stateDir, cgroups } = this.#options;
-      return this.#adopt(await LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto" }));
+      return this.#adopt(await startLauncher(this.#options));
     } catch (error) {
       this.#launcher = undefined;
       throw error;
@@ -194,7 +195,10 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     this.#living.add(sandbox);
     try {
       // Its shell starts with the first command, when it is known what programs are to be told of the proxy.
-      await this.#request(launcher, number, environment, { ...what, session: what.session && !reaches });
+      sandbox.isolation = await this.#request(launcher, number, environment, {
+        ...what,
+        session: what.session && !reaches,
+      });
       if (reaches) await sandbox.network.change(network);
       if (what.session && Object.keys(what.root.env).length > 0)
         await sandbox.run(exportCommands(what.root.env), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
@@ -209,7 +213,8 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     }
   }
 
-  async #request(launcher: Launcher, number: number, environment: EnvironmentSpec, what: MakeOptions): Promise<void> {
+  /** Returns the level that the sandbox reached. */
+  async #request(launcher: Launcher, number: number, environment: EnvironmentSpec, what: MakeOptions): Promise<string> {
     const { root, target, session } = what;
     const settings = encodeSettings([
       ["base", target?.store ? 0 : await launcher.roots.base(root.base)],
@@ -218,7 +223,8 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
       ...(target === undefined ? [] : targetSettings(target)),
       ...root.layers.map(({ id }): [string, number] => ["layer", id]),
     ]);
-    await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+    const reply = await launcher.client.request(Op.create, number, settings, `making sandbox s${number}`, CREATE_MS);
+    return new TextDecoder().decode(reply.payload);
   }
 
   onDestroyed(sandbox: NativeSandbox): void {
@@ -287,8 +293,9 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
     const number = this.#nextNumber++;
     try {
       const session = shell !== undefined && sandbox.network.spec.mode === "none";
-      await this.#request(launcher, number, environment, { session, root });
+      const isolation = await this.#request(launcher, number, environment, { session, root });
       sandbox.continueAs(number, root.layers);
+      sandbox.isolation = isolation;
       await sandbox.network.reopen();
       sandbox.reopenBy(() => reopenShell(sandbox, shell));
     } catch (error) {
@@ -364,6 +371,10 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   }
 }
 
+function startLauncher({ stateDir, cgroups, subids }: SandboxProviderOptions): Promise<LauncherClient> {
+  return LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto", subids: subids ?? "auto" });
+}
+
 /** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
 function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
   const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
@@ -396,6 +407,5 @@ export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | un
  */
 export async function createSandboxProvider(options: SandboxProviderOptions): Promise<LayeredSandboxProvider> {
   await reapOrphans(options.stateDir);
-  const cgroups = options.cgroups ?? "auto";
-  return new Supervisor(options, await LauncherClient.start({ stateDir: resolve(options.stateDir), cgroups }));
+  return new Supervisor(options, await startLauncher(options));
 }

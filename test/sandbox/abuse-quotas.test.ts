@@ -8,7 +8,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
-import { compileProbe, ENVIRONMENT, file, LIMITS, openProvider, output, type TestProvider } from "./support.ts";
+import { compileProbe, ENVIRONMENT, file, LIMITS, openProvider, output, SUBIDS, type TestProvider } from "./support.ts";
 
 const environment = { ...ENVIRONMENT, memoryBytes: 256 << 20, pids: 64 };
 let provider: TestProvider;
@@ -63,6 +63,14 @@ test("one sandbox takes all it can of what is counted per user; the host and its
   const counts = ({ wholepipes: _, ...rest }: Record<string, number>) => rest;
   expect(counts(after.host)).toEqual(counts(before.host));
   const shared = provider.isolation.startsWith("root") ? ["inflight"] : ["inflight", "mqueue", "sigpending"];
+  if (SUBIDS > 0) {
+    // Ids of its own: nothing is shared that one sandbox alone could use up.
+    expect(provider.isolation).toStartWith("user+subids+");
+    expect(held.inflight).toBeGreaterThan(3000);
+    expect(held.wholepipes).toBeGreaterThan(200);
+    expect([after.neighbour, late, after.host]).toEqual([before.neighbour, before.neighbour, before.host]);
+    shared.length = 0;
+  }
   for (const [name, count] of Object.entries(counts(before.neighbour))) {
     if (shared.includes(name)) continue;
     expect([name, after.neighbour[name], late[name]]).toEqual([name, count, count]);

@@ -1,6 +1,9 @@
-/** The same tests as an ordinary user: no control groups, one user in the sandbox, a /usr that cannot be changed. */
+/**
+ * The same tests as an ordinary user: no control groups, a /usr that cannot be changed, and one user in the sandbox, or those
+ * that subordinate ids stand for.
+ */
 
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { chownSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -40,6 +43,31 @@ const SUITES = [
   "landlock",
 ];
 
+/** What subordinate ids change. */
+const WITH_SUBIDS = [
+  "subids",
+  "files",
+  "isolation",
+  "limits",
+  "lifecycle",
+  "snapshots",
+  "shells",
+  "edit",
+  "churn",
+  "service",
+  "images",
+  "archive",
+  "guards",
+  "abuse-quotas",
+  "abuse-init",
+  "abuse-layers",
+  "abuse-grading",
+];
+/** Users of the tests' own, with how many subordinate ids. */
+const MANY = { name: "ale-test-subids", subids: 65_536, suites: WITH_SUBIDS };
+const FEW = { name: "ale-test-few", subids: 96, suites: ["subids"] };
+type SubidUser = typeof MANY;
+
 /** Why this machine cannot run them, or `undefined`. */
 function reasonToSkip(): string | undefined {
   if (process.getuid?.() !== 0) return "the tests run as an ordinary user already";
@@ -50,26 +78,62 @@ function reasonToSkip(): string | undefined {
 
 const asNobody = () => ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", "--no-new-privs"];
 
+const asSubidUser = (name: string) => ["setpriv", `--reuid=${name}`, `--regid=${name}`, "--clear-groups"];
+const made: string[] = [];
+
+/** As `reasonToSkip`, for a user who is made when there is none. */
+function makeUser({ name, subids }: SubidUser): string | undefined {
+  for (const tool of ["newuidmap", "useradd", "usermod", "userdel"])
+    if (Bun.which(tool) === null) return `${tool} (uidmap, passwd) is not installed`;
+  const grant = ["-K", `SUB_UID_COUNT=${subids}`, "-K", `SUB_GID_COUNT=${subids}`];
+  const add = ["useradd", "--no-create-home", "--user-group", "--shell", "/bin/false", ...grant, name];
+  const { exitCode, stderr } = Bun.spawnSync(add, { timeout: 20_000 });
+  const exists = exitCode === 9;
+  if (exitCode === 0) made.push(name);
+  return exitCode === 0 || exists ? undefined : `useradd: ${stderr.toString().trim()}`;
+}
+
+afterAll(() => {
+  for (const name of made) Bun.spawnSync(["userdel", name], { timeout: 20_000 });
+});
+
+async function runSuite(
+  suite: string,
+  become: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<void> {
+  await buildCachedLauncher(); // the user may not write the cache
+  const home = mkdtempSync(join(tmpdir(), "ale-as-user-"));
+  const owner = Number(Bun.spawnSync([...become, "id", "-u"]).stdout.toString());
+  chownSync(home, owner, owner);
+  const child = Bun.spawn([...become, process.execPath, "test", "--timeout=60000", `test/sandbox/${suite}.test.ts`], {
+    ...{ cwd: REPOSITORY, stdout: "pipe", stderr: "pipe" },
+    env: { PATH: process.env.PATH, HOME: home, TMPDIR: home, ...env },
+  });
+  const [report] = await Promise.all([new Response(child.stderr).text(), new Response(child.stdout).text()]);
+  const code = await child.exited;
+  rmSync(home, { recursive: true, force: true });
+  if (code !== 0) console.error(report);
+  expect(report).toMatch(/^ *0 fail$/m);
+  expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(suite === "subids" ? 1 : 3);
+  expect(code).toBe(0);
+}
+
 const reason = reasonToSkip();
 if (reason !== undefined) console.log(`skipped: sandboxes as an ordinary user: ${reason}`);
 
 test.skipIf(reason !== undefined).each(SUITES)(
   "%s",
-  async (suite) => {
-    await buildCachedLauncher(); // the user may not write the cache
-    const home = mkdtempSync(join(tmpdir(), "ale-as-user-"));
-    chownSync(home, NOBODY, NOBODY);
-    const child = Bun.spawn(
-      [...asNobody(), process.execPath, "test", "--timeout=60000", `test/sandbox/${suite}.test.ts`],
-      { cwd: REPOSITORY, env: { PATH: process.env.PATH, HOME: home, TMPDIR: home }, stdout: "pipe", stderr: "pipe" },
-    );
-    const [report] = await Promise.all([new Response(child.stderr).text(), new Response(child.stdout).text()]);
-    const code = await child.exited;
-    rmSync(home, { recursive: true, force: true });
-    if (code !== 0) console.error(report);
-    expect(report).toMatch(/^ *0 fail$/m);
-    expect(Number(/^ *(\d+) pass$/m.exec(report)?.[1])).toBeGreaterThan(3);
-    expect(code).toBe(0);
-  },
+  (suite) => runSuite(suite, asNobody(), {}),
   240_000, // podman takes seconds for each container of a user without a login
 );
+
+for (const user of [MANY, FEW]) {
+  const missing = reason ?? makeUser(user);
+  if (missing !== undefined) console.log(`skipped: sandboxes with ${user.subids} subordinate ids: ${missing}`);
+  test.skipIf(missing !== undefined).each(user.suites)(
+    `%s, with ${user.subids} subordinate ids`,
+    (suite) => runSuite(suite, asSubidUser(user.name), { ALE_TEST_SUBIDS: String(user.subids) }),
+    240_000,
+  );
+}

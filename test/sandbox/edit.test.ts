@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
 import { FileMissing, SandboxFiles } from "../../src/sandbox/sandbox-files.ts";
-import { ENVIRONMENT, LIMITS, openProvider, output, type TestProvider, text } from "./support.ts";
+import { ENVIRONMENT, LIMITS, manyUsers, openProvider, output, type TestProvider, text } from "./support.ts";
 
 let provider: TestProvider;
 let sandbox: NativeSandbox;
@@ -16,7 +16,6 @@ beforeAll(async () => {
 afterAll(() => provider?.close());
 
 const bytes = (value: string) => new TextEncoder().encode(value);
-const manyUsers = process.getuid?.() === 0;
 
 test("what is written is read, whatever the bytes and however many", async () => {
   const content = new Uint8Array(3_000_000).map((_, i) => (i * 7) % 256);

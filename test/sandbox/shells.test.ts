@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
 import { NamedShell, type ShellResult, ShellSyntaxError } from "../../src/sandbox/shells.ts";
 import { SandboxTerminal } from "../../src/sandbox/terminals.ts";
-import { ENVIRONMENT, LIMITS, openProvider, type TestProvider, text, until } from "./support.ts";
+import { ENVIRONMENT, LIMITS, manyUsers, openProvider, type TestProvider, text, until } from "./support.ts";
 
 let provider: TestProvider;
 let sandbox: NativeSandbox;
@@ -18,8 +18,6 @@ afterAll(() => provider?.close());
 
 const CHECKED = { ...LIMITS, checkSyntax: true };
 const shown = (result: ShellResult): [number | null, string] => [result.exitCode, text(result.output)];
-/** Users besides root exist only where ids can be mapped. */
-const manyUsers = process.getuid?.() === 0;
 
 describe("named shells", () => {
   test("each has its own folder and variables", async () => {

@@ -25,6 +25,11 @@ export const ENVIRONMENT: EnvironmentSpec = {
 /** Long, for the sake of busy machines; tests of time-outs give their own. */
 export const LIMITS: CommandOptions = { timeoutMs: 20_000, maxOutputBytes: 8192 };
 
+/** Subordinate ids of the user that runs the tests, as `as-user.test.ts` says; 0: none. */
+export const SUBIDS = Number(process.env.ALE_TEST_SUBIDS ?? 0);
+/** Users besides root exist only where ids can be mapped. */
+export const manyUsers = process.getuid?.() === 0 || SUBIDS > 0;
+
 export interface TestProvider extends NativeSandboxProvider {
   readonly stateDir: string;
 }

@@ -11,14 +11,7 @@ import {
 } from "../../models/parameters.ts";
 import { builderEmitter, emitWiden, rowBlocks, storedAs, WIDENED_AT_ONCE } from "../../onnx/bfloat16.ts";
 import { MICROSOFT, type OnnxBuilder } from "../../onnx/builder.ts";
-import {
-  constantNames,
-  EMBEDDING_TABLE,
-  productAttributes,
-  productShapes,
-  tableAttributes,
-  tableShapes,
-} from "./quantized-operators.ts";
+import { EMBEDDING_TABLE, emitProduct, tableAttributes, tableShapes } from "./quantized-operators.ts";
 import { type ShortMatrices, stackedWeights, type WeightPlaces } from "./weight-values.ts";
 
 export class Projections {
@@ -140,19 +133,7 @@ export class Projections {
       if (biasValue === undefined) return graph.node("Transpose", [turned], { ...perm, ...outputs });
       return graph.node("Add", [graph.node("Transpose", [turned], perm), biasValue], outputs);
     }
-    const { codes, scales } = constantNames(key);
-    const { codesShape, scalesShape } = productShapes(quantized);
-    const inputs = [
-      x,
-      graph.externalConstant("uint8", codesShape, codes),
-      graph.externalConstant("float32", scalesShape, scales),
-      ...(bias.length > 0 ? ["", "", ...bias] : []),
-    ];
-    return graph.node("MatMulNBits", inputs, {
-      domain: MICROSOFT,
-      attributes: productAttributes(quantized),
-      ...outputs,
-    });
+    return emitProduct(graph, x, key, quantized, { bias: bias[0], ...outputs });
   }
 
   /** Rows `tokens` of the embedding table. */

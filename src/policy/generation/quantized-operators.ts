@@ -1,12 +1,22 @@
 /**
- * How ONNX Runtime's operators over quantised weights take a matrix. Both read the same memory: MatMulNBits as a constant,
- * which it repacks when the session is made, GatherBlockQuantized as a graph input.
+ * How operators over quantised weights take a matrix. Products are Ale's own BlockProduct where the processor has what it needs
+ * (`runtime/block-products.ts`), over packed constants, and else MatMulNBits over the codes, which it repacks when the session is
+ * made. GatherBlockQuantized reads the codes as a graph input.
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
 import { blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../models/quantization.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
-import type { Attributes } from "../../onnx/model.ts";
+import { MICROSOFT, type NodeOptions, type OnnxBuilder } from "../../onnx/builder.ts";
+import { type Attributes, OWN_OPERATORS } from "../../onnx/model.ts";
+import {
+  type BlockProducts,
+  type BlockShape,
+  blockAttributes,
+  blockProducts,
+  type Instructions,
+} from "../../runtime/block-products.ts";
+import { allocateLargePages } from "../../runtime/memory.ts";
 import { float32Value, Value } from "../../runtime/value.ts";
 
 /**
@@ -16,8 +26,8 @@ import { float32Value, Value } from "../../runtime/value.ts";
 const ACCURACY_LEVEL = 4;
 
 /** Names of a matrix's constants in a graph. */
-export function constantNames(matrix: string): { readonly codes: string; readonly scales: string } {
-  return { codes: `${matrix} (codes)`, scales: `${matrix} (scales)` };
+function constantNames(matrix: string): { readonly codes: string; readonly scales: string; readonly packed: string } {
+  return { codes: `${matrix} (codes)`, scales: `${matrix} (scales)`, packed: `${matrix} (packed)` };
 }
 
 /** Names of the graph inputs that hold the embedding table. */
@@ -29,19 +39,62 @@ interface OperandShapes {
 }
 
 /** As operands of MatMulNBits. */
-export function productShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
+function productShapes({ rows, columns, scheme }: QuantizedMatrix): OperandShapes {
   const blocks = blocksOf(scheme, columns);
   return { codesShape: [rows, blocks, blockBytes(scheme)], scalesShape: [rows * blocks] };
 }
 
-export function productAttributes({ rows, columns, scheme }: QuantizedMatrix): Attributes {
+function shapeOf({ rows, columns, scheme }: QuantizedMatrix): BlockShape {
+  const { bits, block } = SCHEMES[scheme];
+  return { rows, columns, bits, block };
+}
+
+function productAttributes({ rows, columns, scheme }: QuantizedMatrix): Attributes {
+  const { bits, block } = SCHEMES[scheme];
   return {
     K: { int: columns },
     N: { int: rows },
-    bits: { int: SCHEMES[scheme].bits },
-    block_size: { int: SCHEMES[scheme].block },
+    bits: { int: bits },
+    block_size: { int: block },
     accuracy_level: { int: ACCURACY_LEVEL },
   };
+}
+
+/** Ale's own products, if they can do matrices of this form. */
+function ownProducts(shape: Pick<BlockShape, "bits">): BlockProducts | undefined {
+  const own = blockProducts();
+  return own?.instructionsFor(shape) === undefined ? undefined : own;
+}
+
+/**
+ * x Wᵀ (+ bias) as a node of `graph`.
+ * @param key the matrix's in `QuantizedBase.matrices`.
+ */
+export function emitProduct(
+  graph: OnnxBuilder,
+  x: string,
+  key: string,
+  matrix: QuantizedMatrix,
+  { bias, ...options }: Pick<NodeOptions, "outputs"> & { readonly bias?: string | undefined },
+): string {
+  const names = constantNames(key);
+  const shape = shapeOf(matrix);
+  const own = ownProducts(shape);
+  if (own !== undefined) {
+    const packed = graph.externalConstant("uint8", [own.packedBytes(shape)], names.packed);
+    const inputs = [x, packed, ...(bias === undefined ? [] : [bias])];
+    const attributes = blockAttributes(shape, own.instructionsFor(shape) as Instructions);
+    return graph.node("BlockProduct", inputs, { domain: OWN_OPERATORS, attributes, ...options });
+  }
+  const { codesShape, scalesShape } = productShapes(matrix);
+  const inputs = [
+    x,
+    graph.externalConstant("uint8", codesShape, names.codes),
+    graph.externalConstant("float32", scalesShape, names.scales),
+    ...(bias === undefined ? [] : ["", "", bias]),
+  ];
+  const attributes = productAttributes(matrix);
+  return graph.node("MatMulNBits", inputs, { domain: MICROSOFT, attributes, ...options });
 }
 
 /** As operands of GatherBlockQuantized; `columns` is a multiple of the block. */
@@ -61,6 +114,8 @@ export function tableAttributes({ scheme }: QuantizedMatrix): Attributes {
 
 /** The constants of a graph over `base`, by name. */
 export function quantizedConstants(base: QuantizedBase): Readonly<Record<string, Value>> {
+  const own = ownProducts(SCHEMES[base.scheme]);
+  if (own !== undefined) return packedConstants(base, own);
   const values: Record<string, Value> = {};
   for (const [key, matrix] of base.matrices) {
     const names = constantNames(key);
@@ -69,6 +124,25 @@ export function quantizedConstants(base: QuantizedBase): Readonly<Record<string,
     values[names.scales] = float32Value(matrix.scales, scalesShape);
   }
   return values;
+}
+
+/** All matrices in one stretch of memory, in the order in which a step reads them but for the embedding, which comes first. */
+function packedConstants(base: QuantizedBase, own: BlockProducts): Readonly<Record<string, Value>> {
+  const matrices = [...base.matrices].map(([key, matrix]) => ({ key, matrix, shape: shapeOf(matrix) }));
+  const all = allocateLargePages(matrices.reduce((sum, { shape }) => sum + own.packedBytes(shape), 0));
+  let begin = 0;
+  const values = matrices.map(({ key, matrix, shape }) => {
+    const packed = all.subarray(begin, begin + own.packedBytes(shape));
+    begin += packed.length;
+    own.pack(shape, matrix.codes, matrix.scales, packed);
+    return [constantNames(key).packed, new Value("uint8", [packed.length], packed)] as const;
+  });
+  return Object.fromEntries(values);
+}
+
+/** What sessions over quantised weights need besides. */
+export function productOperators(): number | undefined {
+  return blockProducts()?.domain;
 }
 
 /** The embedding table as graph inputs. */

@@ -1,12 +1,13 @@
 /** Generation from quantised matrices, with adapters on top, against the float64 forward pass of the values they stand for. */
 
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { FrozenParameters } from "../../models/frozen-parameters.ts";
 import { adaptersFor, initializeAdapters, mergeAdapters } from "../../models/lora.ts";
 import { ParameterStore } from "../../models/parameter-store.ts";
 import { initializeParameters, layOut, parameterView } from "../../models/parameters.ts";
 import type { QuantizationScheme } from "../../models/quantization.ts";
 import { dequantizeBase, flatReader, quantizeBase } from "../../models/quantized-base.ts";
+import { blockProducts } from "../../runtime/block-products.ts";
 import { GenerationEngine, type GenerationOptions } from "./engine.ts";
 import { referenceLogits, referenceLogprob } from "./reference-forward.ts";
 import { answerOf, answersOf, CONFIG, ids, LAYOUT, sampling } from "./test-model.ts";
@@ -62,8 +63,19 @@ function quantizedModel(scheme: QuantizationScheme) {
   return { open, flat };
 }
 
-describe.each(["int8", "int4"] as const)("%s", (scheme) => {
+/** Forms, and whether products are Ale's own, where this machine has what they need, or ONNX Runtime's. */
+const CASES = (["int8", "int4"] as const).flatMap((scheme) =>
+  (blockProducts() === undefined ? ["0"] : ["1", "0"]).map((own) => [scheme, own] as const),
+);
+
+describe.each(CASES)("%s, own products %s", (scheme, own) => {
   const { open, flat } = quantizedModel(scheme);
+  beforeAll(() => {
+    process.env.ALE_BLOCK_PRODUCTS = own;
+  });
+  afterAll(() => {
+    delete process.env.ALE_BLOCK_PRODUCTS;
+  });
 
   test("log-probabilities are those of the dequantised model, prefilled or decoded", () => {
     for (const prefilled of [1, 9, 30]) {

@@ -1,7 +1,8 @@
 /**
  * The compiled graph that all decode steps and prefill chunks of a quantised model share, whatever their shape. MatMulNBits
  * repacks its weights for the processor and keeps the result to itself: with a session per shape there would be as many
- * copies of the model, and ONNX Runtime's container for sharing such copies does not take these.
+ * copies of the model, and ONNX Runtime's container for sharing such copies does not take these. BlockProduct has one copy in
+ * any case.
  */
 
 import type { DecoderConfig } from "../../models/config.ts";
@@ -9,7 +10,7 @@ import type { QuantizedBase } from "../../models/quantized-base.ts";
 import { Session } from "../../runtime/session.ts";
 import type { Value } from "../../runtime/value.ts";
 import { forwardGraph } from "./graphs.ts";
-import { quantizedConstants } from "./quantized-operators.ts";
+import { productOperators, quantizedConstants } from "./quantized-operators.ts";
 import type { SlotWeights } from "./weight-values.ts";
 
 /**
@@ -30,6 +31,7 @@ export class SharedForward {
     this.session = new Session(model, {
       threads: shape.threads,
       initializers: this.#constants,
+      operators: productOperators(),
       ...(shape.alone ? { spinning: true, config: BRIEF_SPINNING } : {}),
     });
     this.weightNames = weightNames;

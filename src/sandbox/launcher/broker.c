@@ -115,13 +115,16 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
   }
   format(broker.stage, sizeof broker.stage, "%s", stage);
   choose_level(setting_number(payload, header->length, "cgroups", 1) != 0, name);
+  broker.level.want_subordinate = !broker.level.mapped && setting_number(payload, header->length, "subids", 1) != 0;
   struct factory_answer first = {0};
-  if (start_factory() < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL, 0) != sizeof first)
+  pid_t factory = start_factory();
+  if (factory < 0 || receive_packet(broker.factory, &first, sizeof first, NULL, NULL, 0) != sizeof first)
     format(first.error, sizeof first.error, "the factory did not start");
   if (first.error[0] != 0) {
     answer_error(header->request, 0, first.error);
     return;
   }
+  blocks_open((uint32_t)first.bytes, factory);
   /* Paths of sockets have to be short, so relative ones begin in our folder. */
   const char *folder = setting(payload, header->length, "folder");
   if (folder != NULL && chdir(folder) != 0) {
@@ -130,9 +133,9 @@ static void hello(const struct frame_header *header, const uint8_t *payload) {
   }
   watch_epoll(broker.factory, SOURCE_FACTORY, EPOLLIN, EPOLL_CTL_ADD);
   struct buffer text = {0};
-  char limits[16], line[PATH_SIZE + 32];
-  cgroups_describe(&broker.cgroups, limits, sizeof limits);
-  format(line, sizeof line, "isolation=%s+userns+seccomp+%s", broker.level.mapped ? "root" : "user", limits);
+  char level[64], line[PATH_SIZE + 32];
+  describe_level(NULL, level, sizeof level);
+  format(line, sizeof line, "isolation=%s", level);
   buffer_append(&text, line, strlen(line) + 1);
   format(line, sizeof line, "pause=%s", cgroups_can_freeze(&broker.cgroups) ? "freeze" : "stop");
   buffer_append(&text, line, strlen(line) + 1);
@@ -153,6 +156,7 @@ static void register_base(const struct frame_header *header, const uint8_t *payl
     answer_error(header->request, 0, "too many profiles, or one too large");
     return;
   }
+  broker.on_disk[message.spec.base] = setting(payload, header->length, "root") != NULL;
   buffer_append(&packet, &message, sizeof message);
   buffer_append(&packet, payload, header->length);
   if (!send_packet(broker.factory, packet.data, buffer_length(&packet), NULL, 0))

@@ -41,6 +41,8 @@ struct broker {
   struct buffer inbox, outbox;
   struct level level;
   struct cgroups cgroups;
+  int ids; /* the factory's user namespace, where sandboxes have subordinate ids */
+  bool on_disk[MAX_BASES]; /* bases that are folders of the host's, other than its programs */
   struct sandbox *queue_first, *queue_last;
   int in_flight;
   char stage[PATH_SIZE];
@@ -67,6 +69,13 @@ void sandbox_reaped(pid_t pid, int status);
 void sandboxes_retry(void);
 bool sandboxes_pending(void); /* some wait for their control group to be removable */
 void sandboxes_end(void);     /* kills all and removes what they leave, within a second */
+
+/* blocks.c */
+void blocks_open(uint32_t ids, pid_t factory);
+void block_take(struct sandbox_spec *spec);
+void block_give_back(const struct sandbox_spec *spec);
+/* The level's name: in general (NULL), or of one sandbox. */
+void describe_level(const struct sandbox_spec *spec, char *text, size_t capacity);
 
 /* written.c */
 void sandbox_written(const struct frame_header *header, const uint8_t *payload);

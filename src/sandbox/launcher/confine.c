@@ -22,15 +22,15 @@ static void limit(int resource, uint64_t value) {
 }
 
 /*
- * All sandboxes of an ordinary user are that user, so the kernel counts what they take together. None takes more than a share,
- * and of descriptors in flight, which each may have as many of as it may open, none so many that programs with the usual limit
- * of 1024 could pass no more.
+ * What all sandboxes of an ordinary user take is counted together, as what that user made. None takes more than a share. Where
+ * they are that user, too, none has so many descriptors in flight, of which each may have as many as it may open, that programs
+ * with the usual limit of 1024 could pass no more.
  */
-static void share_quotas(void) {
+static void share_quotas(bool are_the_user) {
   struct rlimit current;
   if (getrlimit(RLIMIT_SIGPENDING, &current) == 0) limit(RLIMIT_SIGPENDING, current.rlim_cur / 16);
   if (getrlimit(RLIMIT_MSGQUEUE, &current) == 0) limit(RLIMIT_MSGQUEUE, current.rlim_cur / 4);
-  limit(RLIMIT_NOFILE, 768);
+  if (are_the_user) limit(RLIMIT_NOFILE, 768);
 }
 
 static void raise_loopback(void) {
@@ -89,15 +89,19 @@ static void lock(void) {
   if (!seccomp_install()) setup_fail("seccomp");
 }
 
+uint64_t process_limit(const struct sandbox_spec *spec, const struct level *level) {
+  return level->hard_limits ? spec->pids * 2 + 64 : spec->pids + EXTRA_PROCESSES;
+}
+
 void confine(const struct sandbox_spec *spec, const struct level *level) {
   silence_standard_descriptors();
   if (sethostname("sandbox", 7) != 0) setup_fail("host name");
   raise_loopback();
   limit_all(spec, level);
-  if (!level->mapped) share_quotas();
+  if (!level->mapped || spec->ids > 0) share_quotas(spec->ids == 0 || spec->users_root);
   /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
    * limits processes it shall be the one that does, because it counts refusals. */
-  limit(RLIMIT_NPROC, level->hard_limits ? spec->pids * 2 + 64 : spec->pids + 2);
+  limit(RLIMIT_NPROC, process_limit(spec, level));
   give_up_rights();
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) setup_fail("parent death signal");
   lock();

@@ -24,7 +24,7 @@ static bool refuse(const char *path, const char *why) {
 
 static void copy_attributes(int parent, const char *name, const struct stat *status) {
   struct timespec times[2] = {status->st_atim, status->st_mtim};
-  if (fchownat(parent, name, status->st_uid, status->st_gid, AT_SYMLINK_NOFOLLOW) != 0) errno = 0;
+  set_owner(parent, name, status->st_uid, status->st_gid);
   if (!S_ISLNK(status->st_mode)) fchmodat(parent, name, status->st_mode & 07777, 0);
   utimensat(parent, name, times, AT_SYMLINK_NOFOLLOW);
 }

@@ -47,6 +47,7 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   char byte;
   told_to = socket;
   told_for = message->sandbox;
+  subordinate_take_layers(go, &message->spec);
   if (read(go, &byte, 1) != 1) _exit(125); /* the id maps are written, or the factory is gone */
   for (int i = 0; i < message->attach_count; i++)
     if (write(tasks[i], "0", 1) != 1) setup_fail("joining the control group");
@@ -59,8 +60,12 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   hand_over(writable);
   if (dup2(socket, 3) < 0 || syscall(SYS_close_range, 4, ~0U, 0) != 0) setup_fail("closing descriptors");
   told_to = 3;
-  confine(&message->spec, sandbox_level);
-  init_main(3, message->sandbox, &message->spec, sandbox_level);
+  static struct level level;
+  level = *sandbox_level;
+  level.mapped = level.mapped || message->spec.ids > 0;
+  if (message->spec.users_root && message->spec.target[0] != 0) files_have_one_owner();
+  confine(&message->spec, &level);
+  init_main(3, message->sandbox, &message->spec, &level);
 }
 
 /*
@@ -74,8 +79,23 @@ static void act_as(uid_t id) {
   prctl(PR_SET_DUMPABLE, 1);
 }
 
-static uid_t maker_of(uint32_t sandbox) {
-  return sandbox_level->first_id + 1 + sandbox % (sandbox_level->id_count - 1);
+/* 0: ourselves, where we have no other id. */
+static uid_t maker_of(const struct factory_message *message) {
+  if (!sandbox_level->mapped) return message->spec.ids;
+  return sandbox_level->first_id + 1 + message->sandbox % (sandbox_level->id_count - 1);
+}
+
+/* In the name of `maker`; with subordinate ids, how many processes the sandbox may have in all is set by that. */
+static pid_t clone_sandbox(struct clone_args *arguments, uid_t maker, const struct sandbox_spec *spec) {
+  if (spec->ids > 0) subordinate_limit_processes(process_limit(spec, sandbox_level));
+  if (maker != 0) act_as(maker);
+  pid_t pid = (pid_t)syscall(SYS_clone3, arguments, sizeof *arguments);
+  int saved = errno;
+  if (pid == 0) return 0;
+  if (maker != 0) act_as(0);
+  if (spec->ids > 0) subordinate_limit_processes(UINT64_MAX);
+  errno = saved;
+  return pid;
 }
 
 /* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
@@ -86,8 +106,8 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     return -1;
   }
   if (message->spec.target[0] != 0 && !stage_target(message->spec.target, error, capacity)) return -1;
-  if (pipe2(go, O_CLOEXEC) != 0) {
-    format(error, capacity, "pipe: %s", strerror(errno));
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) != 0) {
+    format(error, capacity, "socket: %s", strerror(errno));
     return -1;
   }
   struct clone_args arguments = {
@@ -96,11 +116,7 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     arguments.flags |= CLONE_INTO_CGROUP;
     arguments.cgroup = (uint64_t)fds[1 + message->attach_count];
   }
-  if (sandbox_level->mapped) act_as(maker_of(message->sandbox));
-  pid_t pid = (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
-  int saved = errno;
-  if (pid != 0 && sandbox_level->mapped) act_as(0);
-  errno = saved;
+  pid_t pid = clone_sandbox(&arguments, maker_of(message), &message->spec);
   if (pid == 0) {
     close(go[1]);
     become_sandbox(message, fds[0], go[0], fds + 1);
@@ -108,28 +124,28 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
   }
   if (message->spec.target[0] != 0) stage_target_end(); /* the sandbox has its own */
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
-  else if (!write_id_maps(pid, sandbox_level)) format(error, capacity, "id maps: %s", strerror(errno));
+  else if (!(message->spec.ids > 0 ? subordinate_write_maps(pid, &message->spec) : write_id_maps(pid, sandbox_level)))
+    format(error, capacity, "id maps: %s", strerror(errno));
+  else if (!subordinate_lend_layers(go[1], pid, &message->spec)) format(error, capacity, "layers: %s", strerror(errno));
   else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
   close(go[0]);
   close(go[1]);
   return pid;
 }
 
-void factory_main(int channel, const struct level *level, const char *stage) {
+void factory_main(int channel, struct level *level, const char *stage) {
   static uint8_t packet[sizeof(struct factory_message) + 128 * 1024];
   struct factory_answer answer = {.kind = OP_HELLO};
   sandbox_level = level;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NAME, "ale-factory");
-  /* For `act_as`: another name takes no capability away. */
-  if (level->mapped && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0) {
-    format(answer.error, sizeof answer.error, "secure bits: %s", strerror(errno));
-    send_packet(channel, &answer, sizeof answer, NULL, 0);
-    _exit(0);
-  }
   /* Until `confine`: an ordinary user may write the id maps of dumpable processes only. */
   prctl(PR_SET_DUMPABLE, 1);
-  stage_enter(level, stage, answer.error, sizeof answer.error);
+  bool entered = stage_enter(level, stage, answer.error, sizeof answer.error);
+  /* For `act_as`: another name takes no capability away. */
+  if (entered && (level->mapped || level->subordinate > 0) && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0)
+    format(answer.error, sizeof answer.error, "secure bits: %s", strerror(errno));
+  answer.bytes = level->subordinate;
   if (answer.error[0] == 0) seccomp_prepare(level->hard_limits);
   if (!send_packet(channel, &answer, sizeof answer, NULL, 0) || answer.error[0] != 0) _exit(0);
   for (;;) {

@@ -41,8 +41,7 @@ static int open_parent(char *path, const char **name) {
 static void set_attributes(int parent, const char *name, const struct entry *entry) {
   int64_t at = entry->mtime_ns;
   struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
-  /* Owners may not exist here (one-user namespaces); the files then belong to root. */
-  if (fchownat(parent, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW) != 0) errno = 0;
+  set_owner(parent, name, entry->uid, entry->gid);
   if (entry->type != ENTRY_LINK) fchmodat(parent, name, entry->mode & 07777, 0);
   if (at >= 0) utimensat(parent, name, times, AT_SYMLINK_NOFOLLOW);
 }

@@ -198,6 +198,8 @@ const char *private_root(void);
 int open_path(const char *path, uint64_t flags, uint32_t file_flags);
 
 /* attributes.c: what is known about files */
+/* Of what archives and layers hold. */
+void set_owner(int parent, const char *name, uid_t uid, gid_t gid);
 void file_stat(uint32_t request, const uint8_t *payload, size_t length);
 void file_change(uint32_t request, const uint8_t *payload, size_t length);
 

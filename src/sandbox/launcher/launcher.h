@@ -167,7 +167,11 @@ struct level {
   uint32_t first_id;
   uint32_t id_count;
   bool hard_limits;   /* memory and pids by cgroup; otherwise rlimits and a watcher */
+  bool want_subordinate;
+  uint32_t subordinate; /* ids from 1 on in the factory's namespace, in blocks for the sandboxes; 0: none */
 };
+/* Subordinate ids that one sandbox gets. */
+enum { BLOCK_IDS = 32 };
 
 /* One sandbox to make. */
 struct sandbox_spec {
@@ -180,6 +184,9 @@ struct sandbox_spec {
   uint32_t layer_count;
   char target[PATH_SIZE]; /* a folder of the host that it may write to; empty: none */
   bool store;             /* no root file system: the layers side by side, and the target */
+  uint32_t ids;           /* first of its block of subordinate ids; 0: none */
+  bool shares_ids;        /* with others */
+  bool users_root;        /* its root is the user all the same, for the sake of files on disk */
 };
 
 /* Broker → factory. */
@@ -269,9 +276,9 @@ bool room_step_aside(const char *own);
 void room_step_back(const char *own);
 
 /* stage.c and factory.c */
-void factory_main(int channel, const struct level *level, const char *stage) __attribute__((noreturn));
+void factory_main(int channel, struct level *level, const char *stage) __attribute__((noreturn));
 /* Enters the factory's own namespaces; afterwards the host is out of reach except through `stage_base`. */
-bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity);
+bool stage_enter(struct level *level, const char *stage, char *error, size_t capacity);
 bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity);
 /* Places a frozen sandbox's file system, a detached mount, where every later sandbox can stand on it. */
 bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity);
@@ -285,6 +292,18 @@ void stage_target_end(void);
 int stage_probe_mapping(const struct level *level);
 bool write_id_maps(pid_t pid, const struct level *level);
 
+/* subordinate.c: the user's subordinate ids, in the factory */
+/* As an ordinary user: becomes root of a user namespace that holds only ourselves, and our subordinate ids where there are any,
+ * whose number is noted in the level. */
+bool enter_own_namespace(struct level *level, char *error, size_t capacity);
+/* Whether those can be had, and how far they go, or why not. Changes the process. */
+bool subordinate_probe(char *detail, size_t capacity);
+bool subordinate_write_maps(pid_t pid, const struct sandbox_spec *spec);
+void subordinate_limit_processes(uint64_t count);
+/* The layers in memory, shown with the ids of the new sandbox, which waits for them and has its ids by then. */
+bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec);
+void subordinate_take_layers(int from, const struct sandbox_spec *spec);
+
 /* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
 void setup_fail(const char *what) __attribute__((noreturn));
 /* Where it is told, and as the answer to what. */
@@ -292,6 +311,8 @@ void setup_tell(int descriptor, uint32_t sandbox, uint32_t request);
 /* Returns a detached mount of everything the sandbox can write, which can outlive it as a layer; −1 where impossible. */
 int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
 void confine(const struct sandbox_spec *spec, const struct level *level);
+/* Most processes of one of its users. */
+uint64_t process_limit(const struct sandbox_spec *spec, const struct level *level);
 /* Where another engine made the namespaces and we have no right to change them. */
 void confine_in_container(const struct sandbox_spec *spec, const struct level *level);
 void seccomp_prepare(bool hard_limits);
@@ -311,6 +332,8 @@ void init_elsewhere(int descriptor, const struct cgroups *groups, const char *pl
 enum { PROCESS_SLACK = 512 }; /* how far a fork bomb comes there, at most */
 /* There is no pid namespace: what descends from us is the sandbox. Paths of requests begin at `root`. */
 void init_without_namespaces(const char *root);
+/* What is written belongs to root, whatever archives and layers say: it lies on the disk of a user who has to remove it. */
+void files_have_one_owner(void);
 /* Enters a folder of the sandbox. */
 bool enter_folder(const char *path);
 uint64_t count_tasks_of_user(void);

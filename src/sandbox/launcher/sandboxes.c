@@ -41,7 +41,9 @@ static void hand_layer_to_factory(struct sandbox *sandbox) {
 static void answer_create(struct sandbox *sandbox, const char *error) {
   if (sandbox->answered) return;
   sandbox->answered = true;
-  if (error == NULL) answer(sandbox->create_request, sandbox->id, 0, NULL, 0);
+  char level[64];
+  describe_level(&sandbox->spec, level, sizeof level);
+  if (error == NULL) answer(sandbox->create_request, sandbox->id, 0, level, strlen(level));
   else answer_error(sandbox->create_request, sandbox->id, error);
 }
 
@@ -58,6 +60,7 @@ static void remove_sandbox(struct sandbox *sandbox) {
   struct sandbox **link = &buckets[sandbox->id % BUCKETS];
   while (*link != sandbox) link = &(*link)->next;
   *link = sandbox->next;
+  block_give_back(&sandbox->spec);
   free(sandbox);
 }
 
@@ -156,6 +159,7 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
     }
     spec->layers[spec->layer_count++] = (uint32_t)strtoul(layer, NULL, 10);
   }
+  block_take(spec);
   sandbox->next = buckets[sandbox->id % BUCKETS];
   buckets[sandbox->id % BUCKETS] = sandbox;
   if (broker.queue_last != NULL) broker.queue_last->next_queued = sandbox;

@@ -13,7 +13,6 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -45,41 +44,6 @@ bool write_id_maps(pid_t pid, const struct level *level) {
     else format(map, sizeof map, "0 0 1");
     if (!write_text_at(AT_FDCWD, path, map)) return false;
   }
-  return true;
-}
-
-/* Half of what the kernel grants our user stays with the user's own programs, whatever all sandboxes do. */
-static void halve_quotas(void) {
-  static const int kinds[] = {RLIMIT_MSGQUEUE, RLIMIT_SIGPENDING};
-  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-    struct rlimit limit;
-    if (getrlimit(kinds[i], &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) continue;
-    limit.rlim_cur = limit.rlim_max = limit.rlim_cur / 2;
-    setrlimit(kinds[i], &limit);
-  }
-}
-
-/* Half of the number in `from` becomes the limit of our user namespace in `to`. */
-static void halve_number(const char *from, const char *to) {
-  char text[32];
-  if (read_text_at(AT_FDCWD, from, text, sizeof text) <= 0) return;
-  format(text, sizeof text, "%lu", strtoul(text, NULL, 10) / 2);
-  write_text_at(AT_FDCWD, to, text);
-}
-
-/* As an ordinary user: become root of a user namespace that holds only ourselves. */
-static bool enter_own_user_namespace(char *error, size_t capacity) {
-  char map[64];
-  unsigned uid = geteuid(), gid = getegid();
-  halve_quotas();
-  if (unshare(CLONE_NEWUSER) != 0) return fail(error, capacity, "user namespace");
-  write_text_at(AT_FDCWD, "/proc/self/setgroups", "deny");
-  format(map, sizeof map, "0 %u 1", uid);
-  if (!write_text_at(AT_FDCWD, "/proc/self/uid_map", map)) return fail(error, capacity, "uid_map");
-  format(map, sizeof map, "0 %u 1", gid);
-  if (!write_text_at(AT_FDCWD, "/proc/self/gid_map", map)) return fail(error, capacity, "gid_map");
-  halve_number("/proc/sys/fs/inotify/max_user_instances", "/proc/sys/user/max_inotify_instances");
-  halve_number("/proc/sys/fs/inotify/max_user_watches", "/proc/sys/user/max_inotify_watches");
   return true;
 }
 
@@ -183,11 +147,11 @@ static bool make_folders(const char *stage, char *error, size_t capacity) {
   return seal(stage, "none", error, capacity) && seal(stage, "nothing", error, capacity);
 }
 
-bool stage_enter(const struct level *level, const char *stage, char *error, size_t capacity) {
+bool stage_enter(struct level *level, const char *stage, char *error, size_t capacity) {
   char path[PATH_SIZE + 32];
   umask(0);
   first_id = level->first_id;
-  if (!level->mapped && !enter_own_user_namespace(error, capacity)) return false;
+  if (!level->mapped && !enter_own_namespace(level, error, capacity)) return false;
   if (level->mapped && (mapping_namespace = make_mapping_namespace(level)) < 0)
     return fail(error, capacity, "user namespace");
   if (unshare(CLONE_NEWNS) != 0) return fail(error, capacity, "mount namespace");
