@@ -19,7 +19,7 @@ import { REPOSITORY } from "./machine.ts";
 const PROGRAMS =
   "bash sh awk sed grep cat ls cp mv rm mkdir rmdir ln touch chmod chown dd du df head tail wc seq sort cut tr tee xargs find od " +
   "timeout sleep true false echo printf env id stat truncate mkfifo readlink nohup setsid setpriv mount umount ip ps pgrep pkill kill " +
-  "tty stty script base64 sha256sum md5sum cmp diff tar gzip python3 date uname nproc yes sync expr test basename dirname mktemp getconf unshare nsenter taskset prlimit";
+  "tty stty script base64 sha256sum md5sum cmp diff tar gzip date uname nproc yes sync expr test basename dirname mktemp getconf unshare nsenter taskset prlimit";
 /** Also there, where the machine's own has none. */
 const BUSYBOX = "poweroff sysctl";
 /** What tests of sandboxes import. */
