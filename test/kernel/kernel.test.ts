@@ -43,6 +43,11 @@ const STEPS: readonly Step[] = [
   step("root", 240, guestTests("root root", "./test/kernel/guest/version-two.ts")),
   step("delegated", 240, guestTests("delegated 1000", "./test/kernel/guest/version-two.ts")),
   step("unit", 240, guestTests("service 1000", "./test/kernel/guest/version-two.ts", "level|memory|frozen")),
+  // Launchers that were killed, and others beside them: the unit is as it was all the same.
+  step(
+    ...(["killed", 240, guestTests("service 1000", "./test/sandbox/lifecycle.test.ts", "killed")] as const),
+    "code=$?; ls -d $top/$(group_of service)/*/; exit $code",
+  ),
   step("limits", 240, guestTests("delegated 1000", "./test/sandbox/limits.test.ts", LIMITS)),
   step("run", 60, "within delegated 1000 ale sandbox run --least-isolation cgroup -- sh -c 'id -u; echo $PWD'"),
 ];
@@ -131,6 +136,8 @@ describe.skipIf(obstacle !== undefined)(titled("kernels in virtual machines", ob
       expect(checks.filter(({ ok, required }) => required && !ok)).toEqual([]);
       for (const name of ["root", "delegated"]) expectPassed(of(name), 8);
       expectPassed(of("unit"), 4);
+      expectPassed(of("killed"), 4);
+      expect(of("killed").output).toContain("owned.service/*/': No such file");
       expectPassed(of("limits"), 7);
       expect(of("run")).toMatchObject({ code: 0, output: "0\n/work\n" });
     },

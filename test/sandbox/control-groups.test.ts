@@ -101,10 +101,10 @@ function run(hierarchies: readonly Hierarchy[], operations: readonly string[] = 
   return { lines: lines.slice(0, -1), before, after: filesOf(root) };
 }
 
-/** Path and content of every file, process numbers as SELF. */
+/** Path and content of every file of the groups, process numbers as SELF. */
 function filesOf(root: string): Record<string, string> {
   const entries = readdirSync(root, { recursive: true, encoding: "utf8" }).sort();
-  const files = entries.filter((path) => statSync(join(root, path)).isFile());
+  const files = entries.filter((path) => path.startsWith("sys/") && statSync(join(root, path)).isFile());
   return Object.fromEntries(
     files.map((path) => {
       const text = readFileSync(join(root, path), "utf8").trim();
@@ -242,6 +242,18 @@ describe("what is left as it was", () => {
   ])("%s", (_name, hierarchies) => {
     const { before, after } = run(hierarchies, ["create", "remove", "close"]);
     expect(after).toEqual(before);
+  });
+
+  test("by a launcher that was killed: the next one's", () => {
+    const left = v2("/system.slice/ale.service/ale-own", {
+      "": { hands: ALL },
+      "system.slice": { hands: ALL },
+      "system.slice/ale.service": { ...owned, hands: ALL },
+      "system.slice/ale.service/ale-own": { ...owned, ...self },
+    });
+    const { lines, after } = run([left], ["create", "remove", "close"]);
+    expect(lines[0]).toBe(`cgroup2 ${MOUNT}/system.slice/ale.service/ale-test aside ${MOUNT}/system.slice/ale.service`);
+    expect(after).toEqual(run([unit()], ["create", "remove", "close"]).after);
   });
 
   test("the process that cannot be moved leaves nothing but rlimits", () => {

@@ -157,7 +157,9 @@ static void detect_v2(struct cgroups *groups, const char *name) {
   for (char *slash = parent + strlen(parent); slash != NULL && slash > parent; slash = strrchr(parent, '/')) {
     *slash = 0;
     if (strlen(parent) < floor) break;
-    if (try_v2(groups, parent, name)) return;
+    if (!try_v2(groups, parent, name)) continue;
+    if (room_was_made(own, parent)) format(groups->aside, sizeof groups->aside, "%s", parent);
+    return;
   }
   if (!room_step_aside(own)) return;
   if (try_v2(groups, own, name)) format(groups->aside, sizeof groups->aside, "%s", own);

@@ -272,6 +272,8 @@ void room_hand_down(int dir, struct cgroup_tree *tree);
 void room_hand_down_above(const char *own, size_t top);
 /* Moves the processes of our own group into a child of it, so that it may hand down controllers. False: it stays as it was. */
 bool room_step_aside(const char *own);
+/* Whether another launcher did so before: our group is that child. */
+bool room_was_made(const char *own, const char *parent);
 /* The contrary, unless another launcher still needs the room. */
 void room_step_back(const char *own);
 

@@ -73,6 +73,11 @@ bool room_step_aside(const char *own) {
   return moved;
 }
 
+bool room_was_made(const char *own, const char *parent) {
+  size_t length = strlen(parent);
+  return strncmp(own, parent, length) == 0 && own[length] == '/' && strcmp(own + length + 1, aside) == 0;
+}
+
 void room_step_back(const char *own) {
   char text[32];
   int dir = open(own, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
