@@ -11,8 +11,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { throughputBound } from "./rollout/bound.ts";
 import { type Calibration, calibrate } from "./rollout/calibration.ts";
+import { deepenPolicy } from "./rollout/deep-policy.ts";
 import { LAWS, type LawName } from "./rollout/laws.ts";
-import { commonSettings, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
+import { commonSettings, LAYERS, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
 import { readRun, runProduct, UNMEASURED } from "./rollout/real-run.ts";
 import { type Row, report, table } from "./rollout/report.ts";
 import { simulate } from "./rollout/simulator.ts";
@@ -75,7 +76,13 @@ async function compareModes(law: LawName, seed: number): Promise<Row[]> {
   for (const mode of modes) {
     const folder = mkdtempSync(join(tmpdir(), "ale-bench-rollout-"));
     try {
-      const settings = [...commonSettings(steps, seed, heldout), ...lawSettings(law), ...modeSettings(mode, ratio)];
+      const policy = join(folder, "policy");
+      await deepenPolicy(join(import.meta.dir, "../models/shell-start"), policy, LAYERS);
+      const settings = [
+        ...commonSettings(policy, steps, seed, heldout),
+        ...lawSettings(law),
+        ...modeSettings(mode, ratio),
+      ];
       const store = await runProduct(COMMAND, settings, folder);
       const own = await calibrate(store, LAWS[law]);
       first ??= own;

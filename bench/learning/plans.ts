@@ -25,6 +25,7 @@ const SHELL = "experiments/shell.toml";
 const FORK_GRPO = "experiments/fork-grpo.toml";
 const FORK_IPA = "experiments/fork-ipa.toml";
 const HARD = "experiments/hard-parallel.toml";
+const LONG_TAIL = "experiments/long-tail.toml";
 
 /** Commands after which the fork suite's arms are compared. Chosen before any of their runs. */
 export const FORK_BUDGET = 40_000;
@@ -33,6 +34,12 @@ const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name
 
 /** Steps and evaluations of the hard suite's experiments. */
 const HARD_LENGTH = ["trainer.steps=80", "evaluation.heldout=32"];
+
+/** As far as `bench:rollout` trained before its policy was made deeper: twelve steps of 256 episodes, on two engines. */
+const LONG_TAIL_LENGTH = [
+  ...["trainer.steps=12", "trainer.minibatches=1", "evaluation.every=0", "evaluation.dev=0", "rollout.concurrency=512"],
+  ...['engine.devices=["cpu","cpu"]', "engine.threads=1", "rollout.episodeSeconds=60"],
+];
 
 /** One arm per value of a setting. */
 const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>
@@ -87,6 +94,15 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     arms: [
       ...sweep(HARD, "resampling.anchors", [1, 3, 6]),
       arm("3, random", HARD, "resampling.anchors=3", "resampling.spacing=random"),
+    ],
+  },
+  "long-tail": {
+    about: "what training late costs in success, at equal episodes: the shell suite with long-tailed latency",
+    seeds: FIVE,
+    arms: [
+      arm("synchronous", LONG_TAIL, ...LONG_TAIL_LENGTH),
+      arm("shared, ratio 4", LONG_TAIL, ...LONG_TAIL_LENGTH, "async.ratio=4"),
+      arm("elastic, ratio 4", LONG_TAIL, ...LONG_TAIL_LENGTH, "async.ratio=4", "engine.placement=elastic"),
     ],
   },
   "async-ratio": {

@@ -5,12 +5,11 @@ import { eachSpan, type Span } from "../../src/core/timeline.ts";
 import { latencyOf } from "../../src/rollout/latency.ts";
 import type { EpisodeDetail } from "../../src/store/records.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
-import { CONCURRENCY, EPISODE_MS, GROUP_SIZE, GROUPS, MINIBATCHES, SLOTS } from "./modes.ts";
+import { CONCURRENCY, EPISODE_MS, GROUP_SIZE, GROUPS, MICRO_BATCH_TOKENS, MINIBATCHES, SLOTS } from "./modes.ts";
 import { isMeasured, onlyRun } from "./real-run.ts";
 import type { Costs, EpisodeShape, Setup } from "./setup.ts";
 
 const PREFILL_TOKENS = 512;
-const MICRO_BATCH_TOKENS = 2048;
 
 export type Calibration = Pick<Setup, "costs" | "workload">;
 

@@ -7,18 +7,24 @@ import type { LatencyLaw } from "../../src/config/latency.ts";
 import { LAWS, type LawName } from "./laws.ts";
 import type { Schedule } from "./setup.ts";
 
-export const GROUPS = 32;
+export const GROUPS = 4;
 export const GROUP_SIZE = 8;
 export const MINIBATCHES = 1;
 /** Episodes in flight; every mode may have as many. */
-export const CONCURRENCY = 512;
+export const CONCURRENCY = 64;
+/** Layers of the policy, of which all but four are added (`deep-policy.ts`): an episode is a third of a second of an engine's work. */
+export const LAYERS = 96;
 /**
- * Rows of a decode batch, and the least standard deviation of a group's rewards: with so few rows, and with groups replaced
- * that teach little, generation is about twice the work that training is: 1.3 to 3.2 times under law A
- * (`docs/throughput.md`).
+ * What makes generation about twice the work that training is (`docs/throughput.md`): decode batches of few rows, adapters
+ * in place of all weights, and the least standard deviation of a group's rewards, below which it is replaced: three to five
+ * successes of eight have it.
  */
 export const SLOTS = 2;
+const LORA_RANK = 4;
 const LEAST_SPREAD = 0.5;
+/** Small, so that all engines have an equal share of an update. */
+export const MICRO_BATCH_TOKENS = 512;
+const LEARNING_RATE = 1e-4;
 const EPISODE_SECONDS = 60;
 /** How far the asynchronous modes run ahead, unless told otherwise: under law A the simulator has devices idle below that. */
 export const RATIO = 4;
@@ -39,12 +45,16 @@ export const MODES: readonly Mode[] = [
 ];
 
 /** Overrides of `ale run` that every mode has. */
-export function commonSettings(steps: number, seed: number, heldout: number): string[] {
+export function commonSettings(model: string, steps: number, seed: number, heldout: number): string[] {
   return settings({
     seed,
+    "model.path": model,
+    "lora.rank": LORA_RANK,
+    "optimizer.lr": LEARNING_RATE,
     "engine.devices": '["cpu", "cpu"]',
     "engine.threads": 1,
     "engine.slots": SLOTS,
+    "trainer.microBatchTokens": MICRO_BATCH_TOKENS,
     "rollout.groups": GROUPS,
     "rollout.groupSize": GROUP_SIZE,
     "rollout.concurrency": CONCURRENCY,

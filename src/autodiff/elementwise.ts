@@ -78,7 +78,8 @@ export function sum(graph: Graph, a: Tensor): Tensor {
 /**
  * SwiGLU's gate, silu(gate) · up with silu(x) = x · sigmoid(x); Shazeer, https://arxiv.org/abs/2002.05202.
  *
- * d silu(x) = sigmoid(x) · (1 + x − silu(x)), which reuses the forward pass's value.
+ * With s = sigmoid(x) and y = silu(x) · u, d y / d x = s · (1 + x − silu(x)) · u = y + s · (u − y), which reuses the forward
+ * pass's value.
  */
 export function gatedSilu(graph: Graph, gate: Tensor, up: Tensor): Tensor {
   const { shape } = gate;
@@ -89,10 +90,9 @@ export function gatedSilu(graph: Graph, gate: Tensor, up: Tensor): Tensor {
     graph.accumulate(up, (soFar) => plus(graph, soFar, graph.apply("Mul", [g, activation], shape)));
     graph.accumulate(gate, (soFar) => {
       const sigmoid = graph.apply("Sigmoid", [gate], shape);
-      const rest = graph.apply("Sub", [gate, activation], shape);
-      const slope = graph.apply("Mul", [sigmoid, graph.apply("Add", [rest, graph.scalar(1)], shape)], shape);
-      const towardsActivation = graph.apply("Mul", [g, up], shape);
-      return plus(graph, soFar, graph.apply("Mul", [towardsActivation, slope], shape));
+      const rest = graph.apply("Mul", [sigmoid, graph.apply("Sub", [up, output], shape)], shape);
+      const slope = graph.apply("Add", [output, rest], shape);
+      return plus(graph, soFar, graph.apply("Mul", [g, slope], shape));
     });
   });
   return output;

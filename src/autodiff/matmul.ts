@@ -5,17 +5,16 @@ import { type Graph, reshape, type Tensor, transpose } from "./graph.ts";
 
 /**
  * y = x · Wᵀ (+ b) for x [N, in], W [out, in] and b [out], as Hugging Face stores them. All products (y, dx = dy · W,
- * dW = dyᵀ · x, db = 1ᵀ · dy) are single Gemms without a transposed copy, and the gradients are added to what was there by
- * the Gemm. W may be kept in bfloat16.
+ * dW = dyᵀ · x, db = 1ᵀ · dy) are single Gemms, which add gradients to what was there. W may be kept in bfloat16.
  */
 export function linear(graph: Graph, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const rows = x.shape[0] as number;
-  const [output, inner] = weight.shape as [number, number];
+  const output = weight.shape[0] as number;
   const y = timesTransposed(graph, x, weight, bias);
   graph.record([y], ([gradient]) => {
     const g = gradient as Tensor;
     graph.accumulate(x, (soFar) => timesMatrix(graph, g, weight, soFar));
-    graph.accumulate(weight, (soFar) => gemm(graph, g, x, [output, inner], { transposeA: true }, soFar));
+    graph.accumulate(weight, (soFar) => transposedProduct(graph, g, x, soFar));
     if (bias === undefined) return;
     graph.accumulate(bias, (soFar) => {
       const ones = graph.shared(`ones ${rows}`, () => graph.constant([1, rows], new Float64Array(rows).fill(1)));
@@ -50,6 +49,21 @@ export function timesMatrix(graph: Graph, g: Tensor, weight: Tensor, addend?: Te
     const columns = blocks.length === 1 ? g : graph.apply("Slice", [g, ...bounds], [rows, last - first + 1]);
     return gemm(graph, columns, values, shape, {}, soFar);
   }, addend) as Tensor;
+}
+
+/**
+ * Columns of b from which on `transposedProduct` transposes `a` itself. ONNX Runtime's library does it once per 128 columns
+ * (MLAS_SGEMM_STRIDEN), which takes longer than a copy from four times on (docs/adr/0032).
+ */
+const COPIED_FROM = 512;
+
+/** aᵀ · b (+ `addend`) for a [N, m] and b [N, n]; no backward rule. */
+function transposedProduct(graph: Graph, a: Tensor, b: Tensor, addend?: Tensor): Tensor {
+  const shape = [a.shape[1] as number, b.shape[1] as number];
+  const copies = graph.profile === "cpu" && (shape[1] as number) >= COPIED_FROM;
+  return copies
+    ? gemm(graph, transpose(graph, a, [1, 0]), b, shape, {}, addend)
+    : gemm(graph, a, b, shape, { transposeA: true }, addend);
 }
 
 /** a · b (+ `addend`), optionally with `a` transposed; no backward rule. */

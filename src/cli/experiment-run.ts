@@ -72,12 +72,11 @@ export async function loadFromFlags(
   return loadExperiment({ files, overrides: [...settings, ...overrides, ...trusted] });
 }
 
-/** `--trust` writes the hash of the reward function into the experiment, so that a resumed run knows it again. */
+/** `--trust` writes the hashes of the code that it names into the experiment, so that a resumed run knows it again. */
 async function trustSettings({ experiment }: LoadedExperiment, { trust }: RunFlags): Promise<string[]> {
-  const path = experiment.reward?.function;
-  if (!trust || path === undefined) return [];
-  const { readRewardFunction } = await import("../experiment/reward-function.ts");
-  return [`reward.sha256=${readRewardFunction(path).sha256}`];
+  if (!trust) return [];
+  const { codeOf, readCode } = await import("../experiment/trusted-code.ts");
+  return codeOf(experiment).map((code) => `${code.hashKey}=${readCode(code).sha256}`);
 }
 
 /** What the command line sets: named options, then dotted settings. */

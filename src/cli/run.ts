@@ -27,13 +27,13 @@ export function defineRun(command: Command, cli: CommandLine): void {
       ),
     )
     .option("--replay <run>", "train on the batches that a run recorded, by id or run directory, in place of a rollout")
-    .option("--trust", "run the code that reward.function names, as it is now")
+    .option("--trust", "run the code that reward.function and rollout.filter.module name, as it is now")
     .action(async (files: string[], flags: RunFlags & { readonly replay?: string }) => {
       const { startRecipe } = await import("./recipe.ts");
       if (flags.replay === undefined && (await startRecipe(cli, files, overridesOf(cli, flags), flags))) return;
       const loaded = await loadFromFlags(cli, files, flags);
-      const { reward } = loaded.experiment;
-      if (reward !== undefined) (await import("../experiment/reward-function.ts")).trustedSource(reward);
+      const { codeOf, trustedSource } = await import("../experiment/trusted-code.ts");
+      for (const code of codeOf(loaded.experiment)) trustedSource(code);
       if (flags.dryRun) {
         const { predictRunMemory } = await import("../experiment/memory.ts");
         return printDryRun(cli, loaded, flags, predictRunMemory(loaded.experiment));

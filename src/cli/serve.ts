@@ -1,8 +1,10 @@
 import { join } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { Hono } from "hono";
+import { NETWORK_MODES, type NetworkCapSettings, networkCapProblem } from "../config/network-cap.ts";
 import { aleHome, prepareStorePath } from "../config/paths.ts";
 import { AleError } from "../core/errors.ts";
+import type { NetworkMode } from "../core/types.ts";
 import type { ImageStore } from "../images/image-store.ts";
 import type { SandboxService } from "../sandbox/service/sandbox-service.ts";
 import type { AlertRecorder } from "../store/record-alerts.ts";
@@ -21,6 +23,8 @@ interface ServeFlags extends BackendFlags {
   readonly warmSandboxes: number;
   readonly sandboxImage?: ReadonlyMap<string, string>;
   readonly teacher?: string;
+  readonly mostNetwork?: NetworkMode;
+  readonly networkHost?: readonly string[];
 }
 
 /** `NAME=PROFILE`, given any number of times. */
@@ -29,6 +33,17 @@ function addImage(text: string, before: ReadonlyMap<string, string> = new Map())
   if (at > 0 && at < text.length - 1) return new Map([...before, [text.slice(0, at), text.slice(at + 1)]]);
   throw new AleError("usage", `--sandbox-image is ${JSON.stringify(text)}; expected an image and a profile`, {
     hint: "write --sandbox-image python:3.11=host",
+  });
+}
+
+const addHost = (host: string, before: readonly string[] = []) => [...before, host];
+
+/** What no sandbox may go beyond. Hosts alone mean that lists are the most. */
+function capOf({ mostNetwork, networkHost }: ServeFlags): NetworkCapSettings {
+  const cap = { mostNetwork: mostNetwork ?? (networkHost ? "allowlist" : "public"), networkHosts: networkHost };
+  if (networkCapProblem(cap) === undefined) return cap;
+  throw new AleError("usage", `--network-host lists what may be listed, and --most-network is ${mostNetwork}`, {
+    hint: "leave out either, or give --most-network allowlist",
   });
 }
 
@@ -45,6 +60,16 @@ export function defineServe(command: Command, cli: CommandLine): void {
       4,
     )
     .option("--sandbox-image <image=profile>", "profile or image for one that ROCK's clients name; * is any", addImage)
+    .addOption(
+      new Option("--most-network <mode>", "the most that a sandbox may ask for (docs/sandbox.md)").choices(
+        NETWORK_MODES,
+      ),
+    )
+    .option(
+      "--network-host <host>",
+      "what sandboxes may list, any number of times; everything else is refused",
+      addHost,
+    )
     .option("--teacher <dir>", "tell clients how likely this model finds their prompts (POST /v1/completions)")
     .option("--json", "print JSON: url, store, tokenFile, sandboxes, teacher")
     .description(
@@ -81,7 +106,14 @@ export function defineServe(command: Command, cli: CommandLine): void {
       if (sandboxes !== undefined) {
         const { mountSandboxes } = await import("../api/sandboxes/mount.ts");
         const { service, imageStore } = sandboxes;
-        mountSandboxes(app, { service, token, imageStore, ...(flags.sandboxImage && { images: flags.sandboxImage }) });
+        const envHubFile = join(aleHome(cli.env), "envhub.json");
+        mountSandboxes(app, {
+          service,
+          token,
+          imageStore,
+          envHubFile,
+          ...(flags.sandboxImage && { images: flags.sandboxImage }),
+        });
       }
       await using teacher =
         flags.teacher === undefined ? undefined : await mountTeacher(cli, app, flags.teacher, token);
@@ -129,20 +161,28 @@ async function openSandboxService(
   flags: ServeFlags,
   alerts: AlertRecorder,
 ): Promise<OpenService | undefined> {
-  const [{ openLocalBackend }, { SandboxService }, { defaultCapacity }, { ArchiveStore }, { ImageStore }] =
-    await Promise.all([
-      import("../experiment/backends.ts"),
-      import("../sandbox/service/sandbox-service.ts"),
-      import("../sandbox/service/capacity.ts"),
-      import("../sandbox/service/archives.ts"),
-      import("../images/image-store.ts"),
-    ]);
+  const [
+    { openLocalBackend },
+    { SandboxService },
+    { defaultCapacity },
+    { ArchiveStore },
+    { ImageStore },
+    { NetworkCap, SERVICE_CAP },
+  ] = await Promise.all([
+    import("../experiment/backends.ts"),
+    import("../sandbox/service/sandbox-service.ts"),
+    import("../sandbox/service/capacity.ts"),
+    import("../sandbox/service/archives.ts"),
+    import("../images/image-store.ts"),
+    import("../sandbox/network/network-cap.ts"),
+  ]);
+  const networkCap = new NetworkCap(capOf(flags), SERVICE_CAP);
   try {
     const provider = await openLocalBackend(backendOf(flags));
     const home = aleHome(cli.env);
     const service = new SandboxService({
       ...{ provider, capacity: defaultCapacity(flags.maxSandboxes), warm: flags.warmSandboxes },
-      archives: new ArchiveStore(home),
+      ...{ archives: new ArchiveStore(home), networkCap },
       onAlert: (alert, { id }) => {
         alerts.add({ ...alert, sandbox: id });
         cli.note(`guard: ${alert.kind} in sandbox ${id}${alert.action === "stop" ? ", stopped" : ""}`);

@@ -33,6 +33,11 @@ export const FilterSchema = z
       .describe(
         "TypeScript file whose export `keep(rewards: number[], family: string): boolean` decides about the others",
       ),
+    sha256: z
+      .string()
+      .regex(/^[0-9a-f]{64}$/, "64 hexadecimal digits")
+      .optional()
+      .describe("Hash of that file: says that you know what is in it; `ale run --trust` fills it in"),
     attempts: z
       .number()
       .int()
@@ -40,6 +45,10 @@ export const FilterSchema = z
       .max(1000)
       .default(5)
       .describe("Groups in a row that one queue may lose before its next is taken as it is"),
+  })
+  .superRefine(({ module, sha256 }, context) => {
+    const message = "is the hash of a module, and rollout.filter.module is not set";
+    if (module === undefined && sha256 !== undefined) context.addIssue({ code: "custom", path: ["sha256"], message });
   })
   .describe("Finished groups that are thrown away and replaced at once by another task's; absent = none");
 

@@ -3,6 +3,7 @@
 import type { AlgorithmConfig } from "./algorithm.ts";
 import { composeAlgorithm } from "./composition.ts";
 import { type DistillationConfig, isAddress } from "./distillation.ts";
+import { type NetworkCapSettings, networkCapProblem } from "./network-cap.ts";
 import type { RewardConfig } from "./reward.ts";
 import { backendProblem, isRemote, type SandboxBackend } from "./sandbox-backend.ts";
 
@@ -22,7 +23,7 @@ interface Settings {
   readonly distillation?: DistillationConfig | undefined;
   readonly reward?: RewardConfig | undefined;
   readonly sft: { readonly stages: readonly { readonly teacher?: string | undefined }[] };
-  readonly sandbox: SandboxBackend;
+  readonly sandbox: SandboxBackend & NetworkCapSettings;
   readonly resampling?: unknown;
 }
 
@@ -56,6 +57,8 @@ export function experimentProblems(settings: Settings): ExperimentProblem[] {
     refuse("rollout.temperature", "must be 1 with a teacher behind an address, which tells probabilities at 1");
   const backend = backendProblem(sandbox);
   if (backend !== undefined) refuse(`sandbox.${backend[0]}`, backend[1]);
+  const cap = networkCapProblem(sandbox);
+  if (cap !== undefined) refuse(`sandbox.${cap[0]}`, cap[1]);
   if (resampling !== undefined && isRemote(sandbox.backend))
     refuse("sandbox.backend", `is "${sandbox.backend}", whose sandboxes cannot be forked, as [resampling] does`);
   return problems;

@@ -16,6 +16,7 @@ import { DistillationSchema } from "./distillation.ts";
 import { GuardedSchema } from "./guards.ts";
 import { LatencySchema } from "./latency.ts";
 import { LoraSchema } from "./lora.ts";
+import { networkCapFields } from "./network-cap.ts";
 import { RemoteSchema } from "./remote.ts";
 import { ResamplingSchema } from "./resampling.ts";
 import { RewardSchema } from "./reward.ts";
@@ -218,7 +219,7 @@ const EngineSchema = z
       .max(1024)
       .optional()
       .describe("Threads of each engine on a cpu; all cores shared out among those engines when omitted"),
-    slots: count("Sequences per decode batch", 32, 4096),
+    slots: z.number().int().min(2).max(4096).default(32).describe("Sequences per decode batch"),
     cacheGb: z
       .number()
       .min(0.000001)
@@ -257,6 +258,7 @@ const EngineSchema = z
 const SandboxSchema = z
   .strictObject({
     ...sandboxBackendFields,
+    ...networkCapFields,
     warm: z.number().int().min(0).max(100_000).default(64).describe("Sandboxes kept ready"),
     concurrency: count("Sandboxes graded or started at once", 16, 10_000),
     grading: z.enum(["clean", "stopped", "live"]).default("clean").describe("How episodes are graded"),

@@ -3,6 +3,7 @@
  * command. To add a boundary, add its code here and throw `new AleError(code, message, { hint, cause })`.
  */
 
+import { TimeLimit } from "./time-limit.ts";
 import { beginWait } from "./waits.ts";
 
 /** Exit codes: 1 for a failure of the job, 2 for input the user can correct, 130 after an interrupt. */
@@ -83,14 +84,12 @@ export async function deadline<T>(
   who = "control",
 ): Promise<T> {
   const endWait = beginWait(who, what, ms);
-  let timer: Timer | undefined;
-  const expired = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new AleError(code, `${what} did not finish within ${ms} ms`)), ms);
-  });
+  const { promise: expired, reject } = Promise.withResolvers<never>();
+  const limit = new TimeLimit(ms, () => reject(new AleError(code, `${what} did not finish within ${ms} ms`)));
   try {
     return await Promise.race([work, expired]);
   } finally {
-    clearTimeout(timer);
+    limit.stop();
     endWait();
   }
 }

@@ -75,8 +75,11 @@ export interface NetworkLimits {
 
 /** One connection of a sandbox, or the attempt at one. */
 export interface ConnectionRecord {
-  /** `proxy`: out, through the proxy; `endpoint`: to a handler on this machine; `inbound`: from outside to a port of the sandbox. */
-  readonly kind: "proxy" | "endpoint" | "inbound";
+  /**
+   * `proxy`: out, through the proxy; `dns`: a name that was asked for, and the address inside that stands for it; `endpoint`: to a
+   * handler on this machine; `inbound`: from outside to a port of the sandbox.
+   */
+  readonly kind: "proxy" | "dns" | "endpoint" | "inbound";
   /** Milliseconds since 1970 when it began. */
   readonly at: number;
   readonly ms: number;

@@ -34,7 +34,7 @@ const JUDGE_TOKENS = 2048;
 export async function filterDataSet(options: FilterOptions): Promise<FilterResult> {
   const { data: path, outDir, heuristic, execution, experiment, concurrency, hub, signal } = options;
   const data = openDataSet(path);
-  loadRunnableSuite(path);
+  loadRunnableSuite(path, {}, experiment.sandbox);
   await using model = options.judge && (await openLanguageModel(options.judge.policy, { experiment, hub }));
   await using provider = await openSandboxes(path, [outDir, ...(model?.hidden ?? [])]);
   const judge = options.judge && model && judgeOf(options.judge, model.chat, signal);
@@ -70,7 +70,7 @@ export interface SelectOptions {
 export async function selectDataSet(options: SelectOptions): Promise<SelectResult> {
   const { data: path, outDir, policy, samples, low, high, seed, temperature, experiment, hub, signal } = options;
   const data = openDataSet(path);
-  loadRunnableSuite(path);
+  loadRunnableSuite(path, {}, experiment.sandbox);
   await using model = await openLanguageModel(policy, { experiment, hub });
   await using provider = await openSandboxes(path, [outDir, ...model.hidden]);
   const source = { format: model.format() };

@@ -74,7 +74,7 @@ function loadOptions({ families }: EvaluateOptions) {
 /** Runs every instance's own solution, or nothing. */
 async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop") {
   const { hub, signal, samples, split, seed } = options;
-  const suite = loadRunnableSuite(options.suite, loadOptions(options));
+  const suite = loadRunnableSuite(options.suite, loadOptions(options), options.experiment.sandbox);
   await using provider = await openBackend(options.experiment.sandbox, options.suite);
   const concurrency = cpus().length * 4;
   let done = 0;
@@ -92,7 +92,7 @@ async function checkReference(options: EvaluateOptions, agent: "oracle" | "noop"
 /** Runs one episode per instance with a model, or with uniformly random tokens. */
 async function playEpisodes(options: EvaluateOptions) {
   const { hub, signal } = options;
-  const suite = loadRunnableSuite(options.suite, loadOptions(options));
+  const suite = loadRunnableSuite(options.suite, loadOptions(options), options.experiment.sandbox);
   const { experiment } = options;
   await using model = await openPolicy(options);
   await using provider = await openBackend(experiment.sandbox, options.suite, model.hidden);

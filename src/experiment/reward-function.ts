@@ -4,79 +4,16 @@
  * the hash says that somebody looked.
  */
 
-import { createHash } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { isBuiltin } from "node:module";
-import { join } from "node:path";
 import type { RewardConfig } from "../config/reward.ts";
-import { AleError, deadline, errorMessage } from "../core/errors.ts";
+import { AleError, deadline } from "../core/errors.ts";
 import { selfCommand } from "../device/self.ts";
 import type { FromFunction, ToFunction } from "../reward/function-role.ts";
 import type { RewardEpisode } from "../reward/shaping.ts";
+import { placeTrusted, rewardCode } from "./trusted-code.ts";
 
-const MAX_SOURCE_BYTES = 1 << 20;
 const START_MS = 30_000;
 /** What was run, beside the results. */
 const COPY = "reward.ts";
-
-/** Source and hash of a reward function. @throws AleError("config") when it cannot be read */
-export function readRewardFunction(path: string): { readonly source: string; readonly sha256: string } {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(path);
-  } catch (error) {
-    throw new AleError("config", `reward.function: ${path} cannot be read: ${errorMessage(error)}`, {
-      hint: "give the path of a TypeScript file",
-      cause: error,
-    });
-  }
-  if (bytes.length > MAX_SOURCE_BYTES) throw new AleError("config", `reward.function: ${path} is larger than 1 MiB`);
-  return { source: new TextDecoder().decode(bytes), sha256: createHash("sha256").update(bytes).digest("hex") };
-}
-
-/**
- * Checks that the function may run, without running it: it is what the hash says, and all of it is in the one file.
- * @throws AleError("config") with what to do
- */
-export function trustedSource({ function: path, sha256: known }: RewardConfig): string | undefined {
-  if (path === undefined) return undefined;
-  const { source, sha256 } = readRewardFunction(path);
-  if (known === undefined) {
-    throw new AleError("config", `reward.function: ${path} is code that this experiment would run`, {
-      hint: `read it; then set reward.sha256 = "${sha256}", or add --trust`,
-    });
-  }
-  if (known !== sha256) {
-    throw new AleError("config", `reward.function: ${path} is not the file that reward.sha256 names`, {
-      hint: `its hash is ${sha256}; look at what has changed`,
-    });
-  }
-  const foreign = importsOf(source, path).find((name) => !isBuiltin(name));
-  if (foreign === undefined) return source;
-  throw new AleError(
-    "config",
-    `reward.function: ${path} imports ${JSON.stringify(foreign)}, which the hash does not cover`,
-    {
-      hint: "put everything into the one file; node: modules may be imported",
-    },
-  );
-}
-
-/** What a run that is resumed ran before, wherever the file itself is by now. */
-function keptSource({ function: path, sha256: known }: RewardConfig, folder: string): string | undefined {
-  const copy = join(folder, COPY);
-  if (path === undefined || !existsSync(copy)) return undefined;
-  const { source, sha256 } = readRewardFunction(copy);
-  return sha256 === known ? source : undefined;
-}
-
-function importsOf(source: string, path: string): string[] {
-  try {
-    return new Bun.Transpiler({ loader: "ts" }).scanImports(source).map((found) => found.path);
-  } catch (error) {
-    throw new AleError("config", `reward.function: ${path}: ${errorMessage(error)}`, { hint: "correct the file" });
-  }
-}
 
 /** A running reward function. */
 export class RewardFunction implements AsyncDisposable {
@@ -88,12 +25,9 @@ export class RewardFunction implements AsyncDisposable {
   #next = 0;
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(config: RewardConfig, source: string, folder: string) {
-    this.#path = config.function ?? "";
-    this.#limitMs = config.functionSeconds * 1000;
-    // What was hashed is what runs, whatever happens to the file meanwhile.
-    const copy = join(folder, COPY);
-    writeFileSync(copy, source);
+  private constructor(path: string, copy: string, seconds: number) {
+    this.#path = path;
+    this.#limitMs = seconds * 1000;
     const { PATH = "", TMPDIR = "/tmp" } = process.env;
     this.#process = Bun.spawn({
       cmd: selfCommand("reward-function", [copy]),
@@ -107,9 +41,10 @@ export class RewardFunction implements AsyncDisposable {
 
   /** @throws AleError("config") when the file cannot be trusted or loaded */
   static async start(config: RewardConfig, folder: string): Promise<RewardFunction | undefined> {
-    const source = keptSource(config, folder) ?? trustedSource(config);
-    if (source === undefined) return undefined;
-    const started = new RewardFunction(config, source, folder);
+    const { function: path, sha256, functionSeconds } = config;
+    if (path === undefined) return undefined;
+    const copy = placeTrusted(rewardCode({ function: path, sha256 }), folder, COPY);
+    const started = new RewardFunction(path, copy, functionSeconds);
     try {
       await deadline("loading the reward function", START_MS, started.#ready.promise, "config");
     } catch (error) {

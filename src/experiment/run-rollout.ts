@@ -2,6 +2,7 @@
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import type { FilterConfig } from "../config/async.ts";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { Task, Trajectory } from "../core/types.ts";
 import { isDropped, trainable } from "../rollout/alerts.ts";
@@ -11,6 +12,10 @@ import { Rollout, type RolloutState, type SlotName } from "../rollout/rollout.ts
 import { collectOptions } from "./evaluator.ts";
 import type { RunParts } from "./run-parts.ts";
 import type { TrainingTasks } from "./training-tasks.ts";
+import { filterCode, placeTrusted } from "./trusted-code.ts";
+
+/** What was run, beside the results. */
+const FILTER_COPY = "filter.ts";
 
 /** Opens the rollout where the last commit left it. `stepOf` is the step that training is at. */
 export async function openRollout(
@@ -23,7 +28,7 @@ export async function openRollout(
   const { experiment } = options;
   const { guards } = experiment;
   const { groups, groupSize, redundancy, retries, filter } = experiment.rollout;
-  const reject = filter && groupFilter(filter, filter.module === undefined ? undefined : await load(filter.module));
+  const reject = filter && groupFilter(filter, await loadFilter(filter, options.outDir));
   const { limiter, onEpisode } = collectOptions(parts, stepOf);
   const rollout = {
     context,
@@ -48,17 +53,24 @@ export function groupKey({ options, session }: RunParts, { group, episode }: Slo
   return { episodes: `${session.runId}/${name}`, noise: `${options.experiment.seed}/${name}` };
 }
 
-/** @throws AleError("config") when the file cannot be loaded or exports no function `keep`. */
-async function load(path: string): Promise<KeepGroup> {
-  const file = resolve(path);
+/**
+ * The function of a filter's module, if it has one; it runs in this process.
+ * @throws AleError("config") when the file cannot be trusted or loaded, or exports no function `keep`
+ */
+export async function loadFilter(
+  { module: path, sha256 }: FilterConfig,
+  folder: string,
+): Promise<KeepGroup | undefined> {
+  if (path === undefined) return undefined;
+  const copy = placeTrusted(filterCode({ module: path, sha256 }), folder, FILTER_COPY);
   const problem = (what: string, cause?: unknown) =>
-    new AleError("config", `rollout.filter.module: ${file} ${what}`, {
+    new AleError("config", `rollout.filter.module: ${path} ${what}`, {
       hint: "it has to export function keep(rewards: number[], family: string): boolean",
       cause,
     });
   let module: { readonly keep?: unknown };
   try {
-    module = await import(pathToFileURL(file).href);
+    module = await import(pathToFileURL(resolve(copy)).href);
   } catch (cause) {
     throw problem(`cannot be loaded: ${errorMessage(cause)}`, cause);
   }

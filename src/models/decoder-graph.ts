@@ -24,6 +24,7 @@ import {
   headName,
   type LayoutTensor,
   layOut,
+  type ParameterEntry,
   type ParameterLayout,
   parameterLayout,
 } from "./parameters.ts";
@@ -50,6 +51,8 @@ export interface DecoderGraphOptions extends TokenShape {
   readonly adapters?: Adapters | undefined;
   /** How the model's own matrices are kept. Default float32. */
   readonly storage?: MatrixStorage | undefined;
+  /** Gradients are written as they are, not added to those before: there are no inputs called `accumulatedName`. */
+  readonly replacesGradients?: boolean | undefined;
 }
 
 /**
@@ -67,6 +70,18 @@ export function trainableLayout(
     [VALUE_HEAD_WEIGHT, "value-head", [1, config.hiddenSize]],
     [VALUE_HEAD_BIAS, "value-head", [1]],
   ]);
+}
+
+/**
+ * The tensors whose gradients are outputs of a graph with gradients; what else is trained is an untied embedding, which gets
+ * its gradient from the embedded tokens alone.
+ */
+export function denseGradients(
+  config: DecoderConfig,
+  options: { readonly adapters?: Adapters | undefined; readonly valueHead: boolean },
+): readonly ParameterEntry[] {
+  const { entries } = trainableLayout(config, options);
+  return config.tiedEmbeddings ? entries : entries.filter(({ name }) => name !== EMBEDDING);
 }
 
 /** Whether the gradient of the embedded tokens is an output of graphs with gradients. */
@@ -118,11 +133,11 @@ export function buildDecoderGraph(config: DecoderConfig, options: DecoderGraphOp
 
   graph.output(ENTROPY, head.entropy);
   const seeds = lossSeeds(graph, head, terms);
-  // An untied embedding gets its gradient from the embedded tokens alone, which the caller adds up.
-  const dense = [...parameters.values()].filter(
-    ({ name, differentiable }) => differentiable && (inside || config.tiedEmbeddings || name !== EMBEDDING),
-  );
-  for (const tensor of dense) graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
+  const outside = { adapters, valueHead: terms.values !== undefined };
+  const dense = (inside ? trainable.entries : denseGradients(config, outside)).map(({ name }) => parameter(name));
+  for (const tensor of options.replacesGradients === true ? [] : dense) {
+    graph.startGradient(tensor, graph.input(accumulatedName(tensor.name), tensor.shape));
+  }
   graph.backward(seeds);
   for (const tensor of dense) graph.output(gradientName(tensor.name), graph.gradient(tensor));
   if (start.differentiable && !inside) graph.output(EMBEDDED_GRADIENT, graph.gradient(start));

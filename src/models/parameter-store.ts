@@ -13,7 +13,7 @@
 
 import { existsSync, statSync } from "node:fs";
 import { AleError } from "../core/errors.ts";
-import { allocateBytes, mapSharedFile } from "../runtime/memory.ts";
+import { allocateDense, mapSharedFile } from "../runtime/memory.ts";
 import type { ParameterLayout } from "./parameters.ts";
 
 export type Slot = 0 | 1 | 2;
@@ -56,7 +56,7 @@ export class ParameterStore {
 
   /** A store in this process's memory only. */
   static inMemory(layout: ParameterLayout): ParameterStore {
-    const store = new ParameterStore(layout, allocateBytes(storeBytes(layout)));
+    const store = new ParameterStore(layout, allocateDense(storeBytes(layout)));
     store.#writeHeader();
     return store;
   }

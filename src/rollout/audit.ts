@@ -3,14 +3,14 @@
 import type { Sandbox } from "../core/ports.ts";
 import type { AuditEntry, ConnectionRecord, ExecRecord, Turn } from "../core/types.ts";
 
-/** Connections of one episode that are told one by one; a flood of more says no more. */
+/** Connections of one episode, of each kind, that are told one by one; a flood of more says no more. */
 const MAX_CONNECTIONS = 1000;
 
 type Found = (ExecRecord | ConnectionRecord) & Pick<AuditEntry, "phase" | "sandbox">;
 
 export class EpisodeAudit {
   readonly #found: Found[] = [];
-  #connections = 0;
+  readonly #connections = new Map<ConnectionRecord["kind"], number>();
   /** The agent's sandbox. */
   #agent = "";
 
@@ -18,7 +18,9 @@ export class EpisodeAudit {
   watch(sandbox: Sandbox, phase: AuditEntry["phase"]): void {
     if (phase === "agent") this.#agent = sandbox.id;
     sandbox.network?.onConnection((record) => {
-      if (this.#connections++ < MAX_CONNECTIONS) this.#found.push({ ...record, phase, sandbox: sandbox.id });
+      const count = this.#connections.get(record.kind) ?? 0;
+      this.#connections.set(record.kind, count + 1);
+      if (count < MAX_CONNECTIONS) this.#found.push({ ...record, phase, sandbox: sandbox.id });
     });
   }
 

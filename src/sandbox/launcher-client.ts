@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileSink, Subprocess } from "bun";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
+import { TimeLimit } from "../core/time-limit.ts";
 import { beginWait } from "../core/waits.ts";
 import { launcherPath } from "./launcher-path.ts";
 import { namespaceHint } from "./namespace-hint.ts";
@@ -34,9 +35,7 @@ interface Pending {
   readonly resolve: (reply: Reply) => void;
   readonly reject: (error: AleError) => void;
   readonly expire: () => void;
-  timer: Timer;
-  /** Of `performance.now()`. */
-  dueAt: number;
+  limit: TimeLimit;
   /** What was left of the wait when its sandbox was paused. */
   left?: number | undefined;
 }
@@ -268,7 +267,7 @@ export class Connection {
     this.#reason = `${this.#name} ${how}${told === "" ? "" : `: ${told}`}`;
     const error = new AleError("sandbox", this.#reason, { hint: "the next sandbox starts a new one" });
     for (const pending of this.#pending.values()) {
-      clearTimeout(pending.timer);
+      pending.limit.stop();
       pending.reject(error);
     }
     this.#pending.clear();
@@ -288,7 +287,7 @@ export class Connection {
     pending.parts.push(frame.payload);
     if (frame.flags & Flag.more) return;
     this.#pending.delete(frame.request);
-    clearTimeout(pending.timer);
+    pending.limit.stop();
     const missing = (frame.flags & Flag.missing) !== 0;
     if (missing || (frame.flags & Flag.error) === 0) pending.resolve({ payload: concat(pending.parts), missing });
     else pending.reject(new AleError("sandbox", new TextDecoder().decode(frame.payload)));
@@ -305,25 +304,23 @@ export class Connection {
     for (const [request, pending] of this.#pending) {
       if (pending.sandbox !== sandbox || pending.op === Op.destroy || pending.op === Op.limits) continue;
       this.#pending.delete(request);
-      clearTimeout(pending.timer);
+      pending.limit.stop();
       pending.reject(new AleError("sandbox", reason));
     }
   }
 
   holdOff(sandbox: number): void {
-    const now = performance.now();
     for (const pending of this.#pending.values()) {
       if (pending.sandbox !== sandbox) continue;
-      clearTimeout(pending.timer);
-      pending.left = Math.max(0, pending.dueAt - now);
+      pending.limit.stop();
+      pending.left = pending.limit.left;
     }
   }
 
   goOn(sandbox: number): void {
     for (const pending of this.#pending.values()) {
       if (pending.sandbox !== sandbox || pending.left === undefined) continue;
-      pending.timer = setTimeout(pending.expire, pending.left);
-      pending.dueAt = performance.now() + pending.left;
+      pending.limit = new TimeLimit(pending.left, pending.expire);
       pending.left = undefined;
     }
   }
@@ -341,12 +338,8 @@ export class Connection {
         this.#pending.delete(request);
         reject(new AleError("sandbox", `${what}: ${this.#name} did not answer within ${timeoutMs} ms`));
       };
-      const wait = Math.min(timeoutMs, MAX_TIMER_MS);
-      const timer = setTimeout(expire, wait);
-      this.#pending.set(request, {
-        ...{ sandbox, op, parts: [], resolve, reject, expire, timer },
-        dueAt: performance.now() + wait,
-      });
+      const limit = new TimeLimit(Math.min(timeoutMs, MAX_TIMER_MS), expire);
+      this.#pending.set(request, { sandbox, op, parts: [], resolve, reject, expire, limit });
     });
     this.send(encodeMessage(op, request, sandbox, payload));
     const who = sandbox === 0 ? "sandboxes" : `sandbox s${sandbox}`;

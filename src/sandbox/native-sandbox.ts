@@ -154,6 +154,7 @@ export class NativeSandbox implements Sandbox {
           return sandbox.alive;
         },
         request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
+        upload: (folder, files) => sandbox.upload(folder, files),
       },
       options,
     );

@@ -6,7 +6,7 @@
 import { AleError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { Demonstration, SandboxFile, Split, Task } from "../core/types.ts";
-import { sharedParts, type TaskFamily, type TaskFolder } from "./folder.ts";
+import { networksOf, sharedParts, type TaskFamily, type TaskFolder } from "./folder.ts";
 import { compileCondition, compileList, compileParameter, type Drawer, elementScope } from "./parameters.ts";
 import type { FamilyFile, FamilyTable } from "./schema.ts";
 import { isTemplate, Scope, Template } from "./template.ts";
@@ -43,6 +43,7 @@ export function compileFamily(folder: TaskFolder, family: FamilyTable): TaskFami
     description: folder.file.task.description,
     parametric: true,
     environment: shared.environment,
+    networks: networksOf(folder),
     render: (split, seed) => {
       const id = `${folder.suite}/${folder.family}/${split}/${seed}`;
       try {

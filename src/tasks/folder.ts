@@ -1,6 +1,13 @@
 /** What is known of a task folder before it is given a split and a seed. */
 
-import { type EnvironmentSpec, IMAGE_PROFILE, type SandboxFile, type Split, type Task } from "../core/types.ts";
+import {
+  type EnvironmentSpec,
+  IMAGE_PROFILE,
+  type NetworkSpec,
+  type SandboxFile,
+  type Split,
+  type Task,
+} from "../core/types.ts";
 import { NO_NETWORK, networkOf } from "./network.ts";
 import type { TaskFile } from "./schema.ts";
 
@@ -13,7 +20,14 @@ export interface TaskFamily {
   /** `false` for a plain Harbor folder, which is the same task whatever the split and seed. */
   readonly parametric: boolean;
   readonly environment: EnvironmentSpec;
+  /** What agent and tests may reach, where that is anything, and which table of `task.toml` says so. */
+  readonly networks: readonly AskedNetwork[];
   render(split: Split, seed: number): Task;
+}
+
+export interface AskedNetwork {
+  readonly table: "environment" | "agent" | "verifier";
+  readonly network: NetworkSpec;
 }
 
 /** A task folder as read, before it is given a split and a seed. */
@@ -36,10 +50,7 @@ const MEBIBYTE = 1024 * 1024;
 /** The parts of a task that are the same for all its instances. */
 export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environment" | "verifierNetwork" | "timeouts"> {
   const { environment, agent, verifier } = folder.file;
-  const name = `${folder.path}/task.toml`;
-  const ofAll = networkOf(name, "environment", environment, NO_NETWORK);
-  const ofAgent = networkOf(name, "agent", agent, ofAll);
-  const ofVerifier = networkOf(name, "verifier", verifier, ofAll);
+  const { ofAgent, ofVerifier } = phaseNetworks(folder);
   return {
     suite: folder.suite,
     environment: {
@@ -56,6 +67,26 @@ export function sharedParts(folder: TaskFolder): Pick<Task, "suite" | "environme
     ...(ofVerifier.mode !== "none" && { verifierNetwork: ofVerifier }),
     timeouts: { command: agent.command_timeout_sec, agent: agent.timeout_sec, verifier: verifier.timeout_sec },
   };
+}
+
+function phaseNetworks({ path, file: { environment, agent, verifier } }: TaskFolder) {
+  const name = `${path}/task.toml`;
+  const ofAll = networkOf(name, "environment", environment, NO_NETWORK);
+  return {
+    ofAll,
+    ofAgent: networkOf(name, "agent", agent, ofAll),
+    ofVerifier: networkOf(name, "verifier", verifier, ofAll),
+  };
+}
+
+/** What a task asks for, table by table. */
+export function networksOf(folder: TaskFolder): AskedNetwork[] {
+  const { ofAll, ofAgent, ofVerifier } = phaseNetworks(folder);
+  const asked: AskedNetwork[] = [
+    { table: ofAgent === ofAll ? "environment" : "agent", network: ofAgent },
+    { table: ofVerifier === ofAll ? "environment" : "verifier", network: ofVerifier },
+  ];
+  return asked.filter(({ network }) => network.mode !== "none");
 }
 
 /** Permission bits of a file of a task folder. */

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { AleError } from "../core/errors.ts";
 import { type Demonstration, type SandboxFile, SPLITS, type Split } from "../core/types.ts";
 import { compileFamily } from "./family.ts";
-import { defaultMode, sharedParts, type TaskFamily, type TaskFolder, WORKDIR_FOLDER } from "./folder.ts";
+import { defaultMode, networksOf, sharedParts, type TaskFamily, type TaskFolder, WORKDIR_FOLDER } from "./folder.ts";
 import { parseTaskFile } from "./schema.ts";
 import type { TaskSource } from "./source.ts";
 
@@ -93,6 +93,7 @@ function plainTask(folder: TaskFolder): TaskFamily {
     description: folder.file.task.description,
     parametric: false,
     environment: shared.environment,
+    networks: networksOf(folder),
     render: (split, seed) => {
       if (instance === undefined) {
         return { ...content, id: `${folder.suite}/${folder.family}`, family: folder.family, split, seed };

@@ -4,16 +4,14 @@ import { AleError } from "../core/errors.ts";
 import {
   accumulatedName,
   decoderGraph,
+  denseGradients,
   EMBEDDED_GRADIENT,
   gradientName,
   IDS,
-  trainableLayout,
   trainsEmbedding,
 } from "../models/decoder-graph.ts";
 import { REFERENCE_TABLE, VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT } from "../models/decoder-head.ts";
 import type { Slot } from "../models/parameter-store.ts";
-import { tensorValues } from "../models/parameter-values.ts";
-import { EMBEDDING, type ParameterLayout } from "../models/parameters.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type BackgroundCall, type PreparedCall, Session, type Values } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
@@ -28,33 +26,37 @@ import {
   type RunnerModel,
   rectangleKey,
 } from "./executor.ts";
+import type { LaneGradients } from "./lane-gradients.ts";
 
 /** All runners of one learner. Lanes share the compiled graphs and have everything else to themselves. */
 export class DecoderRunners implements Executor {
   readonly lanes: number;
   readonly #model: RunnerModel;
-  readonly #lanes: readonly Lane[];
+  readonly #gradients: LaneGradients;
   readonly #sessions = new Map<string, Session>();
   readonly #embeddingGradient = new EmbeddingGradient();
   readonly #runners = new Map<string, DecoderRunner>();
 
-  /** @param gradients flat accumulators in `layout`, one per lane. */
-  constructor(model: RunnerModel, layout: ParameterLayout, gradients: readonly Float32Array[]) {
+  constructor(model: RunnerModel, gradients: LaneGradients) {
     this.#model = model;
-    this.lanes = gradients.length;
-    this.#lanes = gradients.map((flat) => tensorValues(layout, flat));
+    this.#gradients = gradients;
+    this.lanes = gradients.values.length;
   }
 
+  /** The runner replaces the lane's gradients where there are none. */
   get(mode: RunnerMode, { rows, length, packed }: Rectangle, lane: number): DecoderRunner {
-    const key = `${modeKey(mode)} ${rectangleKey({ rows, length, packed })}`;
+    const replaces = mode.gradients && this.#gradients.isStale(lane);
+    if (replaces) this.#gradients.replace(lane, new Set(denseEntries(this.#model, mode).map(({ name }) => name)));
+    const key = `${modeKey(mode)} ${rectangleKey({ rows, length, packed })}${replaces ? " replaces" : ""}`;
     const found = this.#runners.get(`${key} ${lane}`);
     if (found !== undefined) return found;
     const runner = new DecoderRunner({
       model: this.#model,
-      lane: this.#lanes[lane] as Lane,
-      session: this.#session(key, mode, { rows, length, packed }),
+      lane: this.#gradients.values[lane] as Lane,
+      session: this.#session(key, mode, { rows, length, packed }, replaces),
       embeddingGradient: this.#embeddingGradient,
       mode,
+      replaces,
       rows,
       length,
       packed,
@@ -85,14 +87,14 @@ export class DecoderRunners implements Executor {
     this.#runners.clear();
   }
 
-  #session(key: string, { gradients, terms }: RunnerMode, shape: Rectangle): Session {
+  #session(key: string, { gradients, terms }: RunnerMode, shape: Rectangle, replacesGradients: boolean): Session {
     const found = this.#sessions.get(key);
     if (found !== undefined) return found;
     const { config, adapters } = this.#model;
     const mode = gradients ? "gradients" : "logprobs";
-    const model = decoderGraph(config, { profile: "cpu", mode, terms, adapters, ...shape });
+    const model = decoderGraph(config, { profile: "cpu", mode, terms, adapters, replacesGradients, ...shape });
     // The graph is emitted in its final form: optimising it takes as long as compiling and makes no run faster.
-    const session = new Session(model, { threads: this.#lanes.length, optimization: "none" });
+    const session = new Session(model, { threads: this.lanes, optimization: "none" });
     this.#sessions.set(key, session);
     return session;
   }
@@ -104,6 +106,13 @@ interface RunnerOptions extends Rectangle {
   readonly session: Session;
   readonly embeddingGradient: EmbeddingGradient;
   readonly mode: RunnerMode;
+  /** Whether gradients are replaced; otherwise they are added to. */
+  readonly replaces: boolean;
+}
+
+/** What a run writes gradients of. */
+function denseEntries({ config, adapters }: RunnerModel, { terms }: RunnerMode) {
+  return denseGradients(config, { adapters, valueHead: terms.values !== undefined });
 }
 
 /** A value no log-probability and no state can have: still there after a background run, it shows that the run failed. */
@@ -165,8 +174,7 @@ export class DecoderRunner implements BatchRunner {
   }
 
   #bindings(slot: Slot): [feeds: Values, fetches: Values] {
-    const { model, mode, rows, length, lane } = this.#options;
-    const { config, adapters } = model;
+    const { model, mode, replaces, rows, length, lane } = this.#options;
     const tokens = rows * length;
     const hasValues = mode.terms.values !== undefined;
     const { feeds: head, fetches } = this.#memory.head();
@@ -180,12 +188,11 @@ export class DecoderRunner implements BatchRunner {
     if (mode.terms.divergence !== true) delete feeds[REFERENCE_TABLE];
     if (!mode.gradients) return [feeds, fetches];
     if (this.#trainsEmbedding) {
-      fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, config.hiddenSize]);
+      fetches[EMBEDDED_GRADIENT] = float32Value(this.#embeddedGradient, [tokens, model.config.hiddenSize]);
     }
-    for (const { name } of trainableLayout(config, { adapters, valueHead: hasValues }).entries) {
-      if (name === EMBEDDING && !config.tiedEmbeddings) continue;
+    for (const { name } of denseEntries(model, mode)) {
       const gradient = lane[name] as Value;
-      feeds[accumulatedName(name)] = gradient;
+      if (!replaces) feeds[accumulatedName(name)] = gradient;
       fetches[gradientName(name)] = gradient;
     }
     return [feeds, fetches];

@@ -8,8 +8,8 @@ export interface CallBinding {
   readonly fetches: Values;
 }
 
-/** Runs of a lane before lanes wait for one another: waking a thread costs as much as a third of a small run. */
-const RUNS_PER_WAIT = 8;
+/** Runs of a lane before lanes wait for one another: waking a thread costs as much as half a small run. */
+const RUNS_PER_WAIT = 32;
 
 /**
  * Runs of the graph on all bindings; each call makes a few in every lane. Each run works alone on its thread: dividing the

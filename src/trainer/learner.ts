@@ -11,10 +11,10 @@ import type { AdaptedBase, FrozenParameters } from "../models/frozen-parameters.
 import type { ParameterStore, Slot } from "../models/parameter-store.ts";
 import { parameterValues } from "../models/parameter-values.ts";
 import { headName } from "../models/parameters.ts";
-import { allocateFloat32 } from "../runtime/memory.ts";
 import type { Value } from "../runtime/value.ts";
 import { DecoderRunners } from "./decoder-runner.ts";
 import type { Executor, RunnerMode, RunnerModel } from "./executor.ts";
+import { LaneGradients } from "./lane-gradients.ts";
 import { LayeredRunners } from "./layered-runner.ts";
 import {
   type BackwardResult,
@@ -30,7 +30,7 @@ import {
 import { copyOutputs, runMicroBatches } from "./micro-batch-runs.ts";
 import { type MicroBatch, type Packing, planMicroBatches } from "./micro-batches.ts";
 import { finish, type MicroOperations, paced } from "./micro-operations.ts";
-import { GradientSum, type NoDecay } from "./optimizer.ts";
+import type { NoDecay } from "./optimizer.ts";
 import { type StepResult, type StepSettings, StoreOptimizer } from "./store-optimizer.ts";
 
 export interface LearnerOptions {
@@ -56,6 +56,8 @@ export interface LearnerOptions {
   readonly base?: AdaptedBase | undefined;
   /** The model that `referenceLogprobs` asks; default the base of the adapters. */
   readonly reference?: FrozenParameters | undefined;
+  /** Elements from which on the first micro-batch replaces gradients instead of adding to zeros; tests set less. */
+  readonly replaceFrom?: number;
   /** Where the sum of the gradients is collected, zeros at first, in the store's layout; memory of its own by default. */
   readonly gradients?: Float32Array;
   /** Told of each micro-batch, or of those that run together, and of each optimizer step. */
@@ -68,9 +70,8 @@ export class Learner {
   readonly #maxTokens: number;
   readonly #record: RecordSpan | undefined;
   readonly #packing: Packing | undefined;
-  /** One flat array per thread; the first collects the sum. */
-  readonly #gradients: readonly Float32Array[];
-  readonly #sum: GradientSum;
+  /** One lane per thread. */
+  readonly #gradients: LaneGradients;
   readonly #executor: Executor;
   readonly #reference: Executor | undefined;
   readonly #optimizer: StoreOptimizer;
@@ -83,25 +84,29 @@ export class Learner {
     this.#packing = options.packing;
     const { threads, base, reference = base?.parameters, noDecay } = options;
     const layered = options.executor === "layers";
-    this.#gradients = Array.from({ length: layered ? 1 : threads }, (_, lane) =>
-      lane === 0 && options.gradients !== undefined ? options.gradients : allocateFloat32(store.layout.length),
-    );
-    this.#sum = new GradientSum(this.#gradients, threads);
     const { layout } = store;
+    this.#gradients = new LaneGradients(layout, {
+      lanes: layered ? 1 : threads,
+      threads,
+      first: options.gradients,
+      replaces: !layered,
+      replaceFrom: options.replaceFrom,
+    });
+    const { memory } = this.#gradients;
     const executor = (model: RunnerModel) =>
       layered
-        ? new LayeredRunners({ ...options, model, layout, gradients: this.gradients })
-        : new DecoderRunners(model, layout, this.#gradients);
+        ? new LayeredRunners({ ...options, model, layout, gradients: memory })
+        : new DecoderRunners(model, this.#gradients);
     const table = base === undefined && reference && { [REFERENCE_TABLE]: reference.values[headName(config)] as Value };
     const weights = (slot: Slot) => ({ ...base?.parameters.values, ...parameterValues(store, slot), ...table });
     this.#executor = executor({ config, adapters: base?.adapters, weights });
     this.#reference = reference && executor({ config, adapters: undefined, weights: () => reference.values });
-    this.#optimizer = new StoreOptimizer(store, this.gradients, { threads, noDecay });
+    this.#optimizer = new StoreOptimizer(store, memory, { threads, noDecay });
   }
 
-  /** Gradients accumulated so far, flat in the store's layout. */
+  /** Gradients accumulated so far, flat in the store's layout. Ask again after they were cleared. */
   get gradients(): Float32Array {
-    return this.#gradients[0] as Float32Array;
+    return this.#gradients.sum;
   }
 
   /**
@@ -201,8 +206,7 @@ export class Learner {
         },
       },
     );
-    const began = yield* this.#optimizing(this.#sum.calls);
-    for (const lane of this.#gradients.slice(1)) lane.fill(0);
+    const began = yield* this.#optimizing(this.#gradients.collect());
     this.#record?.("optimizer", began);
     const { loss, entropy, tokens, divergence } = sums;
     return { loss, logprobs, entropy: tokens === 0 ? 0 : entropy / tokens, tokens, divergence };
@@ -222,14 +226,16 @@ export class Learner {
     const target = checkedSlot(to);
     this.#store.assertWritable(target);
     const { norm } = this.#optimizer;
-    let began = yield* this.#optimizing(norm.calls);
-    const gradNorm = norm.result();
+    this.#gradients.settle();
+    const known = this.#gradients.norm;
+    let began = yield* this.#optimizing(known === undefined ? norm.calls : []);
+    const gradNorm = known ?? norm.result();
     if (Number.isFinite(gradNorm)) {
       const calls = this.#optimizer.updateCalls(settings, gradNorm, source, target);
       began = yield* this.#optimizing(calls, began);
       this.#store.setStep(target, this.#store.step(source) + 1);
     }
-    this.gradients.fill(0); // Those of the other lanes were cleared when they were added up.
+    this.#gradients.clear();
     this.#record?.("optimizer", began);
     return { gradNorm };
   }
@@ -241,7 +247,7 @@ export class Learner {
 
   /** Forgets accumulated gradients. */
   clearGradients(): void {
-    for (const gradients of this.#gradients) gradients.fill(0);
+    this.#gradients.clear();
   }
 
   /** Frees the compiled graphs. */
@@ -249,7 +255,7 @@ export class Learner {
     this.#executor.release();
     this.#reference?.release();
     this.#optimizer.release();
-    this.#sum.release();
+    this.#gradients.release();
   }
 
   /** @throws AleError("internal") for a divergence when there is no reference to measure it from. */

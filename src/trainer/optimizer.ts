@@ -2,7 +2,7 @@
 
 import type { ParameterKind } from "../models/parameters.ts";
 import { type Bfloat16Form, emitNarrow } from "../onnx/bfloat16.ts";
-import { OnnxBuilder } from "../onnx/builder.ts";
+import { MICROSOFT, OnnxBuilder } from "../onnx/builder.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
@@ -52,7 +52,7 @@ export interface OptimizerRange {
 }
 
 /** Elements per run, so that the arrays and temporaries of a run stay in the second-level cache. */
-const CHUNK = 1 << 16;
+export const CHUNK = 1 << 15;
 
 /** Names of the scalars an update reads; see `adamWScalars`. */
 export const ADAMW_SCALARS = ["decay1", "gain1", "decay2", "gain2", "stepSize", "eps", "keep"] as const;
@@ -75,12 +75,11 @@ export class AdamW {
     this.#gradients = gradients;
     this.#ranges = ranges;
     this.#threads = threads;
-    this.#session = new Session(adamWGraph(), { threads });
+    this.#session = new Session(fusedAdamWGraph(), { threads, optimization: "none" });
     const scalars = () =>
-      Object.fromEntries(ADAMW_SCALARS.map((name) => [name, float32Value(allocateFloat32(1), [])])) as Record<
-        AdamWScalar,
-        Value
-      >;
+      Object.fromEntries(
+        ADAMW_SCALARS.map((name) => [name, float32Value(allocateFloat32(1), FACTORS.has(name) ? [1, 1, 1] : [])]),
+      ) as Record<AdamWScalar, Value>;
     this.#scalars = { decayed: scalars(), spared: scalars(), "value-head": scalars() };
   }
 
@@ -103,6 +102,7 @@ export class AdamW {
     for (const group of OPTIMIZER_GROUPS) {
       const values = adamWScalars(settings, group, step, gradientScale);
       for (const name of ADAMW_SCALARS) this.#scalars[group][name].data[0] = values[name];
+      this.#scalars[group].stepSize.data[0] = -values.stepSize;
     }
     return this.#callsFor(from, to);
   }
@@ -124,7 +124,7 @@ export class AdamW {
     for (const range of this.#ranges) {
       for (let begin = range.begin; begin < range.end; begin += CHUNK) {
         const end = Math.min(range.end, begin + CHUNK);
-        const part = (flat: Float32Array) => float32Value(flat.subarray(begin, end), [end - begin]);
+        const part = (flat: Float32Array) => float32Value(flat.subarray(begin, end), [1, 1, end - begin]);
         const feeds = {
           p: part(from.parameters),
           m: part(from.firstMoment),
@@ -132,10 +132,8 @@ export class AdamW {
           g: part(this.#gradients),
           ...this.#scalars[range.group],
         };
-        bindings.push({
-          feeds,
-          fetches: { p2: part(to.parameters), m2: part(to.firstMoment), v2: part(to.secondMoment) },
-        });
+        const [p2, m2, v2] = [part(to.parameters), part(to.firstMoment), part(to.secondMoment)];
+        bindings.push({ feeds, fetches: { p2, m2, v2, kept_p: p2, kept_m: m2, kept_v: v2 } });
       }
     }
     return prepareLanes(this.#session, bindings, this.#threads);
@@ -165,6 +163,35 @@ export function adamWScalars(
     eps: settings.eps * rootCorrection2,
     keep: group === "decayed" ? 1 - lr * settings.weightDecay : 1,
   };
+}
+
+/** The scalars that `fusedAdamWGraph` reads as filters. */
+const FACTORS: ReadonlySet<AdamWScalar> = new Set(["gain1", "gain2", "stepSize"]);
+
+/**
+ * As `adamWGraph`, for the processor: flat arrays as [1, 1, n], and the step size is negative. A convolution of width 1 with an
+ * addend is the only operator there that multiplies and adds in one pass (docs/adr/0032). It adds in place where its addend and
+ * its output share memory, so `kept_p`, `kept_m` and `kept_v` are to be bound to that of `p2`, `m2` and `v2`.
+ */
+function fusedAdamWGraph(): Uint8Array {
+  const graph = new OnnxBuilder("adamw");
+  const shape = [1, 1, "n"];
+  for (const name of ["p", "m", "v", "g"]) graph.input(name, "float32", shape);
+  for (const name of ADAMW_SCALARS) graph.input(name, "float32", FACTORS.has(name) ? [1, 1, 1] : []);
+  /** next = factor · x + keep · before */
+  const advance = (before: string, keep: string, x: string, factor: AdamWScalar, next: string) => {
+    const kept = graph.node("Mul", [before, keep], { outputs: [`kept_${before}`] });
+    graph.node("FusedConv", [x, factor, "", kept], { domain: MICROSOFT, outputs: [next] });
+  };
+  advance("m", "decay1", "g", "gain1", "m2");
+  advance("v", "decay2", graph.node("Mul", ["g", "g"]), "gain2", "v2");
+  const denominator = graph.node("Add", [graph.node("Sqrt", ["v2"]), "eps"]);
+  advance("p", "keep", graph.node("Div", ["m2", denominator]), "stepSize", "p2");
+  for (const name of ["p", "m", "v"]) {
+    graph.output(`${name}2`, "float32", shape);
+    graph.output(`kept_${name}`, "float32", shape);
+  }
+  return graph.encode();
 }
 
 /**
@@ -233,12 +260,17 @@ export class GlobalNorm {
 
   /** The norm, once `calls` were made. */
   result(): number {
-    return Math.sqrt(this.#sums.reduce((total, sum) => total + sum, 0));
+    return normOf(this.#sums);
   }
 
   release(): void {
     this.#session.release();
   }
+}
+
+/** The root of a sum, in float64. */
+export function normOf(squares: Float32Array): number {
+  return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
 
 /** Elements that are added up at a time: some milliseconds. */

@@ -99,6 +99,22 @@ describe("native files of the executable", () => {
     expect(leftOvers.filter((path) => !path.endsWith(".verified"))).toEqual([]);
   });
 
+  test("its own products with quantised weights say what ONNX Runtime's do", () => {
+    using folder = temporaryFolder();
+    const model = join(import.meta.dir, "../../models/shell-start");
+    const asked = ["--quantization", "int4", "--ids", "330,381,6,416", "--greedy", "--max-tokens", "12", "--json"];
+    const answers = ["1", "0"].map((own) => {
+      const env = { HOME: folder.path, ALE_CACHE_DIR: folder.path, ALE_BLOCK_PRODUCTS: own };
+      const { exitCode, stdout } = run([ale, "generate", "--model", model, ...asked], { env });
+      expect(exitCode).toBe(0);
+      return JSON.parse(stdout) as { ids: number[]; logprobs: number[] };
+    });
+    const [own, theirs] = answers as [(typeof answers)[0], (typeof answers)[0]];
+    expect(own.ids).toEqual(theirs.ids);
+    for (const [i, logprob] of own.logprobs.entries()) expect(logprob).toBeCloseTo(theirs.logprobs[i] as number, 3);
+    expect(nativesBelow(folder.path).map((path) => basename(path))).toContain("libale-products.so");
+  });
+
   test("without HOME they go to the temporary folder", () => {
     using folder = temporaryFolder();
     const result = run([ale, "doctor", "--json"], { env: { TMPDIR: folder.path } });

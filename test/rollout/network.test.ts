@@ -96,7 +96,11 @@ test("a task that asks for nothing gets nothing", async () => {
 
 test("every connection and every command is in the audit log, with its episode and turn", async () => {
   const task = taskWith(allowing(`${LISTED}:${agents.port}`), allowing(`${LISTED}:${tests.port}`));
-  const trajectory = await play(task, ["true", ask(agents.port), ask(tests.port)], "clean");
+  const trajectory = await play(
+    task,
+    ["true", ask(agents.port), ask(tests.port), "getent hosts unlisted.test; true"],
+    "clean",
+  );
   const store = await openStore(join(provider.stateDir, "audit.db"));
   const run = await store.createRun({
     ...{ name: "audit", algorithm: "grpo", seed: 1, configToml: "", configHash: "h", outDir: "/runs/audit" },
@@ -111,12 +115,17 @@ test("every connection and every command is in the audit log, with its episode a
     entry.kind,
     entry.kind === "exec" ? entry.exitCode : `${entry.port} ${entry.verdict}`,
   ]);
-  expect(told.filter(([phase]) => phase === "agent")).toEqual([
+  const queries = entries.filter((entry) => entry.kind === "dns");
+  expect(queries.length).toBeGreaterThan(0);
+  for (const query of queries)
+    expect(query).toMatchObject({ phase: "agent", turn: 3, host: "unlisted.test", address: null, verdict: "denied" });
+  expect(told.filter(([phase, , kind]) => phase === "agent" && kind !== "dns")).toEqual([
     ["agent", 0, "exec", 0],
     ["agent", 1, "exec", 0],
     ["agent", 1, "proxy", `${agents.port} allowed`],
     ["agent", 2, "exec", 0],
     ["agent", 2, "proxy", `${tests.port} denied`],
+    ["agent", 3, "exec", 0],
   ]);
   expect(told.filter(([phase]) => phase === "verifier")).toEqual([
     ["verifier", null, "exec", 0],

@@ -6,11 +6,13 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { FilterSchema } from "../../src/config/async.ts";
 import { loadExperiment } from "../../src/config/load.ts";
 import { RewardSchema } from "../../src/config/reward.ts";
 import { EventHub } from "../../src/core/events.ts";
 import { RewardFunction } from "../../src/experiment/reward-function.ts";
 import { runExperiment } from "../../src/experiment/run.ts";
+import { loadFilter } from "../../src/experiment/run-rollout.ts";
 import type { RewardEpisode } from "../../src/reward/shaping.ts";
 
 const place = mkdtempSync(join(tmpdir(), "ale-reward-"));
@@ -115,6 +117,35 @@ test("code runs only when its hash is named, and only if all of it is covered", 
   await expect(start("empty.ts", "export const other = 1;")).rejects.toThrow("it exports no function reward");
   await expect(start("broken.ts", "export const = ;")).rejects.toThrow("broken.ts");
 }, 60_000);
+
+test("a filter's module runs only when its hash is named, and what was hashed is what runs", async () => {
+  const folder = mkdtempSync(join(place, "filter-"));
+  const mark = join(folder, "ran");
+  const source = `import { writeFileSync } from "node:fs"; writeFileSync(${JSON.stringify(mark)}, "");
+    export const keep = (rewards: number[], family: string): boolean => rewards.length > 1 && family === "cfg";`;
+  const load = (name: string, text: string, more: object = {}) => {
+    const { path, sha256 } = write(name, text);
+    return loadFilter(FilterSchema.parse({ module: path, sha256, ...more }), folder);
+  };
+  await expect(load("keep.ts", source, { sha256: undefined })).rejects.toThrow(
+    `rollout.filter.module: ${join(place, "keep.ts")} is code that this experiment would run`,
+  );
+  await expect(load("keep.ts", source, { sha256: "0".repeat(64) })).rejects.toThrow(
+    "is not the file that rollout.filter.sha256 names",
+  );
+  await expect(load("far.ts", 'import { x } from "./x.ts"; export const keep = () => x;')).rejects.toThrow(
+    'imports "./x.ts"',
+  );
+  expect(existsSync(mark)).toBe(false);
+  const keep = await load("keep.ts", source);
+  expect([existsSync(mark), keep?.([1, 0], "cfg"), keep?.([1, 0], "sum")]).toEqual([true, true, false]);
+  // A run that goes on has its own copy, whatever becomes of the file.
+  const { path, sha256 } = write("keep.ts", source);
+  writeFileSync(path, "export const keep = () => true;");
+  const again = await loadFilter(FilterSchema.parse({ module: path, sha256 }), folder);
+  expect(again?.([1], "cfg")).toBe(false);
+  expect(FilterSchema.safeParse({ sha256 }).success).toBe(false);
+});
 
 test("a function answers, fails with its own words, and cannot hang a run", async () => {
   process.env.ALE_TEST_SECRET = "secret";

@@ -7,6 +7,7 @@ import { createApp } from "../../src/api/app.ts";
 import { mountSandboxes } from "../../src/api/sandboxes/mount.ts";
 import { serve } from "../../src/api/serve.ts";
 import { ImageStore } from "../../src/images/image-store.ts";
+import type { NetworkCap } from "../../src/sandbox/network/network-cap.ts";
 import { ArchiveStore } from "../../src/sandbox/service/archives.ts";
 import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -31,17 +32,24 @@ export interface TestApi extends AsyncDisposable {
   call(method: string, path: string, body?: unknown): Promise<Answer>;
 }
 
-export async function openApi(): Promise<TestApi> {
+export async function openApi(networkCap?: NetworkCap): Promise<TestApi> {
   const folder = mkdtempSync(join(tmpdir(), "ale-sandbox-api-"));
   const store = await openStore(join(folder, "ale.db"));
   const imageStore = new ImageStore(join(folder, "home"));
   const provider = await openProvider({ resolveImage: imageStore.resolve });
   const capacity = { memoryBytes: 2 ** 34, cpus: 64, diskBytes: 2 ** 36, count: 16 };
   const archives = new ArchiveStore(join(folder, "home"));
-  const sandboxes = new SandboxService({ provider, capacity, archives, warm: 1 });
+  const sandboxes = new SandboxService({ provider, capacity, archives, warm: 1, networkCap });
   const app = createApp({ store, token: TOKEN });
   const images = new Map([["python:3.11", "host"]]);
-  mountSandboxes(app, { service: sandboxes, token: TOKEN, images, imageStore, gemMaxTurns: 3 });
+  mountSandboxes(app, {
+    service: sandboxes,
+    token: TOKEN,
+    images,
+    imageStore,
+    gemMaxTurns: 3,
+    envHubFile: join(folder, "envhub.json"),
+  });
   const http = serve(app, { port: 0 });
   return {
     url: http.url,

@@ -80,6 +80,7 @@ export class GemEnvironments {
 
   async #prepare(task: Task, envId: string, id?: string): Promise<ManagedSandbox> {
     const { service } = this.#options;
+    service.networkCap?.checkTask(task);
     const sandbox = await service.create({
       ...{ id, environment: task.environment, labels: { env_id: envId }, isGraded: true },
     });

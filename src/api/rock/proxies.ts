@@ -36,7 +36,19 @@ function checkPort(text: string): number {
 /** WebSockets come below `ws`, which is not part of the path they lead to. */
 const withoutWs = (path: string) => path.replace(/^\/ws(?:\/|(?=\?|$))/, "/");
 
+/** Of a desktop's server in the image (noVNC's and websockify's), and what that speaks to clients that name no protocol. */
+const VNC_PORT = 8006;
+const VNC_PROTOCOLS = ["binary", "base64"];
+
 export function addProxies(app: Hono, find: (id: string) => ManagedSandbox): void {
+  const vnc = async (c: Context): Promise<Response> => {
+    try {
+      return await proxyRequest(c, find(c.req.param("id") ?? ""), VNC_PORT, pathBehind(c, BEFORE_PATH), VNC_PROTOCOLS);
+    } catch (error) {
+      return refused(c, error, "vnc http proxy failed");
+    }
+  };
+  for (const path of ["vnc", "vnc/*"]) app.all(`/sandboxes/:id/${path}`, vnc);
   const proxy = async (c: Context): Promise<Response> => {
     try {
       const sandbox = find(c.req.param("id") ?? "");

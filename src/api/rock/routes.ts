@@ -12,6 +12,7 @@ import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import * as commands from "./commands.ts";
 import { answer, Code, type Envelope, nonBlank, parse, parseBody, RockError, success } from "./envelope.ts";
 import { addKept, archivesDisabled } from "./kept.ts";
+import { addOperations } from "./operations.ts";
 import { addProxies } from "./proxies.ts";
 import { defaultEnvironment, type ImageNames, StartRequest, toCreateRequest } from "./start-request.ts";
 import { isShownByDefault, NO_FAILURE, rockState, startResult, statusResult } from "./status.ts";
@@ -46,7 +47,7 @@ export function rockRoutes({ service, images, imageStore }: RockOptions): Hono {
   addCommands(app, service);
   addKept(app, service, imageStore);
   addProxies(app, (id) => find(service, id));
-  addRefusals(app);
+  addOperations(app);
   return app;
 }
 
@@ -178,6 +179,8 @@ function addQueries(app: Hono, service: SandboxService): void {
       return success([]);
     }),
   );
+  // What ROCK answers where no object storage is set up; its SDK then uploads through the service.
+  app.get("/get_token", (c) => c.json(success(null)));
   app.get("/get_nacos_config", (c) => c.json(success({})));
 }
 
@@ -242,15 +245,4 @@ function addCommands(app: Hono, service: SandboxService): void {
       return commands.upload(find(service, id), target, file);
     }),
   );
-}
-
-/** Paths of ROCK that need what is not there: object storage, a screen. */
-function addRefusals(app: Hono): void {
-  const refuse = (message: string, why: string) => (c: Context) =>
-    answer(c, message, async () => {
-      throw new RockError(Code.badRequest, why);
-    });
-  app.get("/get_token", refuse("get oss sts token failed", "there is no object storage; files go through upload"));
-  const screen = refuse("vnc failed", "sandboxes have no screen");
-  for (const path of ["vnc", "vnc/*"]) app.all(`/sandboxes/:id/${path}`, screen);
 }

@@ -81,9 +81,18 @@ export function pathBehind(c: Context, parts: number, dropped?: string): string 
   return `/${pathname.split("/").slice(parts).join("/")}${kept.length > 0 ? `?${kept.join("&")}` : ""}`;
 }
 
-/** Passes a request on to `port`, and the answer back. @throws HttpError 502 when nothing sensible answers there. */
-export function proxyRequest(c: Context, sandbox: ManagedSandbox, port: number, path: string): Promise<Response> {
-  if (isWebSocket(c)) return proxyWebSocket(c, sandbox, port, path);
+/**
+ * Passes a request on to `port`, and the answer back. `protocols` are offered to a WebSocket there where the client names none.
+ * @throws HttpError 502 when nothing sensible answers there.
+ */
+export function proxyRequest(
+  c: Context,
+  sandbox: ManagedSandbox,
+  port: number,
+  path: string,
+  protocols: readonly string[] = [],
+): Promise<Response> {
+  if (isWebSocket(c)) return proxyWebSocket(c, sandbox, port, path, protocols);
   return sandbox.use(async ({ network }) => {
     const unix = await network.forward(port);
     const connection = network.begin(port);
@@ -148,22 +157,34 @@ function upgrade(c: Context, handler: SocketHandler, protocol?: string): Respons
 }
 
 /** Joins a WebSocket of the client with one of the sandbox. */
-function proxyWebSocket(c: Context, sandbox: ManagedSandbox, port: number, path: string): Promise<Response> {
+function proxyWebSocket(
+  c: Context,
+  sandbox: ManagedSandbox,
+  port: number,
+  path: string,
+  otherwise: readonly string[],
+): Promise<Response> {
   return sandbox.use(async ({ network }) => {
     const unix = await network.forward(port);
     const connection = network.begin(port);
-    const protocols = (c.req.header("sec-websocket-protocol") ?? "").split(",").flatMap((text) => text.trim() || []);
-    const url = `ws+unix://${unix}:${path}`;
+    const asked = (c.req.header("sec-websocket-protocol") ?? "").split(",").flatMap((text) => text.trim() || []);
     const headers = { ...Object.fromEntries(headersFor(c)), Host: `127.0.0.1:${port}` };
-    const inner = new WebSocket(url, { protocols, headers } as unknown as string[]);
-    inner.binaryType = "arraybuffer";
-    try {
-      await opened(inner);
-    } catch (cause) {
-      inner.close();
-      throw unanswered(connection, sandbox, port, cause);
+    // A server that takes none of those offered is asked again without: whether it has to is seen differently.
+    const offers = asked.length > 0 ? [asked] : otherwise.length > 0 ? [otherwise, []] : [[]];
+    let failure: unknown;
+    for (const protocols of offers) {
+      const inner = new WebSocket(`ws+unix://${unix}:${path}`, { protocols, headers } as unknown as string[]);
+      inner.binaryType = "arraybuffer";
+      try {
+        await opened(inner);
+      } catch (cause) {
+        inner.close();
+        failure = cause;
+        continue;
+      }
+      return upgrade(c, joinWebSockets(inner, connection), asked.length > 0 ? inner.protocol : undefined);
     }
-    return upgrade(c, joinWebSockets(inner, connection), inner.protocol);
+    throw unanswered(connection, sandbox, port, failure);
   });
 }
 

@@ -1,6 +1,7 @@
 /** `/v1/sandboxes/:id`: what a sandbox may reach, what it did reach, and ways to its own ports. */
 
 import type { Context, Hono } from "hono";
+import { REQUEST } from "../../sandbox/network/network-cap.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
 import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 import { HttpError } from "../http-error.ts";
@@ -12,7 +13,9 @@ export function addNetworkRoutes(app: Hono, service: SandboxService): void {
   const named = (c: Context): ManagedSandbox => service.get(c.req.param("id") ?? "");
   app.put("/:id/network", async (c) => {
     const sandbox = named(c);
-    await sandbox.changeNetwork(toNetwork(await readBody(c, NetworkBody)));
+    const network = toNetwork(await readBody(c, NetworkBody));
+    service.networkCap?.check(REQUEST, network);
+    await sandbox.changeNetwork(network);
     return c.json(describeSandbox(service, sandbox));
   });
   app.get("/:id/connections", (c) => {

@@ -5,6 +5,8 @@
  * https://github.com/microsoft/onnxruntime/blob/v1.27.0/docs/ContribOperators.md
  */
 
+import type { DecoderConfig } from "../../models/config.ts";
+import { EMBEDDING } from "../../models/parameters.ts";
 import { blockBytes, blocksOf, type QuantizedMatrix, SCHEMES } from "../../models/quantization.ts";
 import type { QuantizedBase } from "../../models/quantized-base.ts";
 import { MICROSOFT, type NodeOptions, type OnnxBuilder } from "../../onnx/builder.ts";
@@ -112,12 +114,13 @@ export function tableAttributes({ scheme }: QuantizedMatrix): Attributes {
   };
 }
 
-/** The constants of a graph over `base`, by name. */
-export function quantizedConstants(base: QuantizedBase): Readonly<Record<string, Value>> {
+/** The constants of a graph over `base`, by name: all matrices but an embedding table that is not the head too. */
+export function quantizedConstants(config: DecoderConfig, base: QuantizedBase): Readonly<Record<string, Value>> {
+  const multiplied = [...base.matrices].filter(([key]) => key !== EMBEDDING || config.tiedEmbeddings);
   const own = ownProducts(SCHEMES[base.scheme]);
-  if (own !== undefined) return packedConstants(base, own);
+  if (own !== undefined) return packedConstants(multiplied, own);
   const values: Record<string, Value> = {};
-  for (const [key, matrix] of base.matrices) {
+  for (const [key, matrix] of multiplied) {
     const names = constantNames(key);
     const { codesShape, scalesShape } = productShapes(matrix);
     values[names.codes] = new Value("uint8", codesShape, matrix.codes);
@@ -126,9 +129,12 @@ export function quantizedConstants(base: QuantizedBase): Readonly<Record<string,
   return values;
 }
 
-/** All matrices in one stretch of memory, in the order in which a step reads them but for the embedding, which comes first. */
-function packedConstants(base: QuantizedBase, own: BlockProducts): Readonly<Record<string, Value>> {
-  const matrices = [...base.matrices].map(([key, matrix]) => ({ key, matrix, shape: shapeOf(matrix) }));
+/** All in one stretch of memory. */
+function packedConstants(
+  multiplied: readonly (readonly [key: string, matrix: QuantizedMatrix])[],
+  own: BlockProducts,
+): Readonly<Record<string, Value>> {
+  const matrices = multiplied.map(([key, matrix]) => ({ key, matrix, shape: shapeOf(matrix) }));
   const all = allocateLargePages(matrices.reduce((sum, { shape }) => sum + own.packedBytes(shape), 0));
   let begin = 0;
   const values = matrices.map(({ key, matrix, shape }) => {

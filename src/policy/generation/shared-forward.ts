@@ -27,7 +27,7 @@ export class SharedForward {
   /** Repacking takes about a second for half a billion weights. */
   constructor(config: DecoderConfig, weights: SlotWeights, base: QuantizedBase, shape: ForwardShape) {
     const { model, weightNames } = forwardGraph(config, weights, shape.cells);
-    this.#constants = quantizedConstants(base);
+    this.#constants = quantizedConstants(config, base);
     this.session = new Session(model, {
       threads: shape.threads,
       initializers: this.#constants,

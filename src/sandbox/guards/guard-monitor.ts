@@ -40,7 +40,7 @@ export class GuardMonitor implements Disposable {
     this.#watch = watch;
     this.#settings = settings;
     sandbox.network?.onConnection((connection) => {
-      if (connection.kind === "proxy") watch.connection(connection);
+      if (connection.kind === "proxy" || connection.kind === "dns") watch.connection(connection);
     });
     this.#schedule();
   }

@@ -90,6 +90,17 @@ void relay_forget(uint32_t sandbox);
 void relay_tidy(void);
 bool relay_starved(void);
 
+/* datagrams.c */
+/*
+ * Gives the loopback device of the socket's network namespace another one: the C library takes a machine whose only address is
+ * 127.0.0.1 for one without IPv4, and finds no names for programs that ask for IPv4 alone (AI_ADDRCONFIG).
+ */
+void second_address(int fd);
+/* As recv: what has come, each in its frame; −1 and EAGAIN when nothing has. */
+ssize_t datagrams_read(int fd, uint8_t *stream, size_t size);
+/* Sends those that are complete. */
+void datagrams_write(int fd, struct buffer *stream);
+
 /* pause.c */
 void sandbox_statistics(const struct frame_header *header);
 void sandbox_pause(const struct frame_header *header);

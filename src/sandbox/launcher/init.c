@@ -274,7 +274,7 @@ static void serve(const struct frame_header *header, const uint8_t *payload) {
     case OP_CHANGE: file_change(request, payload, length); return;
     case OP_COPY: layer_copy(request, payload, length); return;
     case OP_PACK: folder_pack(request, payload, length); return;
-    case OP_SOCKET: network_socket(request); return;
+    case OP_SOCKET: network_socket(request, header->flags & FLAG_DATAGRAMS); return;
     case OP_VARIABLES: network_variables(request, payload, length); return;
     default: reply_error(request, 0, "operation %d is not known", header->op);
   }

@@ -66,7 +66,7 @@ bool user_become(const struct user *user);
 char **environment_for(const struct user *user, char *const *extra, int extra_count);
 
 /* network.c */
-void network_socket(uint32_t request);
+void network_socket(uint32_t request, bool datagrams);
 void network_variables(uint32_t request, const uint8_t *payload, size_t length);
 char *const *given_variables(void);
 

@@ -93,7 +93,7 @@ enum op {
   OP_LISTEN = 48,    /* control → broker: a port of the sandbox leads to a path (relay.c) */
   OP_FORWARD = 49,   /* control → broker: a path leads to a port of the sandbox */
   OP_UNLISTEN = 50,
-  OP_SOCKET = 51,    /* broker → init: a TCP socket of its network namespace; answered with it */
+  OP_SOCKET = 51,    /* broker → init: a socket of its network namespace; answered with it */
   OP_VARIABLES = 52, /* environment of what starts from now on */
   OP_OBSERVE = 60, /* what the guards look at (observe.c) */
   OP_WRITTEN = 61, /* which of some paths the sandbox wrote to (written.c) */
@@ -107,6 +107,7 @@ enum frame_flags {
   FLAG_MORE = 1,    /* the message goes on in the next frame with this request id */
   FLAG_ERROR = 2,   /* payload is a message for people */
   FLAG_MISSING = 4, /* READ: there is no such file */
+  FLAG_DATAGRAMS = 8, /* SOCKET: UDP, not TCP */
 };
 
 struct frame_header {

@@ -28,9 +28,9 @@ void network_variables(uint32_t request, const uint8_t *payload, size_t length) 
 }
 
 /* Answered with the socket, or with a frame that has none. */
-void network_socket(uint32_t request) {
+void network_socket(uint32_t request, bool datagrams) {
   struct frame_header frame = {.op = OP_SOCKET, .request = request};
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = socket(AF_INET, (datagrams ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (!send_packet(CHANNEL, &frame, sizeof frame, &fd, fd >= 0 ? 1 : 0)) _exit(0); /* the broker is gone */
   if (fd >= 0) close(fd);
 }

@@ -5,13 +5,16 @@
  *   outward  the port listens; each connection to it is joined with a new one to the path
  *   inward   the path listens; each connection to it is joined with a new one to the port
  *
+ * An outward gate may be of datagrams: then there is one connection to the path, for all of them (datagrams.c).
+ *
  * A socket belongs to the network namespace it was made in, whoever holds it. So each sandbox's init makes the sockets,
  * hands them over unconnected, and has no part in what goes through them; what may go through is not decided here either,
  * but by who holds the other end of the path. Nothing here waits: sockets are read and written with MSG_DONTWAIT, and a
  * side that does not take its bytes is not read for.
  */
-#include "broker.h"
+#include "ends.h"
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -19,21 +22,13 @@
 
 enum { BACKLOG = 64, PER_GATE = 64, PER_SANDBOX_GATES = 64, MAX_CONNECTIONS = 4096 };
 
-enum { NOT_WATCHED = -1 };
-struct connection;
-struct end {
-  struct connection *connection; /* first, and never NULL: told apart from a gate by it */
-  int fd;                        /* −1: not there yet */
-  struct buffer out;             /* to be written here */
-  int64_t watched;               /* epoll events; NOT_WATCHED: it is not in the set */
-  bool ended, shut, hung_up;     /* it sends no more; it was told that nothing more comes; it is gone */
-};
 struct gate {
   struct connection *none; /* NULL */
   struct gate *next;
   uint32_t sandbox, number, request;
+  in_addr_t address; /* of the loopback device */
   uint16_t port;
-  bool inward, watched, closed;
+  bool inward, datagrams, watched, closed;
   int listener, open;
   char path[sizeof((struct sockaddr_un *)0)->sun_path];
 };
@@ -57,9 +52,8 @@ static struct sockaddr_un path_address(const char *path) {
   return address;
 }
 
-static struct sockaddr_in port_address(uint16_t port) {
-  return (struct sockaddr_in){
-      .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+static struct sockaddr_in gate_address(const struct gate *gate) {
+  return (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(gate->port), .sin_addr.s_addr = gate->address};
 }
 
 static void watch_listener(struct gate *gate, bool wanted) {
@@ -69,31 +63,14 @@ static void watch_listener(struct gate *gate, bool wanted) {
   epoll_ctl(broker.relay, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, gate->listener, &event);
 }
 
-/* Without events an end is still told of as gone, unless it is NOT_WATCHED. */
-static void watch_end(struct end *end, int64_t events) {
-  if (end->fd < 0 || events == end->watched) return;
-  struct epoll_event event = {.events = (uint32_t)events, .data.ptr = end};
-  bool added = end->watched == NOT_WATCHED, removed = events == NOT_WATCHED;
-  epoll_ctl(broker.relay, added ? EPOLL_CTL_ADD : removed ? EPOLL_CTL_DEL : EPOLL_CTL_MOD, end->fd, &event);
-  end->watched = events;
-}
-
-/* Closing alone would leave it in the epoll set as long as its init holds it, too. */
-static void close_end(struct end *end) {
-  watch_end(end, NOT_WATCHED);
-  if (end->fd >= 0) close(end->fd);
-  end->fd = -1;
-  buffer_free(&end->out);
-}
-
 /* Freed by `relay_sweep`: an event of the same round may still point here. */
 static void close_connection(struct connection *connection) {
   if (connection->closed) return;
   connection->closed = rubbish = true;
-  close_end(&connection->outer);
-  close_end(&connection->inner);
+  end_close(&connection->outer);
+  end_close(&connection->inner);
   connection->gate->open--;
-  connection_count--;
+  connection_count -= !connection->inner.datagrams;
   if (!connection->gate->closed) watch_listener(connection->gate, true);
 }
 
@@ -129,41 +106,11 @@ static void watch_connection(struct connection *connection) {
   struct end *ends[] = {&connection->outer, &connection->inner};
   for (int i = 0; i < 2; i++) {
     struct end *end = ends[i], *other = ends[1 - i];
-    bool reads = !connection->connecting && !end->ended && buffer_length(&other->out) == 0;
-    bool writes = buffer_length(&end->out) > 0 || (connection->connecting && end == &connection->inner);
+    bool reads = !connection->connecting && !end->ended && end_waiting(other) == 0;
+    bool writes = end_waiting(end) > 0 || (connection->connecting && end == &connection->inner);
     /* One that hung up is always ready: it is looked at only while there is something to do. */
-    watch_end(end, end->hung_up && !reads && !writes ? NOT_WATCHED : (reads ? EPOLLIN : 0) | (writes ? EPOLLOUT : 0));
+    end_watch(end, end->hung_up && !reads && !writes ? NOT_WATCHED : (reads ? EPOLLIN : 0) | (writes ? EPOLLOUT : 0));
   }
-}
-
-/* Writes what waits; false when the connection is to be closed. */
-static bool flush_end(struct end *end) {
-  while (buffer_length(&end->out) > 0) {
-    ssize_t n = send(end->fd, end->out.data + end->out.start, buffer_length(&end->out), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno == EAGAIN;
-    buffer_consume(&end->out, (size_t)n);
-  }
-  return true;
-}
-
-/* Moves one chunk from `from` to `to`, and the end of it; false when the connection is to be closed. */
-static bool move_bytes(struct end *from, struct end *to) {
-  static uint8_t chunk[CHUNK];
-  if (!flush_end(to)) return false;
-  if (buffer_length(&to->out) == 0 && !from->ended) {
-    ssize_t n = recv(from->fd, chunk, sizeof chunk, MSG_DONTWAIT);
-    if (n < 0 && errno != EAGAIN && errno != EINTR) return false;
-    if (n == 0) from->ended = true;
-    if (n > 0) buffer_append(&to->out, chunk, (size_t)n);
-    if (!flush_end(to)) return false;
-  }
-  bool done = from->ended && buffer_length(&to->out) == 0;
-  if (done && !to->shut) {
-    to->shut = true;
-    shutdown(to->fd, SHUT_WR);
-  }
-  return !(done && (from->hung_up || to->ended));
 }
 
 static void finish_connecting(struct connection *connection) {
@@ -183,7 +130,7 @@ static void end_event(struct end *end, uint32_t events) {
     else if (events & (EPOLLHUP | EPOLLERR)) close_connection(connection); /* nobody waits any more */
   } else {
     if (events & (EPOLLHUP | EPOLLERR)) end->hung_up = true;
-    if (!move_bytes(end, other) || !move_bytes(other, end)) close_connection(connection);
+    if (!end_move(end, other) || !end_move(other, end)) close_connection(connection);
   }
   if (!connection->closed) watch_connection(connection);
 }
@@ -206,10 +153,21 @@ static struct connection *new_connection(struct gate *gate, int outer, int inner
 }
 
 static void ask_for_socket(const struct gate *gate, uint32_t number) {
-  struct frame_header header = {.op = OP_SOCKET, .request = number};
+  struct frame_header header = {.op = OP_SOCKET, .flags = gate->datagrams ? FLAG_DATAGRAMS : 0, .request = number};
   struct sandbox *sandbox = sandbox_find(gate->sandbox);
   sandbox->sockets_asked++;
   sandbox_send(sandbox, &header, NULL, 0);
+}
+
+/* A new connection to the path of the gate; −1: nobody listens there. */
+static int connect_path(const struct gate *gate) {
+  struct sockaddr_un address = path_address(gate->path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+  int saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
 }
 
 static void accept_one(struct gate *gate) {
@@ -227,35 +185,48 @@ static void accept_one(struct gate *gate) {
     ask_for_socket(gate, connection->number);
     return;
   }
-  struct sockaddr_un address = path_address(gate->path);
-  int outer = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (outer < 0 || connect(outer, (struct sockaddr *)&address, sizeof address) != 0) {
-    if (outer >= 0) close(outer);
-    close(fd);
-    return;
-  }
-  watch_connection(new_connection(gate, outer, fd));
+  int outer = connect_path(gate);
+  if (outer < 0) close(fd);
+  else watch_connection(new_connection(gate, outer, fd));
 }
 
 /* Only what it was asked for is taken from an init, whatever it sends. */
-static bool is_tcp(int fd) {
+static bool is_asked_for(int fd, int wanted) {
   int type = 0, domain = 0;
   socklen_t length = sizeof type;
-  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM &&
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == wanted &&
          getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_INET &&
          fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
 }
 
+/* The socket is in use by then; all datagrams go through one connection. */
+static bool join_datagrams(struct gate *gate, int fd) {
+  int outer = connect_path(gate);
+  if (outer < 0) return false;
+  second_address(fd);
+  struct connection *connection = new_connection(gate, outer, fd);
+  connection->inner.datagrams = true;
+  connection_count--; /* everyone's limit is about connections that come and go */
+  watch_connection(connection);
+  return true;
+}
+
+static bool listen_at(struct gate *gate, int fd) {
+  if (gate->datagrams) return join_datagrams(gate, fd);
+  if (listen(fd, BACKLOG) != 0) return false;
+  gate->listener = fd;
+  watch_listener(gate, true);
+  return true;
+}
+
 static void start_listening(struct gate *gate, int fd) {
-  struct sockaddr_in address = port_address(gate->port);
+  struct sockaddr_in address = gate_address(gate);
   char text[128];
   uint32_t request = gate->request;
   int on = 1; /* past connections of the port that the kernel still remembers do not matter */
   gate->request = 0;
-  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, BACKLOG) == 0) {
-    gate->listener = fd;
-    watch_listener(gate, true);
+  if (fd >= 0 && !gate->datagrams) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen_at(gate, fd)) {
     answer(request, gate->sandbox, 0, NULL, 0);
     return;
   }
@@ -266,7 +237,7 @@ static void start_listening(struct gate *gate, int fd) {
 }
 
 static void start_connecting(struct connection *connection, int fd) {
-  struct sockaddr_in address = port_address(connection->gate->port);
+  struct sockaddr_in address = gate_address(connection->gate);
   connection->inner.fd = fd;
   if (fd < 0) close_connection(connection);
   else if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) connection->connecting = false;
@@ -275,15 +246,17 @@ static void start_connecting(struct connection *connection, int fd) {
 }
 
 void relay_socket(struct sandbox *sandbox, uint32_t number, int fd) {
-  if (fd >= 0 && !is_tcp(fd)) {
+  struct gate *gate = gates;
+  while (gate != NULL && !(gate->number == number && gate->sandbox == sandbox->id && !gate->closed && gate->request != 0))
+    gate = gate->next;
+  if (fd >= 0 && !is_asked_for(fd, gate != NULL && gate->datagrams ? SOCK_DGRAM : SOCK_STREAM)) {
     close(fd);
     fd = -1;
   }
-  for (struct gate *gate = gates; gate != NULL; gate = gate->next)
-    if (gate->number == number && gate->sandbox == sandbox->id && !gate->closed && gate->request != 0) {
-      start_listening(gate, fd);
-      return;
-    }
+  if (gate != NULL) {
+    start_listening(gate, fd);
+    return;
+  }
   for (struct connection *each = connections; each != NULL; each = each->next)
     if (each->number == number && each->gate->sandbox == sandbox->id && !each->closed && each->inner.fd < 0) {
       start_connecting(each, fd);
@@ -292,9 +265,21 @@ void relay_socket(struct sandbox *sandbox, uint32_t number, int fd) {
   if (fd >= 0) close(fd);
 }
 
-static struct gate *find_gate(uint32_t sandbox, uint16_t port, bool inward) {
+/* What a request is about. Settings: `address` (127.0.0.1), `port`, `datagrams`. False: it is nothing of the loopback device's. */
+static bool read_place(struct gate *place, const struct frame_header *header, const uint8_t *payload) {
+  const char *address = setting(payload, header->length, "address");
+  uint64_t port = setting_number(payload, header->length, "port", 0);
+  *place = (struct gate){.sandbox = header->sandbox, .port = (uint16_t)port, .address = htonl(INADDR_LOOPBACK)};
+  place->datagrams = setting_number(payload, header->length, "datagrams", 0) != 0;
+  return port > 0 && port <= 65535 && (address == NULL || inet_pton(AF_INET, address, &place->address) == 1) &&
+         ntohl(place->address) >> IN_CLASSA_NSHIFT == IN_LOOPBACKNET;
+}
+
+static struct gate *find_gate(const struct gate *place) {
   for (struct gate *gate = gates; gate != NULL; gate = gate->next)
-    if (gate->sandbox == sandbox && gate->port == port && gate->inward == inward && !gate->closed) return gate;
+    if (gate->sandbox == place->sandbox && gate->port == place->port && gate->address == place->address &&
+        gate->inward == place->inward && gate->datagrams == place->datagrams && !gate->closed)
+      return gate;
   return NULL;
 }
 
@@ -322,40 +307,40 @@ static void open_inward(struct gate *gate) {
   close_gate(gate);
 }
 
-/* LISTEN and FORWARD. Settings: `port`, `path` (relative ones begin in the launcher's folder). */
+/* LISTEN and FORWARD. Settings: the place, and `path` (relative ones begin in the launcher's folder). */
 void relay_open(const struct frame_header *header, const uint8_t *payload) {
   const char *path = setting(payload, header->length, "path");
-  uint64_t port = setting_number(payload, header->length, "port", 0);
   struct sandbox *sandbox = sandbox_find(header->sandbox);
-  bool inward = header->op == OP_FORWARD;
+  struct gate place;
   const char *error = NULL;
+  bool good = read_place(&place, header, payload);
+  place.inward = header->op == OP_FORWARD;
   if (sandbox == NULL || sandbox->state != SANDBOX_LIVE || sandbox->destroying) error = "the sandbox is gone";
-  else if (path == NULL || port == 0 || port > 65535 || strlen(path) >= sizeof gates->path) error = "bad port or path";
-  else if (find_gate(header->sandbox, (uint16_t)port, inward) != NULL) error = "the port is in use";
+  else if (!good || path == NULL || strlen(path) >= sizeof gates->path) error = "bad address, port or path";
+  else if (find_gate(&place) != NULL) error = "the port is in use";
   else if (count_gates(header->sandbox) >= PER_SANDBOX_GATES) error = "too many ports are in use";
-  struct gate *gate = error == NULL ? calloc(1, sizeof *gate) : NULL;
+  struct gate *gate = error == NULL ? malloc(sizeof *gate) : NULL;
   if (gate == NULL) {
     answer_error(header->request, header->sandbox, error != NULL ? error : "out of memory");
     return;
   }
-  gate->sandbox = header->sandbox;
+  *gate = place;
   gate->number = next_number++;
   gate->request = header->request;
-  gate->port = (uint16_t)port;
-  gate->inward = inward;
   gate->listener = -1;
   format(gate->path, sizeof gate->path, "%s", path);
   gate->next = gates;
   gates = gate;
-  if (inward) open_inward(gate);
+  if (gate->inward) open_inward(gate);
   else ask_for_socket(gate, gate->number);
 }
 
-/* Settings: `port`, `inward`. The connections through the gate end with it. */
+/* Settings: the place, `inward`. The connections through the gate end with it. */
 void relay_close(const struct frame_header *header, const uint8_t *payload) {
-  uint16_t port = (uint16_t)setting_number(payload, header->length, "port", 0);
-  struct gate *gate =
-      find_gate(header->sandbox, port, setting_number(payload, header->length, "inward", 0) != 0);
+  struct gate place;
+  bool good = read_place(&place, header, payload);
+  place.inward = setting_number(payload, header->length, "inward", 0) != 0;
+  struct gate *gate = good ? find_gate(&place) : NULL;
   if (gate != NULL) close_gate(gate);
   answer(header->request, header->sandbox, 0, NULL, 0);
 }

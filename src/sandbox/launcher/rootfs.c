@@ -65,7 +65,7 @@ static void make_etc(void) {
   write_file("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n");
   write_file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
   write_file("etc/hostname", "sandbox\n");
-  write_file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
+  write_file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
 }
 
 static void make_host_root(const struct base *base, uint32_t id, const struct sandbox_spec *spec) {

@@ -71,7 +71,8 @@ export function inRange({ family, value }: Address, range: AddressRange): boolea
   return family === range.family && value >= range.first && value <= range.last;
 }
 
-function isWithin(inner: AddressRange, outer: AddressRange): boolean {
+/** Whether all of `inner` is in `outer`. */
+export function isWithin(inner: AddressRange, outer: AddressRange): boolean {
   return inner.family === outer.family && inner.first >= outer.first && inner.last <= outer.last;
 }
 

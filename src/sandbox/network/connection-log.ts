@@ -3,6 +3,7 @@
 import type { NetworkUsage } from "../../core/ports.ts";
 import type { ConnectionRecord, NetworkLimits } from "../../core/types.ts";
 
+/** Of each kind, so that a flood of one does not hide the others. */
 const MAX_ENTRIES = 1000;
 /** What a sandbox calls things is kept this long. */
 const MAX_TEXT = 300;
@@ -33,7 +34,12 @@ export class ConnectionLog {
   readonly #entries: ConnectionRecord[] = [];
   readonly #open = new Set<OpenConnection>();
   readonly #listeners: ((record: ConnectionRecord) => void)[] = [];
-  readonly #ended: Record<Kind, Totals> = { proxy: newTotals(), endpoint: newTotals(), inbound: newTotals() };
+  readonly #ended: Record<Kind, Totals> = {
+    proxy: newTotals(),
+    dns: newTotals(),
+    endpoint: newTotals(),
+    inbound: newTotals(),
+  };
   #denied = 0;
   limits: NetworkLimits;
 
@@ -112,8 +118,19 @@ export class ConnectionLog {
     totals.bytesIn += record.bytesIn;
     totals.connections++;
     if (record.verdict === "denied") this.#denied++;
-    this.#entries.push(record);
-    if (this.#entries.length > MAX_ENTRIES) this.#entries.shift();
+    keepNewest(this.#entries, record);
     for (const listener of this.#listeners) listener(record);
   }
+}
+
+/** Adds `record`; the oldest of its kind goes when there are too many. */
+export function keepNewest(entries: ConnectionRecord[], record: ConnectionRecord): void {
+  entries.push(record);
+  if (entries.length <= MAX_ENTRIES) return;
+  const ofKind = entries.filter(({ kind }) => kind === record.kind).length;
+  if (ofKind > MAX_ENTRIES)
+    entries.splice(
+      entries.findIndex(({ kind }) => kind === record.kind),
+      1,
+    );
 }

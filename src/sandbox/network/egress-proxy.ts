@@ -1,7 +1,8 @@
 /**
  * The one way out of a sandbox: a proxy for HTTP and TLS, one per sandbox, behind a unix socket that the launcher joins with
- * a port in the sandbox's network namespace. `CONNECT` leads to TLS whose server name is the host that was asked for;
- * requests for `http://…` are passed on one per connection. Everything is decided here, by `NetworkPolicy`.
+ * ports in the sandbox's network namespace. `CONNECT` leads to TLS whose server name is the host that was asked for;
+ * requests for `http://…` are passed on one per connection. Programs that know of no proxy come by an address that stands for a
+ * name (`StandIns`), with TLS for that name, or one request to it. Everything is decided here, by `NetworkPolicy`.
  */
 
 import type { Socket } from "node:net";
@@ -11,14 +12,17 @@ import { readClientHello } from "./client-hello.ts";
 import type { ConnectionLog, OpenConnection } from "./connection-log.ts";
 import * as http from "./http-head.ts";
 import { Incoming } from "./incoming.ts";
+import type { Lookups } from "./lookups.ts";
 import { canonicalHost, type NetworkPolicy } from "./policy.ts";
 import { joinSockets, type TunnelEnd, type TunnelOptions } from "./tunnel.ts";
-import { type Resolve, reach, Unreachable, type Upstream } from "./upstream.ts";
+import { reach, Unreachable, type Upstream } from "./upstream.ts";
 
 const HEAD_MS = 10_000;
 const HELLO_MS = 10_000;
 const IDLE_MS = 120_000;
 const TOTAL_MS = 3_600_000;
+/** The first byte of TLS. */
+const TLS_HANDSHAKE = 22;
 const ESTABLISHED = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /** Deadlines in milliseconds; tests shorten them. */
@@ -51,7 +55,7 @@ const STATUS_TEXTS: Readonly<Record<number, string>> = {
 export interface EgressProxyOptions {
   readonly policy: NetworkPolicy;
   readonly log: ConnectionLog;
-  readonly resolve: Resolve;
+  readonly lookups: Lookups;
   readonly times: ProxyTimes;
 }
 
@@ -74,8 +78,43 @@ export class EgressProxy {
     }
   }
 
-  /** Serves one connection of the sandbox. Never rejects. */
-  async serve(client: Socket): Promise<void> {
+  /** Serves one connection of the sandbox that is for the proxy. Never rejects. */
+  serve(client: Socket): Promise<void> {
+    return this.#serve(client, async (connection, incoming, established) => {
+      const head = await this.#readHead(incoming);
+      const work = head.method === "CONNECT" ? this.#tunnel : this.#forward;
+      return work.call(this, { client, incoming, connection, head }, established);
+    });
+  }
+
+  /** Serves one connection to the port of an address that stands for `host`, a canonical name. Never rejects. */
+  serveNamed(client: Socket, host: string, port: number): Promise<void> {
+    return this.#serve(client, async (connection, incoming, established) => {
+      Object.assign(connection, { host, port });
+      const { helloMs } = this.#options.times;
+      const kind = await incoming.read("its first byte", helloMs, ([first]) =>
+        first === undefined ? { kind: "more" } : { kind: first === TLS_HANDSHAKE ? "tls" : "http" },
+      );
+      if (kind.kind === "tls") {
+        established();
+        await this.#checkHello(incoming, host);
+        const upstream = await this.#reach(connection, host, port);
+        return this.#joinAndEnd({ client, incoming, connection }, upstream, () => incoming.release());
+      }
+      const head = await this.#readHead(incoming);
+      if (!head.target.startsWith("/")) throw new Refused(400, "this stands for one host: it takes requests for paths");
+      return this.#request({ client, incoming, connection, head }, { host, port }, head.target);
+    });
+  }
+
+  async #readHead(incoming: Incoming): Promise<http.RequestHead> {
+    const read = await incoming.read("the request", this.#options.times.headMs, http.readHead);
+    if (read.kind === "bad") throw new Refused(400, read.reason);
+    incoming.take(incoming.bytes.length - read.head.rest.length);
+    return read.head;
+  }
+
+  async #serve(client: Socket, work: Work): Promise<void> {
     const connection = this.#options.log.begin("proxy");
     this.#clients.set(client, connection);
     client.on("error", () => {}); // its end is noticed by whoever reads
@@ -83,12 +122,7 @@ export class EgressProxy {
     try {
       const more = this.#options.log.refusesMore("proxy");
       if (more !== undefined) throw new Refused(429, more);
-      const incoming = new Incoming(client);
-      const read = await incoming.read("the request", this.#options.times.headMs, http.readHead);
-      if (read.kind === "bad") throw new Refused(400, read.reason);
-      incoming.take(incoming.bytes.length - read.head.rest.length);
-      const work = read.head.method === "CONNECT" ? this.#tunnel : this.#forward;
-      const { verdict, reason } = await work.call(this, { client, incoming, connection, head: read.head }, () => {
+      const { verdict, reason } = await work(connection, new Incoming(client), () => {
         inTunnel = true;
       });
       connection.end(verdict, reason);
@@ -122,7 +156,8 @@ export class EgressProxy {
     connection.host = canonical;
     const refusal = this.policy.refuseHost(canonical, port);
     if (refusal !== undefined) throw new Refused(403, refusal);
-    const upstream = await reach(canonical, port, this.policy, this.#options.resolve);
+    const { policy } = this;
+    const upstream = await reach(canonical, port, policy, (name) => this.#options.lookups.find(name, policy));
     connection.address = upstream.address;
     return upstream;
   }
@@ -132,35 +167,52 @@ export class EgressProxy {
     const authority = http.parseAuthority(head.target);
     if (authority?.port === undefined) throw new Refused(400, "CONNECT needs a host and a port");
     const upstream = await this.#reach(connection, authority.host, authority.port);
-    try {
+    return this.#joinAndEnd(request, upstream, async () => {
       established();
       client.write(ESTABLISHED);
-      const hello = await incoming.read("the TLS greeting", this.#options.times.helloMs, readClientHello);
-      if (hello.kind === "bad") throw new Refused(403, hello.reason);
-      checkName(hello.kind === "hello" ? hello.serverName : undefined, connection.host);
-      return await this.#join(request, upstream, incoming.release());
-    } finally {
-      upstream.socket.destroy();
-    }
+      await this.#checkHello(incoming, connection.host);
+      return incoming.release();
+    });
+  }
+
+  async #checkHello(incoming: Incoming, host: string): Promise<void> {
+    const hello = await incoming.read("the TLS greeting", this.#options.times.helloMs, readClientHello);
+    if (hello.kind === "bad") throw new Refused(403, hello.reason);
+    checkName(hello.kind === "hello" ? hello.serverName : undefined, host);
   }
 
   async #forward(request: ProxyRequest): Promise<TunnelEnd> {
-    const { incoming, connection, head } = request;
-    const absolute = http.parseAbsolute(head.target);
+    const absolute = http.parseAbsolute(request.head.target);
     if (absolute === undefined) throw new Refused(400, "this is a proxy: it takes CONNECT and requests for http://…");
     const authority = http.parseAuthority(absolute.authority);
+    return this.#request(request, authority && { host: authority.host, port: authority.port ?? 80 }, absolute.path);
+  }
+
+  /** Passes on the one request of a connection, whose `Host` is who it is for. */
+  async #request(request: ProxyRequest, asked: HostAndPort | undefined, path: string): Promise<TunnelEnd> {
+    const { incoming, connection, head } = request;
     const [host, ...others] = http.valuesOf(head, "host");
     const named = host === undefined ? undefined : http.parseAuthority(host);
-    const same = (a: typeof authority) => a && `${canonicalHost(a.host)}:${a.port ?? 80}`;
-    if (authority === undefined || others.length > 0 || same(named) !== same(authority))
+    const same = (a: { host: string; port: number | undefined } | undefined) =>
+      a && `${canonicalHost(a.host)}:${a.port ?? 80}`;
+    if (asked === undefined || others.length > 0 || same(named) !== same(asked))
       throw new Refused(403, "the Host header is not the host that was asked for");
     const framing = http.bodyFraming(head);
     if (framing === undefined) throw new Refused(400, "the length of its body is not clear");
-    const upstream = await this.#reach(connection, authority.host, authority.port ?? 80);
+    const upstream = await this.#reach(connection, asked.host, asked.port);
+    const start = Buffer.from(http.forwardedHead(head, path), "latin1");
+    const first = () => Buffer.concat([start, cut(framing, incoming.release())]);
+    return this.#joinAndEnd(request, upstream, first, framing);
+  }
+
+  async #joinAndEnd(
+    request: Joined,
+    upstream: Upstream,
+    first: () => Buffer | Promise<Buffer>,
+    framing?: http.BodyFraming,
+  ): Promise<TunnelEnd> {
     try {
-      const start = Buffer.from(http.forwardedHead(head, absolute.path), "latin1");
-      const rest = incoming.release();
-      return await this.#join(request, upstream, Buffer.concat([start, cut(framing, rest)]), framing);
+      return await this.#join(request, upstream, await first(), framing);
     } finally {
       upstream.socket.destroy();
     }
@@ -168,7 +220,7 @@ export class EgressProxy {
 
   /** Sends what was read already, then lets both talk. With `framing` the client says no more than one request. */
   async #join(
-    { client, incoming, connection }: ProxyRequest,
+    { client, incoming, connection }: Joined,
     upstream: Upstream,
     first: Buffer,
     framing?: http.BodyFraming,
@@ -185,12 +237,23 @@ export class EgressProxy {
   }
 }
 
-interface ProxyRequest {
+interface Joined {
   readonly client: Socket;
   readonly incoming: Incoming;
   readonly connection: OpenConnection;
+}
+
+interface ProxyRequest extends Joined {
   readonly head: http.RequestHead;
 }
+
+interface HostAndPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** `established`: from now on no answer of the proxy's own would be understood. */
+type Work = (connection: OpenConnection, incoming: Incoming, established: () => void) => Promise<TunnelEnd>;
 
 /** An address has no server name (RFC 6066), a host has its own. */
 function checkName(serverName: string | undefined, host: string): void {

@@ -5,19 +5,24 @@ import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { AleError } from "../../core/errors.ts";
 import type { EndpointTarget, NetworkUsage, SandboxNetwork } from "../../core/ports.ts";
-import type { ConnectionRecord, NetworkSpec } from "../../core/types.ts";
+import type { ConnectionRecord, NetworkSpec, SandboxFile } from "../../core/types.ts";
 import { concat, encodeSettings, Op, type OpCode } from "../protocol.ts";
 import { ConnectionLog, type OpenConnection } from "./connection-log.ts";
 import { EgressProxy, PROXY_TIMES, type ProxyTimes } from "./egress-proxy.ts";
 import { Endpoint } from "./endpoint.ts";
+import { Lookups } from "./lookups.ts";
+import { NAME_PORT, NameServer } from "./name-server.ts";
 import { NetworkPolicy } from "./policy.ts";
-import { type Resolve, systemResolve } from "./upstream.ts";
+import { StandIns } from "./stand-ins.ts";
+import { type Resolve, systemResolve, Unreachable } from "./upstream.ts";
 
 /** Where the proxy is found inside a sandbox. */
 export const PROXY_PORT = 3128;
 const PROXY_URL = `http://127.0.0.1:${PROXY_PORT}`;
 const REQUEST_MS = 10_000;
+const LOOPBACK = "127.0.0.1";
 const ENCODER = new TextEncoder();
+const RESOLVER: SandboxFile = { path: "resolv.conf", mode: 0o644, content: ENCODER.encode(`nameserver ${LOOPBACK}\n`) };
 
 /** Of all sandboxes of a provider. */
 export interface NetworkOptions {
@@ -34,15 +39,30 @@ export interface NetworkHost {
   readonly launcherFolder: string;
   readonly alive: boolean;
   request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<unknown>;
+  /** Places files in a folder of the sandbox. */
+  upload(folder: string, files: readonly SandboxFile[]): Promise<void>;
 }
 
-/** A port of the sandbox that is listened on, and this side of it. */
-interface Gate {
+/** A port of the sandbox's loopback device. */
+interface Place {
+  readonly address: string;
   readonly port: number;
+  readonly datagrams: boolean;
+}
+
+/** One that is listened on, and this side of it. */
+interface Gate extends Place {
   readonly name: string;
   readonly server: Server;
   readonly sockets: Set<Socket>;
 }
+
+/** What listens inside as long as there is a network: the proxy, and the resolver in both ways it may be asked. */
+const WAYS_OUT: readonly Place[] = [
+  { address: LOOPBACK, port: PROXY_PORT, datagrams: false },
+  { address: LOOPBACK, port: NAME_PORT, datagrams: false },
+  { address: LOOPBACK, port: NAME_PORT, datagrams: true },
+];
 
 let nextName = 1;
 
@@ -50,7 +70,9 @@ export class NativeNetwork implements SandboxNetwork {
   readonly #host: NetworkHost;
   readonly #log: ConnectionLog;
   readonly #proxy: EgressProxy;
-  readonly #gates = new Map<number, Gate>();
+  readonly #names: NameServer;
+  readonly #standIns: StandIns;
+  readonly #gates = new Map<string, Gate>();
   readonly #endpoints = new Map<number, Endpoint>();
   readonly #forwards = new Map<number, Promise<string>>();
   #spec: NetworkSpec = { mode: "none", allow: [] };
@@ -62,7 +84,18 @@ export class NativeNetwork implements SandboxNetwork {
     const policy = new NetworkPolicy(this.#spec);
     this.#log = new ConnectionLog(policy.limits);
     const times = { ...PROXY_TIMES, ...options.times };
-    this.#proxy = new EgressProxy({ policy, log: this.#log, resolve: options.resolve ?? systemResolve, times });
+    const common = { policy, log: this.#log, lookups: new Lookups(options.resolve ?? systemResolve) };
+    this.#proxy = new EgressProxy({ ...common, times });
+    this.#names = new NameServer({ ...common, standIn: (name, ports) => this.#standIn(name, ports) });
+    this.#standIns = new StandIns(
+      {
+        open: (address, port, name) =>
+          this.#open({ address, port, datagrams: false }, (client) => this.#proxy.serveNamed(client, name, port)),
+        close: (address, port) => this.#close({ address, port, datagrams: false }),
+        isBusy: (address, port) => (this.#gates.get(keyOf({ address, port, datagrams: false }))?.sockets.size ?? 0) > 0,
+      },
+      (work) => this.#exclusively(work),
+    );
   }
 
   get #folder(): string {
@@ -95,14 +128,36 @@ export class NativeNetwork implements SandboxNetwork {
     // At once, whatever the sandbox says to what follows.
     this.#spec = spec;
     this.#proxy.policy = policy;
+    this.#names.policy = policy;
     this.#log.limits = policy.limits;
     this.#proxy.endAll("the network of the sandbox changed");
     await this.#exclusively(async () => {
       if (this.#spec !== spec) return; // changed again meanwhile
-      const open = spec.mode !== "none";
-      if (open && !this.#gates.has(PROXY_PORT)) await this.#open(PROXY_PORT, (client) => this.#proxy.serve(client));
-      else if (!open) await this.#close(PROXY_PORT);
-      await this.#tellPrograms();
+      await this.#standIns.clear();
+      const ways = spec.mode === "none" ? WAYS_OUT.map((way) => this.#close(way)) : this.#openWaysOut();
+      await Promise.all([...ways, this.#tellPrograms()]);
+    });
+  }
+
+  #openWaysOut(): Promise<void>[] {
+    const missing = WAYS_OUT.filter((way) => !this.#gates.has(keyOf(way)));
+    // Where an agent put something else there, names are its own affair.
+    const resolver = this.#host.upload("/etc", [RESOLVER]).catch(() => {});
+    return [resolver, ...missing.map((way) => this.#open(way, this.#serverOf(way)))];
+  }
+
+  #serverOf({ port, datagrams }: Place): (client: Socket) => Promise<void> {
+    if (port === PROXY_PORT) return (client) => this.#proxy.serve(client);
+    if (datagrams) return (client) => this.#names.serveDatagrams(client);
+    return (client) => this.#names.serveStream(client);
+  }
+
+  /** Where a name leads to now that it was asked for. */
+  #standIn(name: string, ports: readonly number[]): Promise<string> {
+    const spec = this.#spec;
+    return this.#exclusively(async () => {
+      if (this.#spec !== spec || this.#closed) throw new Unreachable("failed", "the network of the sandbox changed");
+      return this.#standIns.addressOf(name, ports);
     });
   }
 
@@ -123,11 +178,12 @@ export class NativeNetwork implements SandboxNetwork {
   async serve(port: number, target: EndpointTarget): Promise<AsyncDisposable> {
     checkPort(port);
     return this.#exclusively(async () => {
-      if (port === PROXY_PORT || this.#gates.has(port))
+      const place = { address: LOOPBACK, port, datagrams: false };
+      if (port === PROXY_PORT || this.#gates.has(keyOf(place)))
         throw new AleError("usage", `port ${port} of sandbox ${this.#host.id} is in use`, { hint: "take another one" });
       const endpoint = new Endpoint(port, target, join(this.#folder, `h${nextName++}`), this.#log);
       try {
-        await this.#open(port, (client) => endpoint.serve(client));
+        await this.#open(place, (client) => endpoint.serve(client));
       } catch (error) {
         await endpoint[Symbol.asyncDispose]();
         throw error;
@@ -141,7 +197,7 @@ export class NativeNetwork implements SandboxNetwork {
     if (this.#endpoints.get(port) !== endpoint) return;
     this.#endpoints.delete(port);
     await endpoint[Symbol.asyncDispose]();
-    await this.#close(port);
+    await this.#close({ address: LOOPBACK, port, datagrams: false });
   }
 
   forward(port: number): Promise<string> {
@@ -157,22 +213,26 @@ export class NativeNetwork implements SandboxNetwork {
 
   /** Notes a connection from outside, which its maker counts and ends. */
   begin(port: number): OpenConnection {
-    return this.#log.begin("inbound", "127.0.0.1", port);
+    return this.#log.begin("inbound", LOOPBACK, port);
   }
 
   async #forward(port: number): Promise<string> {
     const name = `f${nextName++}`;
     const path = join(this.#folder, name);
-    await this.#ask(Op.forward, this.#settings(port, name), `leading to port ${port}`);
+    await this.#ask(
+      Op.forward,
+      this.#settings({ address: LOOPBACK, port, datagrams: false }, name),
+      `leading to port ${port}`,
+    );
     return path;
   }
 
-  #settings(port: number, name: string): Uint8Array {
-    const path = `${this.#host.launcherFolder}/${name}`;
-    return encodeSettings([...[["port", port] as const], ["path", path]]);
+  #settings({ address, port, datagrams }: Place, name?: string): Uint8Array {
+    const path = name === undefined ? [] : [["path", `${this.#host.launcherFolder}/${name}`] as const];
+    return encodeSettings([["address", address], ["port", port], ["datagrams", datagrams ? 1 : 0], ...path]);
   }
 
-  async #open(port: number, serve: (client: Socket) => Promise<void>): Promise<void> {
+  async #open(place: Place, serve: (client: Socket) => Promise<void>): Promise<void> {
     const name = `g${nextName++}`;
     const sockets = new Set<Socket>();
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => {
@@ -181,22 +241,26 @@ export class NativeNetwork implements SandboxNetwork {
       void serve(client);
     });
     await listen(server, join(this.#folder, name));
-    const gate: Gate = { port, name, server, sockets };
+    const gate: Gate = { ...place, name, server, sockets };
     try {
-      await this.#ask(Op.listen, this.#settings(port, name), `listening on port ${port}`);
+      await this.#listen(gate);
     } catch (error) {
       await this.#shut(gate);
       throw error;
     }
-    this.#gates.set(port, gate);
+    this.#gates.set(keyOf(place), gate);
   }
 
-  async #close(port: number): Promise<void> {
-    const gate = this.#gates.get(port);
+  #listen(gate: Gate): Promise<unknown> {
+    return this.#ask(Op.listen, this.#settings(gate, gate.name), `listening on port ${gate.port}`);
+  }
+
+  async #close(place: Place): Promise<void> {
+    const gate = this.#gates.get(keyOf(place));
     if (gate === undefined) return;
-    this.#gates.delete(port);
+    this.#gates.delete(keyOf(place));
     await this.#shut(gate);
-    if (this.#host.alive) await this.#ask(Op.unlisten, encodeSettings([["port", port]]), `closing port ${port}`);
+    if (this.#host.alive) await this.#ask(Op.unlisten, this.#settings(place), `closing port ${place.port}`);
   }
 
   async #shut({ server, sockets, name }: Gate): Promise<void> {
@@ -208,8 +272,7 @@ export class NativeNetwork implements SandboxNetwork {
   /** After the sandbox went on as another one of the launcher: the same ports lead to the same places. */
   async reopen(): Promise<void> {
     this.#forwards.clear();
-    for (const { port, name } of this.#gates.values())
-      await this.#ask(Op.listen, this.#settings(port, name), `listening on port ${port}`);
+    for (const gate of this.#gates.values()) await this.#listen(gate);
     if (this.#spec.mode !== "none") await this.#tellPrograms();
   }
 
@@ -218,6 +281,7 @@ export class NativeNetwork implements SandboxNetwork {
     if (this.#closed) return;
     this.#closed = true;
     this.#proxy.endAll("the sandbox ended");
+    this.#standIns.forget();
     await Promise.all([...this.#endpoints.values()].map((endpoint) => endpoint[Symbol.asyncDispose]()));
     await Promise.all([...this.#gates.values()].map((gate) => this.#shut(gate)));
     this.#endpoints.clear();
@@ -233,6 +297,10 @@ export class NativeNetwork implements SandboxNetwork {
     this.#turn = result.catch(() => {});
     return result;
   }
+}
+
+function keyOf({ address, port, datagrams }: Place): string {
+  return `${datagrams ? "udp" : "tcp"} ${address}:${port}`;
 }
 
 function checkPort(port: number): void {

@@ -6,6 +6,7 @@ import {
   type Address,
   type AddressRange,
   inRange,
+  isWithin,
   listsSpecial,
   parseAddress,
   parseRange,
@@ -27,7 +28,7 @@ const MAX_RULES = 1000;
 const NAME =
   /^(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?!\d+$|0x[0-9a-f]*$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
-type Rule = { readonly port: number | undefined } & (
+export type Rule = { readonly port: number | undefined } & (
   | { readonly kind: "host" | "below"; readonly name: string }
   | { readonly kind: "range"; readonly range: AddressRange }
 );
@@ -49,7 +50,8 @@ function badRule(rule: string, why: string): AleError {
   });
 }
 
-function parseRule(rule: string): Rule {
+/** @throws AleError("usage") naming a rule that is none. */
+export function parseRule(rule: string): Rule {
   const text = rule.trim().toLowerCase();
   const bracketed = /^\[([^\]]+)\](\/\d+)?(?::(\d+))?$/.exec(text);
   const plain = /^([^:]+)(?::(\d+))?$/.exec(text);
@@ -62,6 +64,23 @@ function parseRule(rule: string): Rule {
   if (body.startsWith("*.") && NAME.test(body.slice(2))) return { kind: "below", name: body.slice(2), port };
   if (NAME.test(body)) return { kind: "host", name: body, port };
   throw badRule(rule, "it is neither a host nor an address");
+}
+
+/** Whether whatever `inner` lists is listed by `outer`, too. */
+export function covers(outer: Rule, inner: Rule): boolean {
+  const ports = inner.port === undefined ? USUAL_PORTS : [inner.port];
+  if (!ports.every((port) => fits(outer, port))) return false;
+  if (inner.kind === "range") {
+    if (outer.kind !== "range" || !isWithin(inner.range, outer.range)) return false;
+    const { family, first } = inner.range;
+    const special = specialRange({ family, value: first });
+    return special === undefined || !isWithin(inner.range, special.range) || listsSpecial(outer.range, special);
+  }
+  if (outer.kind === "host") return inner.kind === "host" && inner.name === outer.name;
+  return (
+    outer.kind === "below" &&
+    (inner.name.endsWith(`.${outer.name}`) || (inner.kind === "below" && inner.name === outer.name))
+  );
 }
 
 export class NetworkPolicy {
@@ -93,6 +112,19 @@ export class NetworkPolicy {
     return named.some((rule) => fits(rule, port)) ? undefined : `port ${port} of the host is not listed`;
   }
 
+  /** Ports at which the host may be reached by that name; none where it may not be. `host` is canonical, and no address. */
+  portsOf(host: string): readonly number[] {
+    if (this.mode === "none") return [];
+    const named = this.#rules.filter((rule) => names(rule, host));
+    const ports = named.flatMap(({ port }) => port ?? USUAL_PORTS);
+    return [...new Set(this.mode === "public" ? [...USUAL_PORTS, ...ports] : ports)];
+  }
+
+  /** Whether the host is listed by that very name. */
+  lists(host: string): boolean {
+    return this.#rules.some((rule) => rule.kind === "host" && rule.name === host);
+  }
+
   #refuseLiteral(address: Address, port: number): Refusal {
     const listed = this.#rules.some(
       (rule) => rule.kind === "range" && inRange(address, rule.range) && fits(rule, port),
@@ -101,13 +133,17 @@ export class NetworkPolicy {
     return this.refuseAddress(address, port);
   }
 
-  /** Whether a connection may be made to an address, whatever name led there. */
-  refuseAddress(address: Address, port: number): Refusal {
+  /** Whether a connection may be made to an address, whatever name led there; of several ports one is enough. */
+  refuseAddress(address: Address, port: number | readonly number[]): Refusal {
+    const ports = typeof port === "number" ? [port] : port;
     const special = specialRange(address);
     if (special === undefined) return undefined;
     const listed = this.#rules.some(
       (rule) =>
-        rule.kind === "range" && inRange(address, rule.range) && listsSpecial(rule.range, special) && fits(rule, port),
+        rule.kind === "range" &&
+        inRange(address, rule.range) &&
+        listsSpecial(rule.range, special) &&
+        ports.some((one) => fits(rule, one)),
     );
     return listed ? undefined : `the address is ${special.what} and not listed`;
   }

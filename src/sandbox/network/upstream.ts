@@ -22,10 +22,13 @@ const MAX_ATTEMPTS = 3;
 /** A host that may not be reached, or could not be. */
 export class Unreachable extends Error {
   readonly verdict: "denied" | "failed";
+  /** The host has no address, and not only at the moment. */
+  readonly missing: boolean;
 
-  constructor(verdict: "denied" | "failed", message: string) {
+  constructor(verdict: "denied" | "failed", message: string, missing = false) {
     super(message);
     this.verdict = verdict;
+    this.missing = missing;
   }
 }
 
@@ -68,14 +71,16 @@ export async function reach(host: string, port: number, policy: NetworkPolicy, r
   throw failure instanceof Unreachable ? failure : new Unreachable("failed", errorMessage(failure));
 }
 
-async function addressesOf(host: string, resolve: Resolve): Promise<readonly string[]> {
+/** Of a name, or the address itself. @throws Unreachable */
+export async function addressesOf(host: string, resolve: Resolve): Promise<readonly string[]> {
   const literal: Address | undefined = parseAddress(host);
   if (literal !== undefined) return [host];
   try {
     return await within(`looking up ${host}`, RESOLVE_MS, resolve(host));
   } catch (error) {
     if (error instanceof Unreachable) throw error;
-    throw new Unreachable("failed", `${host} could not be looked up: ${errorMessage(error)}`);
+    const missing = /ENOTFOUND|ENODATA|EAI_NONAME/.test(String((error as { readonly code?: unknown }).code));
+    throw new Unreachable("failed", `${host} could not be looked up: ${errorMessage(error)}`, missing);
   }
 }
 

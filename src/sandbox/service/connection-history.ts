@@ -2,8 +2,8 @@
 
 import type { NetworkUsage, SandboxNetwork } from "../../core/ports.ts";
 import type { ConnectionRecord } from "../../core/types.ts";
+import { keepNewest } from "../network/connection-log.ts";
 
-const MAX_ENTRIES = 1000;
 const NOTHING: NetworkUsage = { bytesOut: 0, bytesIn: 0, connections: 0, denied: 0 };
 
 export class ConnectionHistory {
@@ -19,8 +19,7 @@ export class ConnectionHistory {
   }
 
   #add(record: ConnectionRecord): void {
-    this.#entries.push(record);
-    if (this.#entries.length > MAX_ENTRIES) this.#entries.shift();
+    keepNewest(this.#entries, record);
   }
 
   get entries(): readonly ConnectionRecord[] {

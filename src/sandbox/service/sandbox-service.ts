@@ -9,6 +9,7 @@ import { AleError, errorMessage } from "../../core/errors.ts";
 import type { SandboxSnapshot } from "../../core/ports.ts";
 import type { EnvironmentSpec } from "../../core/types.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
+import { type NetworkCap, REQUEST } from "../network/network-cap.ts";
 import { NO_NETWORK } from "../network/policy.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
 import { Admission, NO_RESOURCES, type Resources } from "./admission.ts";
@@ -32,6 +33,8 @@ export interface SandboxServiceOptions {
   readonly archives?: ArchiveStore | undefined;
   /** Sandboxes kept ready of each environment that was asked for lately. Default 0. */
   readonly warm?: number;
+  /** The most of the network that any sandbox may ask for; omitted: anything. */
+  readonly networkCap?: NetworkCap | undefined;
   /** Called with whatever the guards raise. */
   readonly onAlert?: (alert: Alert, sandbox: ManagedSandbox) => void;
 }
@@ -75,6 +78,7 @@ export class SandboxService implements AsyncDisposable {
   readonly #ttl: TimeToLive;
   readonly #clock: Clock;
   readonly #onAlert: SandboxServiceOptions["onAlert"];
+  readonly networkCap: NetworkCap | undefined;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #gone = new Map<string, ManagedSandbox>();
   readonly snapshots = new NamedSnapshots();
@@ -83,10 +87,11 @@ export class SandboxService implements AsyncDisposable {
   readonly #limits: TimeLimits;
   #closed = false;
 
-  constructor({ provider, capacity, ttl, clock, archives, warm, onAlert }: SandboxServiceOptions) {
+  constructor({ provider, capacity, ttl, clock, archives, warm, networkCap, onAlert }: SandboxServiceOptions) {
     this.provider = provider;
     this.warm = new WarmEnvironments(provider, warm ?? 0);
     this.#onAlert = onAlert;
+    this.networkCap = networkCap;
     this.#clock = clock ?? SYSTEM_CLOCK;
     this.#ttl = ttl ?? DEFAULT_TTL;
     this.admission = new Admission(capacity, this.#clock);
@@ -108,7 +113,6 @@ export class SandboxService implements AsyncDisposable {
   }
 
   // ---- finding
-
   /** Those there are, the oldest first. */
   list(): ManagedSandbox[] {
     return [...this.#sandboxes.values()];
@@ -144,6 +148,7 @@ export class SandboxService implements AsyncDisposable {
     // Whoever starts from a snapshot says anew what may be reached.
     const { network = NO_NETWORK } = request.environment;
     const environment = from === undefined ? request.environment : { ...from.environment, network };
+    this.networkCap?.check(REQUEST, network);
     const sandbox = this.#register({ ...request, environment }, { ...this.#ttl, ...defined(request.ttl) });
     const ready =
       from === undefined
@@ -366,6 +371,7 @@ export class SandboxService implements AsyncDisposable {
   restore(id: string, options: Pick<CreateRequest, "queueMs" | "signal"> = {}): Promise<ManagedSandbox> {
     const archives = this.#archiving;
     return this.#change(id, "restore", async (sandbox) => {
+      this.networkCap?.check(REQUEST, sandbox.spec.environment.network ?? NO_NETWORK);
       sandbox.move("restore");
       sandbox.making = new AbortController();
       await this.#make(sandbox, options, (signal) => archives.bring(sandbox, signal), "restore_failed");
