@@ -1,6 +1,6 @@
 /*
  * Room for control groups in a hierarchy of version 2. Controllers are handed down from the top, one group after the other, and a group
- * that hands some to its children may have no processes itself (the "no internal processes" rule). So where none of the groups above ours
+ * that hands memory to its children may have no processes itself (the "no internal processes" rule). So where none of the groups above ours
  * can be had, as in a unit with Delegate=yes or in a container, the processes of our own group move down into a child of it.
  */
 #include "launcher.h"
