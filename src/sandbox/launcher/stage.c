@@ -56,14 +56,14 @@ static int make_mapping_namespace(const struct level *level) {
   if (child < 0) return -1;
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    byte = unshare(CLONE_NEWUSER) == 0;
+    byte = unshare(CLONE_NEWUSER) == 0 ? 0 : (char)errno;
     write_all(ready[1], &byte, 1);
     pause();
     _exit(0);
   }
   close(ready[1]);
   int fd = -1;
-  if (read(ready[0], &byte, 1) == 1 && byte == 1 && write_id_maps(child, level)) {
+  if (read(ready[0], &byte, 1) == 1 && (errno = byte) == 0 && write_id_maps(child, level)) {
     format(path, sizeof path, "/proc/%d/ns/user", child);
     fd = open(path, O_RDONLY | O_CLOEXEC);
   }
