@@ -5,6 +5,7 @@ test.each([
   ["root+userns+seccomp+cgroup1", "cgroup"],
   ["user+userns+seccomp+rlimits", "userns"],
   ["podman:root+userns+seccomp+cgroup2", "cgroup"],
+  ["user+userns+seccomp+cgroup2-nocpu", "userns"],
   ["docker:root+seccomp+cgroup1", "container"],
   ["rock:remote", "container"],
   ["user+landlock7+seccomp+rlimits", "landlock"],

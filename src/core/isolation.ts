@@ -15,7 +15,8 @@ export function isolationStep(level: string): IsolationStep {
   const parts = level.replace(/^[a-z0-9]+:/, "").split("+");
   if (parts.some((part) => part.startsWith("landlock"))) return "landlock";
   if (!parts.includes("userns")) return "container";
-  return parts.some((part) => part.startsWith("cgroup")) ? "cgroup" : "userns";
+  // `cgroup2-nocpu` does not limit the processor.
+  return parts.some((part) => part.startsWith("cgroup")) && !level.endsWith("-nocpu") ? "cgroup" : "userns";
 }
 
 /**

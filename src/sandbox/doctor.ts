@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import { launcherPath } from "./launcher-path.ts";
+import { namespaceHint } from "./namespace-hint.ts";
 import { subordinateHint } from "./subordinate-ids.ts";
 import { createSandboxProvider } from "./supervisor.ts";
 
@@ -19,11 +20,9 @@ export interface SandboxProbe {
 }
 
 const HINTS: Readonly<Record<string, string>> = {
-  "user namespaces":
-    "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); sysctl -w user.max_user_namespaces=65536; " +
-    "in a container, start it with --privileged; or allow ordinary users weaker sandboxes: --least-isolation landlock",
   "all namespaces": "the kernel lacks a kind of namespace, or a container forbids it: start it with --privileged",
-  "overlay on tmpfs": "use Linux 6.6 or newer (overlay in a user namespace with user.* attributes on tmpfs)",
+  "overlay on tmpfs": "use Linux 5.11 or newer (overlay in a user namespace)",
+  "overlay, replacing": "only folders of /usr that were removed cannot be made again; use Linux 6.6 or newer",
   "system call filter": "use a kernel with CONFIG_SECCOMP_FILTER",
   "id-mapped mounts": "run as root on Linux 5.12 or newer; without them the sandbox's /usr cannot be changed",
   landlock:
@@ -32,7 +31,11 @@ const HINTS: Readonly<Record<string, string>> = {
     "memory and processes are limited by rlimits and a watcher, cpu is not; for hard limits run as root, " +
     "or in a delegated group: systemd-run --user --scope -p Delegate=yes ale …",
 };
-const OPTIONAL = new Set(["id-mapped mounts", "subordinate ids", "landlock", "control groups"]);
+const NO_CPU_HINT =
+  "cpu is not limited; delegate it, too: systemctl edit user@.service, there [Service] Delegate=cpu memory pids, and log in again";
+const OPTIONAL = new Set(["overlay, replacing", "id-mapped mounts", "subordinate ids", "landlock", "control groups"]);
+/** What is tried in a user namespace. */
+const INSIDE = new Set(["all namespaces", "overlay on tmpfs", "overlay, replacing"]);
 const PROBE_MS = 10_000;
 
 /** Tries each primitive, then one whole sandbox. Takes well under a second once the launcher is compiled. */
@@ -59,16 +62,24 @@ async function probePrimitives(path: string): Promise<SandboxProbe[]> {
   const child = Bun.spawn([path, "probe"], { stdout: "pipe", stderr: "ignore", stdin: "ignore", env: {} });
   try {
     const text = await deadline("the sandbox launcher's probe", PROBE_MS, new Response(child.stdout).text(), "sandbox");
-    return text.split("\n").flatMap((line) => {
-      const [name, ok, detail] = line.split("\t");
+    const lines = text.split("\n").map((line) => line.split("\t"));
+    const forbidden = lines.some(([name, ok]) => name === "user namespaces" && ok === "0");
+    return lines.flatMap(([name, ok, detail]) => {
       if (name === undefined || ok === undefined || detail === undefined) return [];
-      const hint = ok === "1" ? undefined : name === "subordinate ids" ? subordinateHint(detail) : HINTS[name];
+      const hint = ok === "1" ? undefined : hintFor(name, detail, forbidden);
       const probe = { name, ok: ok === "1", detail, required: !OPTIONAL.has(name) };
       return [hint === undefined ? probe : { ...probe, hint }];
     });
   } finally {
     child.kill("SIGKILL");
   }
+}
+
+function hintFor(name: string, detail: string, forbidden: boolean): string | undefined {
+  if (name === "user namespaces") return namespaceHint();
+  if (name === "subordinate ids") return subordinateHint(detail);
+  if (forbidden && INSIDE.has(name)) return "needs user namespaces";
+  return detail.includes("-nocpu") ? NO_CPU_HINT : HINTS[name];
 }
 
 /** A folder for a moment; a bare machine may lack a temporary one. */

@@ -9,7 +9,8 @@
 import { AleError, errorMessage } from "../core/errors.ts";
 import type { CommandResult, Sandbox, SandboxProvider } from "../core/ports.ts";
 import type { ExecRecord, GradingMode, Task } from "../core/types.ts";
-import { type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
+import type { NativeSandbox } from "./native-sandbox.ts";
+import { ProgramMissing } from "./programs.ts";
 import { quoteFound, readReward, VERIFIER_FOLDER, type Verdict, type VerdictDetails } from "./reward.ts";
 
 const TESTS_FOLDER = "/tests";

@@ -1,6 +1,8 @@
-/** What a sandbox is driven through: frames to its init and back, and word of its end. */
+/** What a sandbox is driven through, frames to its init and back, and word of its end; and who made it. */
 
+import type { SandboxSnapshot } from "../core/ports.ts";
 import type { Reply } from "./launcher-client.ts";
+import type { NativeSandbox } from "./native-sandbox.ts";
 import type { OpCode } from "./protocol.ts";
 
 export interface InitChannel {
@@ -24,4 +26,11 @@ export interface InitChannel {
   /** Stops the clocks of what is waited for from a sandbox that is paused, until `goOn`. */
   holdOff(sandbox: number): void;
   goOn(sandbox: number): void;
+}
+
+/** Who made the sandbox: told when it ends, asked when a snapshot is wanted. */
+export interface SandboxOwner {
+  /** Called once. */
+  onDestroyed(sandbox: NativeSandbox): void;
+  takeSnapshot(sandbox: NativeSandbox, shell: boolean): Promise<SandboxSnapshot>;
 }

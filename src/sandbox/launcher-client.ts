@@ -7,6 +7,7 @@ import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import { TimeLimit } from "../core/time-limit.ts";
 import { beginWait } from "../core/waits.ts";
 import { launcherPath } from "./launcher-path.ts";
+import { namespaceHint } from "./namespace-hint.ts";
 import { concat, encodeMessage, encodeSettings, Flag, type Frame, FrameReader, Op, type OpCode } from "./protocol.ts";
 import { forgetLauncher, type LauncherRecord, reapGroupsBeside, recordLauncher } from "./registry.ts";
 
@@ -195,12 +196,7 @@ export class LauncherClient {
 
 /** What to do about the usual reasons why namespaces cannot be made. */
 function startHint(message: string): string {
-  if (/user namespace|new namespaces|uid_map|gid_map/.test(message))
-    return (
-      "allow user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), " +
-      "`sysctl -w user.max_user_namespaces=65536`; in a container, start it with --privileged; then `ale doctor`; " +
-      "or allow ordinary users weaker sandboxes: leastIsolation landlock"
-    );
+  if (/user namespace|new namespaces|uid_map|gid_map/.test(message)) return `${namespaceHint()}; then \`ale doctor\``;
   if (/mount|pivot_root|proc/.test(message)) return "run outside a restricted container, or start it with --privileged";
   return "run `ale doctor`, which tries each part by itself";
 }

@@ -1,6 +1,5 @@
 /** One sandbox with Ale's init in it, as the control process sees it: of the launcher, or in a container. */
 
-import { isAbsolute } from "node:path";
 import { AleError, errorMessage } from "../core/errors.ts";
 import type {
   CommandOptions,
@@ -12,9 +11,19 @@ import type {
 } from "../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../core/types.ts";
 import { decodeObservation, type Observation } from "./guards/observation.ts";
-import type { InitChannel } from "./init-channel.ts";
+import type { InitChannel, SandboxOwner } from "./init-channel.ts";
 import { type Reply, SOCKETS } from "./launcher-client.ts";
 import { NativeNetwork, type NetworkOptions } from "./network/native-network.ts";
+import {
+  checkPath,
+  type ExecOptions,
+  encodeProgram,
+  ProgramMissing,
+  type SeparateResult,
+  ShellMissing,
+  throwIfAborted,
+  toResult,
+} from "./programs.ts";
 import {
   decodeResult,
   encodeCommand,
@@ -27,66 +36,21 @@ import {
   type OpCode,
   type RawResult,
 } from "./protocol.ts";
-import {
-  decodeRead,
-  decodeStatistics,
-  encodeLaunch,
-  encodeRead,
-  encodeStat,
-  type SandboxStatistics,
-} from "./requests.ts";
+import { decodeLimits, decodeRead, decodeStatistics, encodeRead, type SandboxStatistics } from "./requests.ts";
 import type { SandboxRoot } from "./roots.ts";
+import { findWritten } from "./sandbox-files.ts";
 import type { Layer } from "./snapshots.ts";
 
 /** A command that timed out is interrupted for at most 1 s inside; then the shell is replaced. */
 const COMMAND_GRACE_MS = 15_000;
 const FILES_MS = 30_000;
-/** Longer than the limit inside, which names the cause. */
-const KILL_MS = 40_000;
+/** Until all processes have ended; longer than the limit inside, which names the cause. */
+const END_MS = 40_000;
 const LIMITS_MS = 10_000;
-const FREEZE_MS = 20_000;
 const PAUSE_MS = 10_000;
-/** For the launcher: a command without a time limit. */
-const NO_LIMIT = 0xffffffff;
 
 /** A paused sandbox's init may be frozen, and answers to these only. */
 const WHILE_PAUSED: ReadonlySet<OpCode> = new Set([Op.resume, Op.statistics, Op.freeze]);
-
-/** How a one-shot program is run. */
-export interface ExecOptions extends CommandOptions {
-  readonly cwd: string;
-  /** `Infinity`: no limit. */
-  readonly timeoutMs: number;
-  /** Added to the sandbox's own few variables, or in their place. */
-  readonly env?: Readonly<Record<string, string>> | undefined;
-  /** Name or number of a user of the sandbox; omitted: root. */
-  readonly user?: string | undefined;
-  /** What the program reads; omitted: nothing. */
-  readonly stdin?: Uint8Array | undefined;
-  /** Gets the whole output, up to `maxBytes`; how much is written does not end the program then. */
-  readonly log?: { readonly path: string; readonly maxBytes: number } | undefined;
-}
-
-/** Standard output in `output`, standard error apart. `truncated` holds for either. */
-export interface SeparateResult extends CommandResult {
-  readonly errorOutput: Uint8Array;
-  readonly errorOutputBytes: number;
-}
-
-/** What `exec` throws when the program is not there. */
-export class ProgramMissing extends AleError {
-  constructor(program: string) {
-    super("sandbox", `there is no program ${program} in the sandbox`, { hint: "name one that the profile has" });
-    this.name = "ProgramMissing";
-  }
-}
-
-/** Who made the sandbox: told when it ends, asked when a snapshot is wanted. */
-export interface SandboxOwner {
-  /** Called once. */
-  onDestroyed(sandbox: NativeSandbox): void;
-  takeSnapshot(sandbox: NativeSandbox, shell: boolean): Promise<SandboxSnapshot>;
-}
 
 export class NativeSandbox implements Sandbox {
   readonly id: string;
@@ -106,7 +70,11 @@ export class NativeSandbox implements Sandbox {
   readonly #goneListeners: ((reason: string) => void)[] = [];
   #destroyed: Promise<void> | undefined;
   #paused = false;
-  /** Never rejects: what fails is told by the next use. */
+  /** Requests under way. */
+  #asked = 0;
+  /** Until it goes on after a snapshot; all requests wait. Neither rejects: what fails is told by the next use. */
+  #going: Promise<void> | undefined;
+  /** The same, until its shell is there again; only commands wait. */
   reopening: Promise<void> | undefined;
 
   constructor(
@@ -153,8 +121,8 @@ export class NativeSandbox implements Sandbox {
         get alive() {
           return sandbox.alive;
         },
-        request: (op, payload, what, timeoutMs) => sandbox.#request(op, payload, what, timeoutMs),
-        upload: (folder, files) => sandbox.upload(folder, files),
+        request: (op, payload, what, timeoutMs) => sandbox.#send(op, payload, what, timeoutMs),
+        upload: (folder, files) => sandbox.#import(folder, encodeFiles(files)),
       },
       options,
     );
@@ -163,11 +131,15 @@ export class NativeSandbox implements Sandbox {
   #watch(): void {
     const number = this.#number;
     this.launcher.onGone(number, (reason) => {
-      if (number !== this.#number || this.#gone !== undefined) return;
-      this.#gone = reason;
-      this.network.close().catch(() => {});
-      for (const listener of this.#goneListeners) listener(reason);
+      if (number === this.#number) this.#lose(reason);
     });
+  }
+
+  #lose(reason: string): void {
+    if (this.#gone !== undefined || this.#destroyed !== undefined) return;
+    this.#gone = reason;
+    this.network.close().catch(() => {});
+    for (const listener of this.#goneListeners) listener(reason);
   }
 
   /** Calls `listener` once when the sandbox ends by itself, as one does whose init was killed for want of memory. */
@@ -187,36 +159,44 @@ export class NativeSandbox implements Sandbox {
 
   /** Ends the sandbox in the launcher and keeps what it wrote as `layer`. Returns its bytes. */
   async freeze(layer: number): Promise<number> {
-    const reply = await this.#request(Op.freeze, encodeSettings([["layer", layer]]), "freezing the files", FREEZE_MS);
+    const reply = await this.request(Op.freeze, encodeSettings([["layer", layer]]), "freezing the files", END_MS);
     this.launcher.forget(this.#number);
     return Number(new DataView(reply.payload.buffer, reply.payload.byteOffset, 8).getBigUint64(0, true));
   }
 
   /**
-   * Goes on as the launcher's sandbox `number`, which stands on `layers`.
+   * Goes on as the launcher's sandbox `number`, which stands on `layers`; they are retained for it already.
    * @throws AleError("sandbox") when it was destroyed meanwhile.
    */
   continueAs(number: number, layers: readonly Layer[]): void {
     this.#check();
-    for (const layer of layers) layer.retain(true);
     for (const layer of this.#layers) layer.release(true);
     this.#layers = layers;
     this.#number = number;
     this.#watch();
   }
 
-  /** Brings its shell back by `reopen`, while the sandbox may be used: only commands wait. */
-  reopenBy(reopen: () => Promise<void>): void {
-    this.reopening = reopen()
-      .catch((error: unknown) => this.fail(`its shell could not be opened again: ${errorMessage(error)}`))
+  /**
+   * Goes on by `make`, which calls `continueAs`, then has its shell brought back by `reopen`. The sandbox may be used at once:
+   * what is asked of it waits.
+   */
+  goOnBy(make: () => Promise<void>, reopen: () => Promise<void>): void {
+    this.#going = make()
+      .catch((error: unknown) => this.#lose(`it could not go on after its snapshot was taken: ${errorMessage(error)}`))
+      .finally(() => {
+        this.#going = undefined;
+      });
+    this.reopening = this.#going
+      .then(() => (this.alive ? reopen() : undefined))
+      .catch((error: unknown) => this.#lose(`its shell could not be opened again: ${errorMessage(error)}`))
       .finally(() => {
         this.reopening = undefined;
       });
   }
 
-  /** Marks a sandbox that ended on the way to a snapshot. */
-  fail(reason: string): void {
-    this.#gone ??= reason;
+  /** Whether somebody waits for it. */
+  get busy(): boolean {
+    return this.#asked > 0;
   }
 
   /** Whether it can still be used. */
@@ -231,22 +211,17 @@ export class NativeSandbox implements Sandbox {
       throw new AleError("sandbox", `sandbox ${this.id} is paused`, { hint: "resume it first" });
   }
 
-  /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
-  async request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
-    return this.#request(op, payload, what, timeoutMs);
-  }
-
   /** Stops every process until `resume`; time limits stand still. But for statistics, nothing can be asked of it meanwhile. */
   async pause(): Promise<void> {
     await this.reopening;
-    await this.#request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
+    await this.request(Op.pause, new Uint8Array(0), "pausing", PAUSE_MS);
     this.#paused = true;
     this.launcher.holdOff(this.#number);
   }
 
   async resume(): Promise<void> {
     try {
-      await this.#request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
+      await this.request(Op.resume, new Uint8Array(0), "resuming", PAUSE_MS);
     } finally {
       this.#paused = false;
       this.launcher.goOn(this.#number);
@@ -254,31 +229,39 @@ export class NativeSandbox implements Sandbox {
   }
 
   async statistics(): Promise<SandboxStatistics> {
-    const { payload } = await this.#request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
+    const { payload } = await this.request(Op.statistics, new Uint8Array(0), "statistics", LIMITS_MS);
     return decodeStatistics(payload);
   }
 
   /** Its processes, for the guards. */
   async observe(): Promise<Observation> {
-    const { payload } = await this.#request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
+    const { payload } = await this.request(Op.observe, new Uint8Array(0), "looking at processes", LIMITS_MS);
     return decodeObservation(payload, performance.now());
   }
 
   /** Those of `paths` that this sandbox itself wrote to, or removed; not what it found there, or earlier snapshots hold. */
-  async writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
-    const settings = encodeSettings(paths.map((path) => ["path", path]));
-    const { payload, missing } = await this.#request(Op.written, settings, "looking for writes", LIMITS_MS);
-    if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
-    // A kernel that cannot hand a sandbox's file system over: what is there now counts.
-    const found = await Promise.all(
-      paths.map((path) => this.#request(Op.stat, encodeStat(path, false), path, FILES_MS)),
-    );
-    return paths.filter((_, i) => found[i]?.missing === false);
+  writtenPaths(paths: readonly string[]): Promise<readonly string[]> {
+    return findWritten(this, paths);
   }
 
-  async #request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+  /** One request to this sandbox's init, in the words of `protocol.ts` and `requests.ts`. */
+  async request(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
+    if (this.#going !== undefined) await this.#going;
+    return this.#send(op, payload, what, timeoutMs);
+  }
+
+  async #send(op: OpCode, payload: Uint8Array, what: string, timeoutMs: number): Promise<Reply> {
     this.#check(WHILE_PAUSED.has(op));
-    return this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs);
+    return this.#counted(this.launcher.request(op, this.#number, payload, `${what} in sandbox ${this.id}`, timeoutMs));
+  }
+
+  async #counted(reply: Promise<Reply>): Promise<Reply> {
+    this.#asked++;
+    try {
+      return await reply;
+    } finally {
+      this.#asked--;
+    }
   }
 
   async upload(folder: string, files: readonly SandboxFile[]): Promise<void> {
@@ -288,7 +271,7 @@ export class NativeSandbox implements Sandbox {
   /** Like `upload`, but what lies at `folder` is removed first, links and all. */
   async replaceFolder(folder: string, files: readonly SandboxFile[]): Promise<void> {
     checkPath(folder);
-    await this.#request(Op.import, encodeImport(folder, encodeFiles(files), true), `replacing ${folder}`, FILES_MS);
+    await this.request(Op.import, encodeImport(folder, encodeFiles(files), true), `replacing ${folder}`, FILES_MS);
   }
 
   async run(command: string, options: CommandOptions): Promise<CommandResult> {
@@ -306,10 +289,7 @@ export class NativeSandbox implements Sandbox {
     const { timeoutMs, maxOutputBytes, interactive } = options;
     const payload = encodeCommand({ timeoutMs, maxOutputBytes, text, shell, interactive: interactive ?? false });
     const reply = await this.#command(Op.run, payload, "a command", options);
-    if (reply.missing)
-      throw new AleError("sandbox", "there is no shell in the sandbox", {
-        hint: "install bash on this machine, or into the profile's root folder",
-      });
+    if (reply.missing) throw new ShellMissing();
     const raw = decodeResult(reply.payload);
     return { ...toResult(raw), restarted: raw.restarted };
   }
@@ -325,23 +305,14 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #launch(argv: readonly string[], options: ExecOptions, separate: boolean): Promise<RawResult> {
-    const [program] = argv;
-    if (program === undefined) throw new AleError("sandbox", "exec needs a program");
-    checkPath(options.cwd);
-    const { cwd, user, log, stdin, timeoutMs, maxOutputBytes } = options;
-    const env = { ...this.env, ...options.env };
-    const payload = encodeLaunch({
-      first:
-        timeoutMs === Number.POSITIVE_INFINITY ? NO_LIMIT : Math.max(1, Math.min(NO_LIMIT - 1, Math.ceil(timeoutMs))),
-      second: Math.max(1, Math.min(NO_LIMIT, Math.ceil(maxOutputBytes))),
-      ...{ cwd, env, user, argv, separate, log, input: stdin },
-    });
-    const reply = await this.#command(Op.exec, payload, program, options);
-    if (reply.missing) throw new ProgramMissing(program);
+    const payload = encodeProgram(argv, { ...options, env: { ...this.env, ...options.env } }, separate);
+    const reply = await this.#command(Op.exec, payload, argv[0] ?? "", options);
+    if (reply.missing) throw new ProgramMissing(argv[0] ?? "");
     return decodeResult(reply.payload);
   }
 
   async #command(op: OpCode, payload: Uint8Array, what: string, options: CommandOptions): Promise<Reply> {
+    if (this.#going !== undefined) await this.#going;
     this.#check();
     const { signal } = options;
     throwIfAborted(signal, what);
@@ -350,7 +321,7 @@ export class NativeSandbox implements Sandbox {
     const abort = () => this.launcher.cancel(request, this.#number);
     signal?.addEventListener("abort", abort, { once: true });
     try {
-      const result = await reply;
+      const result = await this.#counted(reply);
       throwIfAborted(signal, what);
       return result;
     } finally {
@@ -360,7 +331,7 @@ export class NativeSandbox implements Sandbox {
 
   async readFile(path: string, maxBytes: number): Promise<Uint8Array | null> {
     checkPath(path);
-    const reply = await this.#request(Op.read, encodeRead({ path, maxBytes }), `reading ${path}`, FILES_MS);
+    const reply = await this.request(Op.read, encodeRead({ path, maxBytes }), `reading ${path}`, FILES_MS);
     return reply.missing ? null : decodeRead(reply.payload).content;
   }
 
@@ -370,29 +341,34 @@ export class NativeSandbox implements Sandbox {
 
   /** As `killAll`; returns how many processes there were, the shell included. */
   async endProcesses(): Promise<number> {
-    const { payload } = await this.#request(Op.killAll, new Uint8Array(0), "ending all processes", KILL_MS);
+    const { payload } = await this.request(Op.killAll, new Uint8Array(0), "ending all processes", END_MS);
     return new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true);
   }
 
   async exportFolder(folder: string, maxBytes: number): Promise<SandboxArchive> {
     checkPath(folder);
-    const reply = await this.#request(Op.export, encodePath(maxBytes, folder), `exporting ${folder}`, FILES_MS);
+    const reply = await this.request(Op.export, encodePath(maxBytes, folder), `exporting ${folder}`, FILES_MS);
     if (reply.missing) throw new AleError("sandbox", `there is no folder ${folder} in sandbox ${this.id}`);
     return reply.payload;
   }
 
   async importFolder(folder: string, archive: SandboxArchive): Promise<void> {
+    if (this.#going !== undefined) await this.#going;
+    await this.#import(folder, archive);
+  }
+
+  async #import(folder: string, archive: SandboxArchive): Promise<void> {
     checkPath(folder);
-    await this.#request(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
+    await this.#send(Op.import, encodeImport(folder, archive, false), `placing files in ${folder}`, FILES_MS);
   }
 
   /** Also answers for a sandbox that ended by itself, as one does whose init was killed for want of memory. */
   async limitEvents(): Promise<LimitEvents> {
     if (this.#destroyed !== undefined) this.#check(true);
+    if (this.#going !== undefined) await this.#going;
     const what = `the limits of sandbox ${this.id}`;
     const reply = await this.launcher.request(Op.limits, this.#number, new Uint8Array(0), what, LIMITS_MS);
-    const view = new DataView(reply.payload.buffer, reply.payload.byteOffset, reply.payload.byteLength);
-    return { memory: view.getUint32(0, true), pids: view.getUint32(4, true), disk: view.getUint32(8, true) };
+    return decodeLimits(reply.payload);
   }
 
   destroy(): Promise<void> {
@@ -401,6 +377,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   async #destroy(): Promise<void> {
+    await this.#going;
     this.launcher.forget(this.#number);
     try {
       await this.network.close();
@@ -418,17 +395,4 @@ export class NativeSandbox implements Sandbox {
   [Symbol.asyncDispose](): Promise<void> {
     return this.destroy();
   }
-}
-
-function checkPath(path: string): void {
-  if (!isAbsolute(path)) throw new AleError("sandbox", `a path in a sandbox must be absolute, not "${path}"`);
-}
-
-function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
-  if (signal?.aborted) throw new AleError("interrupted", `${what} was cancelled`, { cause: signal.reason });
-}
-
-function toResult({ status, code, output, outputBytes, truncated, ms }: RawResult): CommandResult {
-  const ended = status === "exited" || status === "shell_died";
-  return { exitCode: ended ? code : null, output, outputBytes, truncated, status, ms };
 }

@@ -6,9 +6,12 @@ import { join, resolve } from "node:path";
 const FOLDER = resolve(import.meta.dir, "../../sandboxes");
 let texts: ReadonlyMap<string, string> | undefined;
 
-/** Registers profiles by name, as TOML; from then on these are all there are. Called by the compiled executable. */
-export function setProfileTexts(profiles: ReadonlyMap<string, string>): void {
-  texts = new Map(profiles);
+/**
+ * Registers profiles by name, as TOML; from then on these are all there are, until it is called with `undefined`: then they
+ * are those of the repository again. Called by the compiled executable.
+ */
+export function setProfileTexts(profiles: ReadonlyMap<string, string> | undefined): void {
+  texts = profiles && new Map(profiles);
 }
 
 /** Names of the profiles there are, sorted. */

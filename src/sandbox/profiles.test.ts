@@ -3,7 +3,7 @@ import { listProfiles, readProfileText, setProfileTexts } from "./profile-texts.
 import { loadProfile } from "./profiles.ts";
 
 const shipped = new Map(listProfiles().map((name) => [name, readProfileText(name) ?? ""]));
-afterEach(() => setProfileTexts(shipped));
+afterEach(() => setProfileTexts(undefined));
 
 test("the shipped profiles are right", () => {
   expect([...shipped.keys()]).toContain("host");

@@ -1,6 +1,7 @@
 /** Payloads of the requests beyond those that an episode needs (`protocol.ts`): programs, terminals, files, statistics. */
 
 import { AleError } from "../core/errors.ts";
+import type { LimitEvents } from "../core/ports.ts";
 import { clampU32, concat, encodeText } from "./protocol.ts";
 
 /** As `launch_flags` in `launcher/init.h`. */
@@ -215,4 +216,10 @@ export function decodeStatistics(payload: Uint8Array): SandboxStatistics {
     inodes: at(7),
     inodeLimit: at(8),
   };
+}
+
+/** How often a limit was met since the sandbox began. */
+export function decodeLimits(payload: Uint8Array): LimitEvents {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  return { memory: view.getUint32(0, true), pids: view.getUint32(4, true), disk: view.getUint32(8, true) };
 }

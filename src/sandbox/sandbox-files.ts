@@ -3,7 +3,7 @@
 import { posix } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { NativeSandbox } from "./native-sandbox.ts";
-import { Op } from "./protocol.ts";
+import { encodeSettings, Op } from "./protocol.ts";
 import {
   type ChangeRequest,
   decodeRead,
@@ -115,4 +115,16 @@ export class SandboxFiles {
 
 function tooLarge(path: string, maxBytes: number): AleError {
   return new AleError("usage", `${path} is larger than ${maxBytes} bytes`, { hint: "read it in parts" });
+}
+
+/** Of `paths`, those that the sandbox itself wrote to, or removed. */
+export async function findWritten(sandbox: NativeSandbox, paths: readonly string[]): Promise<readonly string[]> {
+  const settings = encodeSettings(paths.map((path) => ["path", path]));
+  const { payload, missing } = await sandbox.request(Op.written, settings, "looking for writes", REQUEST_MS);
+  if (!missing) return new TextDecoder().decode(payload).split("\0").slice(0, -1);
+  // A kernel that cannot hand a sandbox's file system over: what is there now counts.
+  const found = await Promise.all(
+    paths.map((path) => sandbox.request(Op.stat, encodeStat(path, false), path, REQUEST_MS)),
+  );
+  return paths.filter((_, i) => found[i]?.missing === false);
 }

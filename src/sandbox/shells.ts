@@ -5,7 +5,8 @@
 
 import { AleError } from "../core/errors.ts";
 import type { CommandResult } from "../core/ports.ts";
-import { type ExecOptions, type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
+import type { NativeSandbox } from "./native-sandbox.ts";
+import { type ExecOptions, ProgramMissing } from "./programs.ts";
 import { Op } from "./protocol.ts";
 import { encodeLaunch, encodeNumbered } from "./requests.ts";
 import { PRINT_SHELL_STATE, parseShellState, restoreShellState, type ShellState } from "./snapshots.ts";

@@ -11,25 +11,19 @@ import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../co
 import type { EnvironmentSpec } from "../core/types.ts";
 import { targetSettings } from "./carrier.ts";
 import { limitSettings } from "./environment-limits.ts";
+import type { SandboxOwner } from "./init-channel.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { LayerBudget } from "./layer-budget.ts";
 import { LayerStore, type MakeOptions } from "./layer-store.ts";
-import { NativeSandbox, type SandboxOwner } from "./native-sandbox.ts";
+import { NativeSandbox } from "./native-sandbox.ts";
 import type { NetworkOptions } from "./network/native-network.ts";
 import { NetworkPolicy } from "./network/policy.ts";
 import { encodeSettings, Op } from "./protocol.ts";
 import { reapOrphans } from "./registry.ts";
 import { removeTree } from "./remove-tree.ts";
 import { type ResolveImage, Roots, type SandboxRoot } from "./roots.ts";
-import {
-  exportCommands,
-  Layer,
-  NativeSnapshot,
-  PRINT_SHELL_STATE,
-  parseShellState,
-  restoreShellState,
-  type ShellState,
-} from "./snapshots.ts";
+import { countProcesses, exportVariables, readShellState, reopenShell } from "./shell-state.ts";
+import { Layer, NativeSnapshot } from "./snapshots.ts";
 import { WarmPools } from "./warm-pools.ts";
 
 export interface SandboxProviderOptions {
@@ -81,9 +75,6 @@ export interface LayeredSandboxProvider extends NativeSandboxProvider {
 }
 
 const CREATE_MS = 30_000;
-const SHELL_MS = 10_000;
-/** Exported variables beyond this are not carried over. */
-const MAX_SHELL_STATE = 1 << 20;
 /** As in `launcher/launcher.h`. */
 const MAX_LAYERS = 64;
 const LEAST_DISK = 1 << 20;
@@ -200,8 +191,7 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
         session: what.session && !reaches,
       });
       if (reaches) await sandbox.network.change(network);
-      if (what.session && Object.keys(what.root.env).length > 0)
-        await sandbox.run(exportCommands(what.root.env), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
+      if (what.session) await exportVariables(sandbox);
       return sandbox;
     } catch (error) {
       await sandbox.destroy().catch(() => {});
@@ -282,29 +272,41 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   async takeSnapshot(sandbox: NativeSandbox, withShell: boolean): Promise<NativeSnapshot> {
     const environment = environmentNow(sandbox);
     const launcher = await this.#ownLauncher(sandbox);
-    const { client } = launcher;
     await this.frozen.makeRoom();
     await sandbox.reopening;
-    const shell = withShell ? await readShellState(sandbox) : undefined;
-    const ended = await sandbox.endProcesses();
+    const [shell, ended] = await Promise.all([
+      withShell ? readShellState(sandbox) : undefined,
+      countProcesses(sandbox),
+    ]);
+    // Whoever waits for something hears that it was ended. The rest ends with the sandbox.
+    if (sandbox.busy) await sandbox.endProcesses();
     const { bytes, ...root } = await this.#freeze(sandbox, launcher);
     const lostProcesses = Math.max(0, ended - (shell === undefined ? 0 : 1));
-    const snapshot = new NativeSnapshot(client, { ...root, environment, shell, bytes, lostProcesses });
+    const snapshot = new NativeSnapshot(launcher.client, { ...root, environment, shell, bytes, lostProcesses });
+    const session = shell !== undefined && environment.network?.mode === "none";
+    sandbox.goOnBy(
+      () => this.#goOn(sandbox, launcher, environment, { session, root }),
+      () => reopenShell(sandbox, shell),
+    );
+    return snapshot;
+  }
+
+  async #goOn(sandbox: NativeSandbox, launcher: Launcher, environment: EnvironmentSpec, what: MakeOptions) {
+    const { layers } = what.root;
     const number = this.#nextNumber++;
+    for (const layer of layers) layer.retain(true); // the snapshot may be disposed of before it stands on them
+    await new Promise(setImmediate); // a fork that is asked for at once comes first
     try {
-      const session = shell !== undefined && sandbox.network.spec.mode === "none";
-      const isolation = await this.#request(launcher, number, environment, { session, root });
-      sandbox.continueAs(number, root.layers);
-      sandbox.isolation = isolation;
-      await sandbox.network.reopen();
-      sandbox.reopenBy(() => reopenShell(sandbox, shell));
+      const made = this.#request(launcher, number, environment, what).then((isolation) => {
+        sandbox.continueAs(number, layers);
+        sandbox.isolation = isolation;
+      });
+      await sandbox.network.reopen(made);
     } catch (error) {
-      sandbox.fail("it could not go on after its snapshot was taken");
-      await snapshot[Symbol.asyncDispose]();
-      await client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
+      if (sandbox.layers !== layers) for (const layer of layers) layer.release(true);
+      await launcher.client.destroy(number).catch(() => {}); // where it was destroyed meanwhile, nobody else will
       throw error;
     }
-    return snapshot;
   }
 
   async fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<NativeSandbox> {
@@ -384,21 +386,6 @@ function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
 /** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
 function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
   return { ...environment, network: network.spec };
-}
-
-/** `undefined` where the sandbox has no shell. */
-export async function readShellState(sandbox: NativeSandbox): Promise<ShellState | undefined> {
-  const options = { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE };
-  const result = await sandbox.run(PRINT_SHELL_STATE, options).catch((error: unknown) => {
-    if (sandbox.alive) return undefined;
-    throw error;
-  });
-  return result?.exitCode === 0 && !result.truncated ? parseShellState(result.output) : undefined;
-}
-
-export async function reopenShell(sandbox: NativeSandbox, shell: ShellState | undefined): Promise<void> {
-  if (shell === undefined) return;
-  await sandbox.runIn(0, restoreShellState(shell), { timeoutMs: SHELL_MS, maxOutputBytes: MAX_SHELL_STATE });
 }
 
 /**

@@ -1,7 +1,8 @@
 /** Programs on a pseudo-terminal of the sandbox. What they write waits there until it is asked for. */
 
 import { AleError } from "../core/errors.ts";
-import { type NativeSandbox, ProgramMissing } from "./native-sandbox.ts";
+import type { NativeSandbox } from "./native-sandbox.ts";
+import { ProgramMissing } from "./programs.ts";
 import { Op } from "./protocol.ts";
 import {
   decodeTerminalOutput,

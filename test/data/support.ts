@@ -23,8 +23,12 @@ export async function ale(...argv: readonly string[]): Promise<{ code: number; o
       err += text;
     },
   };
-  const code = await runCli(argv, { stdout, stderr, env: process.env });
-  return { code, out, err };
+  try {
+    const code = await runCli(argv, { stdout, stderr, env: process.env });
+    return { code, out, err };
+  } finally {
+    setProfileTexts(undefined);
+  }
 }
 
 /** The values of a file with one JSON value per line. */

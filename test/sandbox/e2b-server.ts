@@ -5,7 +5,7 @@
 
 import { AleError, errorMessage } from "../../src/core/errors.ts";
 import type { NativeSandbox } from "../../src/sandbox/native-sandbox.ts";
-import { ProgramMissing } from "../../src/sandbox/native-sandbox.ts";
+import { ProgramMissing } from "../../src/sandbox/programs.ts";
 import type { NativeSandboxProvider } from "../../src/sandbox/supervisor.ts";
 import { SandboxTerminal } from "../../src/sandbox/terminals.ts";
 import { ENVIRONMENT } from "./support.ts";

@@ -1,6 +1,6 @@
 /** Images: archives become root file systems that are what the archives say; hostile ones change nothing. */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
@@ -39,6 +39,7 @@ beforeAll(async () => {
   neighbour = await scene.provider.create(ENVIRONMENT);
   await output(neighbour, "echo mine > /work/mine; echo tool > /opt/tool");
 });
+afterEach(() => setProfileTexts(undefined));
 afterAll(() => scene?.[Symbol.asyncDispose](), 120_000);
 
 const bring = (name: string, path: string, options = {}) =>

@@ -1,6 +1,6 @@
 /** What a hostile program in a sandbox can reach: nothing of the host's, of ours, or of its neighbours'. */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -17,6 +17,8 @@ import {
   output,
   type TestProvider,
 } from "./support.ts";
+
+afterEach(() => setProfileTexts(undefined));
 
 let provider: TestProvider;
 let sandbox: NativeSandbox;

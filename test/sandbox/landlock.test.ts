@@ -130,7 +130,7 @@ describe.skipIf(root)("without namespaces", () => {
     };
     const refused = run();
     expect(refused.code).toBe(1);
-    expect(refused.err).toContain("kernel.apparmor_restrict_unprivileged_userns=0");
+    expect(refused.err).toContain("sysctl -w user.max_user_namespaces=65536");
     const weak = run("--least-isolation", "landlock");
     expect(weak.err).toContain("landlock");
     expect(JSON.parse(weak.out)).toMatchObject({ exitCode: 0, stdout: "/work\n" });

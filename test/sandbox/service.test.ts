@@ -3,7 +3,8 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import type { Clock } from "../../src/sandbox/service/clock.ts";
 import type { ManagedSandbox, TimeToLive } from "../../src/sandbox/service/managed-sandbox.ts";
-import { SandboxService, UnknownSandbox } from "../../src/sandbox/service/sandbox-service.ts";
+import { UnknownSandbox } from "../../src/sandbox/service/requests.ts";
+import { SandboxService } from "../../src/sandbox/service/sandbox-service.ts";
 import { ENVIRONMENT, LIMITS, openProvider, TestClock, type TestProvider, text, until } from "./support.ts";
 
 let provider: TestProvider;

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Sandbox } from "../../src/core/ports.ts";
-import { ENVIRONMENT, file, LIMITS, openProvider, outcome, output, type TestProvider, text } from "./support.ts";
+import { NamedShell } from "../../src/sandbox/shells.ts";
+import { ENVIRONMENT, file, LIMITS, openProvider, outcome, output, type TestProvider, text, until } from "./support.ts";
 
 let provider: TestProvider;
 const large = { ...ENVIRONMENT, diskBytes: 640 << 20, memoryBytes: 1024 << 20 };
@@ -90,6 +91,51 @@ describe("snapshots", () => {
     await snapshot[Symbol.asyncDispose]();
     expect(await read(child, "/work/file")).toBe("kept\n");
     await expect(provider.fork(snapshot)).rejects.toThrow("was disposed of");
+  });
+
+  test("the parent may be used at once, while it goes on, whatever becomes of the snapshot", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    await output(parent, "echo kept > file; export A=1");
+    for (let round = 0; round < 6; round++) {
+      const snapshot = await parent.snapshot();
+      await snapshot[Symbol.asyncDispose]();
+      const [ran, executed, found] = await Promise.all([
+        output(parent, `echo $A; cat file; echo ${round} >> rounds`),
+        parent.exec(["cat", "file"], { ...LIMITS, cwd: "/work" }),
+        read(parent, "/work/file"),
+        parent.upload("/work", [file(`up${round}`, "x")]),
+        parent.limitEvents(),
+      ]);
+      expect([ran, text(executed.output), found]).toEqual(["1\nkept\n", "kept\n", "kept\n"]);
+    }
+    expect(await output(parent, "cat rounds; ls up* | wc -l")).toBe("0\n1\n2\n3\n4\n5\n6\n");
+    const [next] = await Promise.all([parent.snapshot(), parent.statistics()]);
+    await parent.destroy(); // while it goes on
+    await using child = await provider.fork(next);
+    await next[Symbol.asyncDispose]();
+    expect(await read(child, "/work/file")).toBe("kept\n");
+  });
+
+  test("who waits for a command hears that it ended", async () => {
+    await using parent = await provider.create(ENVIRONMENT);
+    const shell = await NamedShell.open(parent, 1, "one", { cwd: "/work" });
+    const running = shell.run("echo begun; sleep 60", LIMITS);
+    await until("it runs", 10_000, async () => (await parent.statistics()).processes === 3);
+    await using _ = await parent.snapshot();
+    expect(await running).toMatchObject({ status: "shell_died", exitCode: 137 });
+  });
+
+  test("a parent whose launcher ends while it goes on is gone, which is told once", async () => {
+    const own = await openProvider();
+    const parent = await own.create(ENVIRONMENT);
+    const told: string[] = [];
+    parent.onGone((reason) => told.push(reason));
+    await parent.snapshot();
+    process.kill(own.launcherPid, "SIGKILL");
+    await until("it is told", 10_000, () => told.length > 0);
+    await expect(parent.run("true", LIMITS)).rejects.toThrow(/is gone/);
+    expect(told).toEqual([expect.stringMatching(/SIGKILL/)]);
+    await own.close();
   });
 
   test("the cost does not depend on the size", async () => {

@@ -17,12 +17,12 @@ export function parseEnvironmentId(id: string): RenderTask {
   const parts = id.split("/");
   let refusal: unknown;
   for (let cut = Math.max(1, parts.length - 3); cut <= parts.length; cut++) {
-    const suite = tryLoad(parts.slice(0, cut).join("/"));
-    if (suite === undefined) continue;
     try {
-      return renderer(id, suite, parts.slice(cut));
+      const suite = tryLoad(parts.slice(0, cut).join("/"));
+      if (suite !== undefined) return renderer(id, suite, parts.slice(cut));
     } catch (error) {
-      refusal ??= error; // a folder of suites may hold tasks, too: what follows may belong to the name of the suite
+      // Folders above a suite may hold tasks, too, or what is none: what follows may belong to the name of the suite.
+      refusal ??= error;
     }
   }
   throw (

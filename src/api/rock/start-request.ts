@@ -5,7 +5,7 @@ import { type EnvironmentSpec, IMAGE_PROFILE } from "../../core/types.ts";
 import type { ImageStore } from "../../images/image-store.ts";
 import { listProfiles } from "../../sandbox/profile-texts.ts";
 import { largestSandbox } from "../../sandbox/service/capacity.ts";
-import type { CreateRequest } from "../../sandbox/service/sandbox-service.ts";
+import type { CreateRequest } from "../../sandbox/service/requests.ts";
 import { workdirOf } from "../sandboxes/image-routes.ts";
 import { Code, nonBlank, RockError } from "./envelope.ts";
 

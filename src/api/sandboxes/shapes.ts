@@ -6,7 +6,8 @@ import { NetworkPolicy, NO_NETWORK } from "../../sandbox/network/policy.ts";
 import type { BackgroundCommand } from "../../sandbox/service/background-command.ts";
 import { HAPPENINGS, possibleEvents } from "../../sandbox/service/lifecycle.ts";
 import type { ManagedSandbox } from "../../sandbox/service/managed-sandbox.ts";
-import type { CreateRequest, SandboxService } from "../../sandbox/service/sandbox-service.ts";
+import type { CreateRequest } from "../../sandbox/service/requests.ts";
+import type { SandboxService } from "../../sandbox/service/sandbox-service.ts";
 
 const MIB = 2 ** 20;
 const DEFAULT_WORKDIR = "/work";

@@ -14,7 +14,7 @@ import type {
   SandboxSnapshot,
 } from "../../core/ports.ts";
 import type { EnvironmentSpec, SandboxFile } from "../../core/types.ts";
-import type { ExecOptions, SeparateResult } from "../native-sandbox.ts";
+import type { ExecOptions, SeparateResult } from "../programs.ts";
 import { writeTar } from "../tar.ts";
 
 /** How a program ended there. */

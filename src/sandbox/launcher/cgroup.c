@@ -99,7 +99,8 @@ static void detect_v1(struct cgroups *groups, const char *name, const char *cont
     if (tree->dir < 0) return;
     known = groups->count++;
   }
-  mark(groups, &groups->trees[known], controller);
+  bool limits = strcmp(controller, "cpu") != 0 || faccessat(groups->trees[known].dir, "cpu.cfs_quota_us", F_OK, 0) == 0;
+  if (limits) mark(groups, &groups->trees[known], controller);
 }
 
 /* Whether a process of ours may be moved into the group. */
@@ -120,26 +121,23 @@ static bool can_attach(int dir) {
 
 /* Tries to make our v2 group below `parent`. */
 static bool try_v2(struct cgroups *groups, const char *parent, const char *name) {
-  static const char *const controllers[] = {"memory", "pids", "cpu"};
-  struct cgroup_tree tree = {.v2 = true, .dir = -1};
-  char enabled[512] = "", switch_on[32];
+  struct cgroup_tree tree = {.v2 = true, .dir = -1}, unused;
+  char enabled[512] = "";
   if (snprintf(tree.path, sizeof tree.path, "%s/%s", parent, name) >= PATH_SIZE) return false;
   int parent_dir = open(parent, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
   if (parent_dir < 0) return false;
-  for (int i = 0; i < 3; i++) {
-    format(switch_on, sizeof switch_on, "+%s", controllers[i]);
-    write_text_at(parent_dir, "cgroup.subtree_control", switch_on); /* usually on already; the result is read below */
-  }
+  room_hand_down(parent_dir, &unused); /* usually done already; the result is read below */
   read_text_at(parent_dir, "cgroup.subtree_control", enabled, sizeof enabled);
   close(parent_dir);
   if (!has_word(enabled, "memory", " \n") && !has_word(enabled, "pids", " \n")) return false;
   if (mkdir(tree.path, 0755) != 0 && errno != EEXIST) return false;
   tree.dir = open(tree.path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
   if (tree.dir >= 0 && can_attach(tree.dir)) {
-    for (int i = 0; i < 3; i++) {
-      format(switch_on, sizeof switch_on, "+%s", controllers[i]);
-      if (write_text_at(tree.dir, "cgroup.subtree_control", switch_on)) mark(groups, &tree, controllers[i]);
-    }
+    room_hand_down(tree.dir, &tree);
+    tree.cpu = tree.cpu && faccessat(tree.dir, "cpu.max", F_OK, 0) == 0; /* CONFIG_CFS_BANDWIDTH */
+    groups->memory = tree.memory;
+    groups->pids = tree.pids;
+    groups->cpu = tree.cpu;
     groups->trees[groups->count++] = tree;
     return true;
   }
@@ -149,17 +147,23 @@ static bool try_v2(struct cgroups *groups, const char *parent, const char *name)
 }
 
 static void detect_v2(struct cgroups *groups, const char *name) {
-  char folder[PATH_SIZE], point[PATH_SIZE], own[PATH_SIZE];
+  char folder[PATH_SIZE], point[PATH_SIZE], own[PATH_SIZE], parent[PATH_SIZE];
   if (!own_folder("", folder, point) || realpath(folder, own) == NULL) return;
   size_t floor = strlen(point);
+  room_hand_down_above(own, floor);
   /* Our own group holds processes, so it may not have controllers for children (the "no internal processes" rule);
    * then an ancestor that we may write to will do, as systemd delegates them to users. */
-  while (strlen(own) >= floor) {
-    if (try_v2(groups, own, name)) return;
-    char *slash = strrchr(own, '/');
-    if (slash == NULL || slash == own) return;
+  format(parent, sizeof parent, "%s", own);
+  for (char *slash = parent + strlen(parent); slash != NULL && slash > parent; slash = strrchr(parent, '/')) {
     *slash = 0;
+    if (strlen(parent) < floor) break;
+    if (!try_v2(groups, parent, name)) continue;
+    if (room_was_made(own, parent)) format(groups->aside, sizeof groups->aside, "%s", parent);
+    return;
   }
+  if (!room_step_aside(own)) return;
+  if (try_v2(groups, own, name)) format(groups->aside, sizeof groups->aside, "%s", own);
+  else room_step_back(own);
 }
 
 static bool write_number(int dir, const char *file, uint64_t value) {
@@ -367,11 +371,12 @@ void cgroups_close(struct cgroups *groups) {
     close(groups->trees[i].dir);
     rmdir(groups->trees[i].path);
   }
+  if (groups->aside[0] != 0) room_step_back(groups->aside);
 }
 
 void cgroups_describe(const struct cgroups *groups, char *text, size_t capacity) {
   bool v1 = false, v2 = false;
   for (int i = 0; i < groups->count; i++) *(groups->trees[i].v2 ? &v2 : &v1) = true;
   if (!groups->memory || !groups->pids) format(text, capacity, "rlimits");
-  else format(text, capacity, v1 && v2 ? "cgroup1+2" : v2 ? "cgroup2" : "cgroup1");
+  else format(text, capacity, "%s%s", v1 && v2 ? "cgroup1+2" : v2 ? "cgroup2" : "cgroup1", groups->cpu ? "" : "-nocpu");
 }

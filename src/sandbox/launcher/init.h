@@ -97,10 +97,20 @@ uint64_t clock_ticks(void);
 /* Signals every process that started at or after `since`, except init and `spared`; of the session and the descendants
  * of `tree` only, when that is not 0. Returns how many. */
 int kill_since(uint64_t since, int signal, pid_t spared, pid_t tree);
+/* On a processor, or waiting for one. */
+bool process_is_running(pid_t pid);
 /* Ctrl-C: to the process group of `leader` at once, so that none is forked past it, and to what the job moved elsewhere. */
 void interrupt_since(uint64_t since, pid_t leader, pid_t tree);
-/* For a program that was being started at that moment, and missed it. What handles SIGINT gets no second one. */
-void interrupt_again(uint64_t since, pid_t leader, pid_t tree);
+/* For a program that was being started at that moment, until `until`, and missed it. What handles SIGINT gets no second
+ * one. True: there was one, or there may be one yet. `startled`: `leader` was signalled with it. */
+bool interrupt_again(uint64_t since, uint64_t until, pid_t leader, pid_t tree, bool *startled);
+/*
+ * For what the shell had forked when it was interrupted itself, before it waited for it: it dropped the command, and its
+ * child, still with the shell's handlers, dropped the signal. Whatever the shell forks next it takes for the same pipeline,
+ * and would wait for both. Ends programs that SIGINT ends, and children of `leader` that have not become a program yet;
+ * what runs in the background ignores it. Returns how many children of `leader` were left.
+ */
+int interrupt_left(uint64_t since, pid_t leader, pid_t tree);
 /* Stops all processes but init, or lets them go on. */
 /* Signals all but init; returns how many, or −1 where a whole namespace was signalled at once. */
 int signal_all(int signal);

@@ -248,6 +248,7 @@ struct cgroups {
   struct cgroup_tree trees[MAX_TREES];
   int count;
   bool memory, pids, cpu;
+  char aside[PATH_SIZE]; /* v2: the group whose processes moved down to make room; empty: none */
 };
 void cgroups_detect(struct cgroups *groups, const char *name);
 /* Makes the sandbox's groups with their limits. Fills descriptors to attach with. False: see `error`. */
@@ -266,6 +267,16 @@ void cgroups_close(struct cgroups *groups);
 enum { OWN_GROUP = 0, EXTRA_PROCESSES = 2 /* init and shell */ };
 void cgroups_open_own(struct cgroups *groups, const struct sandbox_spec *spec);
 void cgroups_describe(const struct cgroups *groups, char *text, size_t capacity);
+
+/* room.c, for cgroup.c: hands controllers to the children of a v2 group, noted in `tree`; of all groups above `own`, from `top` characters on. */
+void room_hand_down(int dir, struct cgroup_tree *tree);
+void room_hand_down_above(const char *own, size_t top);
+/* Moves the processes of our own group into a child of it, so that it may hand down controllers. False: it stays as it was. */
+bool room_step_aside(const char *own);
+/* Whether another launcher did so before: our group is that child. */
+bool room_was_made(const char *own, const char *parent);
+/* The contrary, unless another launcher still needs the room. */
+void room_step_back(const char *own);
 
 /* stage.c and factory.c */
 void factory_main(int channel, struct level *level, const char *stage) __attribute__((noreturn));

@@ -43,7 +43,7 @@ static int check_namespaces(void) {
   return become_root(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
 }
 
-/* An overlay with a tmpfs upper layer, in a user namespace, where a lower folder is replaced. */
+/* An overlay with a tmpfs upper layer, in a user namespace; with `merged/sub` below. */
 static int check_overlay(void) {
   int error = become_root(CLONE_NEWNS);
   if (error != 0) return error;
@@ -55,8 +55,13 @@ static int check_overlay(void) {
   mkdir("work", 0755);
   mkdir("merged", 0755);
   if (mount("o", "merged", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work,userxattr") != 0) return errno;
-  if (rmdir("merged/sub") != 0 || mkdir("merged/sub", 0755) != 0) return errno;
-  return 0;
+  return mkdir("merged/more", 0755) == 0 && rmdir("merged/sub") == 0 ? 0 : errno;
+}
+
+/* Besides, a lower folder that was removed is made again, which takes an attribute user.* on tmpfs. */
+static int check_replacing(void) {
+  int error = check_overlay();
+  return error != 0 ? error : mkdir("merged/sub", 0755) == 0 ? 0 : errno;
 }
 
 static int check_seccomp(void) {
@@ -97,8 +102,8 @@ int probe_main(void) {
     const char *name;
     int (*check)(void);
   } checks[] = {{"user namespaces", check_user_namespace}, {"all namespaces", check_namespaces},
-                {"overlay on tmpfs", check_overlay},       {"system call filter", check_seccomp},
-                {"id-mapped mounts", check_idmap}};
+                {"overlay on tmpfs", check_overlay},       {"overlay, replacing", check_replacing},
+                {"system call filter", check_seccomp},     {"id-mapped mounts", check_idmap}};
   char detail[256];
   struct utsname system;
   if (uname(&system) == 0) tell("kernel", true, system.release);
@@ -118,7 +123,7 @@ int probe_main(void) {
   cgroups_describe(&groups, kind, sizeof kind);
   format(text, sizeof text, "%s:%s%s%s%s", kind, groups.memory ? " memory" : "", groups.pids ? " pids" : "",
          groups.cpu ? " cpu" : "", groups.memory || groups.pids || groups.cpu ? "" : " none can be written");
-  tell("control groups", groups.memory && groups.pids, text);
+  tell("control groups", groups.memory && groups.pids && groups.cpu, text);
   cgroups_close(&groups);
   return 0;
 }

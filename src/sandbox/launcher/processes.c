@@ -10,17 +10,24 @@ uint64_t clock_ticks(void) {
   return (uint64_t)time.tv_sec * (uint64_t)hertz + (uint64_t)time.tv_nsec / (uint64_t)(1000000000L / hertz);
 }
 
-/* Fields of /proc/<pid>/stat by their numbers in proc(5), from 4 on; the name in field 2 may hold spaces and parentheses. */
-enum { FIELD_PARENT = 4, FIELD_GROUP = 5, FIELD_SESSION = 6, FIELD_USER_TIME = 14, FIELD_START = 22, FIELDS = 23 };
+/* Fields of /proc/<pid>/stat by their numbers in proc(5), from 3 on; the name in field 2 may hold spaces and parentheses. */
+enum { FIELD_STATE = 3, FIELD_PARENT = 4, FIELD_GROUP = 5, FIELD_SESSION = 6, FIELD_FLAGS = 9, FIELD_USER_TIME = 14, FIELD_START = 22, FIELDS = 23 };
+enum { FORKED_NO_EXEC = 0x40 }; /* PF_FORKNOEXEC of linux/sched.h: still the program of its parent */
 static bool read_stat(pid_t pid, uint64_t fields[FIELDS]) {
   char path[64], text[1024];
   format(path, sizeof path, "/proc/%d/stat", pid);
   if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) return false;
   char *at = strrchr(text, ')');
   if (at == NULL || at[1] == 0 || at[2] == 0) return false;
-  at += 3; /* behind the state */
+  fields[FIELD_STATE] = (uint8_t)at[2];
+  at += 3;
   for (int i = FIELD_PARENT; i < FIELDS; i++) fields[i] = strtoull(at, &at, 10);
   return true;
+}
+
+bool process_is_running(pid_t pid) {
+  uint64_t fields[FIELDS];
+  return read_stat(pid, fields) && fields[FIELD_STATE] == 'R';
 }
 
 static const char *root_of_paths = ""; /* not empty: there is no pid namespace */
@@ -75,29 +82,47 @@ static bool belongs(pid_t pid, const uint64_t *own, pid_t tree) {
 }
 
 struct killing {
-  uint64_t since;
+  uint64_t since, until; /* until: 0 for no limit */
   int signal, count;
   pid_t spared, tree, spared_group;
   bool unprepared; /* only those whom the signal ends */
+  bool starting;   /* a child of `spared` is not a program of its own yet */
 };
 
-/* Whether the process neither ignores nor catches the signal. */
-static bool is_unprepared(pid_t pid, int signal) {
+/* What a process does at a signal. False: it is gone. */
+static bool read_handling(pid_t pid, int signal, bool *ignores, bool *catches) {
   char path[64], text[4096];
   format(path, sizeof path, "/proc/%d/status", pid);
   if (read_text_at(AT_FDCWD, path, text, sizeof text) <= 0) return false;
   const char *ignored = strstr(text, "\nSigIgn:\t"), *caught = strstr(text, "\nSigCgt:\t");
   if (ignored == NULL || caught == NULL) return false;
-  uint64_t prepared = strtoull(ignored + 9, NULL, 16) | strtoull(caught + 9, NULL, 16);
-  return (prepared >> (signal - 1) & 1) == 0;
+  *ignores = strtoull(ignored + 9, NULL, 16) >> (signal - 1) & 1;
+  *catches = strtoull(caught + 9, NULL, 16) >> (signal - 1) & 1;
+  return true;
+}
+
+/* Forked by `parent`, whose handlers it has until it becomes a program; or a part of a shell's script. */
+static bool is_starting(const uint64_t *fields, pid_t parent) {
+  return (pid_t)fields[FIELD_PARENT] == parent && (fields[FIELD_FLAGS] & FORKED_NO_EXEC) != 0;
+}
+
+/* Started in time, of the tree, alive, and not the one that is spared. */
+static bool is_meant(pid_t pid, const uint64_t *fields, const struct killing *killing) {
+  if (pid == killing->spared || fields[FIELD_STATE] == 'Z' || fields[FIELD_START] < killing->since) return false;
+  if (killing->until != 0 && fields[FIELD_START] > killing->until) return false;
+  return killing->tree == 0 || belongs(pid, fields, killing->tree);
 }
 
 static void kill_one(pid_t pid, const uint64_t *fields, void *state) {
   struct killing *killing = state;
-  if (pid == killing->spared || fields[FIELD_START] < killing->since) return;
+  bool ignores, catches;
+  if (!is_meant(pid, fields, killing)) return;
   if (killing->spared_group != 0 && (pid_t)fields[FIELD_GROUP] == killing->spared_group) return;
-  if (killing->tree != 0 && !belongs(pid, fields, killing->tree)) return;
-  if (killing->unprepared && !is_unprepared(pid, SIGINT)) return;
+  if (killing->unprepared) {
+    if (!read_handling(pid, SIGINT, &ignores, &catches) || ignores) return;
+    if (catches && is_starting(fields, killing->spared)) killing->starting = true;
+    if (catches) return;
+  }
   if (kill(pid, killing->signal) == 0) killing->count++;
 }
 
@@ -113,13 +138,29 @@ void interrupt_since(uint64_t since, pid_t leader, pid_t tree) {
   each_process(kill_one, &killing);
 }
 
-void interrupt_again(uint64_t since, pid_t leader, pid_t tree) {
-  struct killing killing = {.since = since, .spared = leader, .tree = tree, .unprepared = true};
+bool interrupt_again(uint64_t since, uint64_t until, pid_t leader, pid_t tree, bool *startled) {
+  struct killing killing = {.since = since, .until = until, .spared = leader, .tree = tree, .unprepared = true};
   each_process(kill_one, &killing);
-  if (killing.count == 0) return;
+  *startled = killing.count > 0;
+  if (killing.count == 0) return killing.starting;
   kill(leader, SIGINT); /* before its child ends: only then does the shell end the command, too */
   killing.signal = SIGINT;
   each_process(kill_one, &killing);
+  return true;
+}
+
+static void interrupt_one(pid_t pid, const uint64_t *fields, void *state) {
+  struct killing *killing = state;
+  bool ignores, catches;
+  if (!is_meant(pid, fields, killing) || !read_handling(pid, SIGINT, &ignores, &catches) || ignores) return;
+  if (catches && !is_starting(fields, killing->spared)) return;
+  if (kill(pid, SIGINT) == 0 && (pid_t)fields[FIELD_PARENT] == killing->spared) killing->count++;
+}
+
+int interrupt_left(uint64_t since, pid_t leader, pid_t tree) {
+  struct killing killing = {.since = since, .spared = leader, .tree = tree};
+  each_process(interrupt_one, &killing);
+  return killing.count;
 }
 
 /* From init, all processes of the namespace at once; a process that is being forked is caught with its parent. */

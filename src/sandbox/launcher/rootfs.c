@@ -39,16 +39,18 @@ static void bind_to(const char *from, const char *to, unsigned long flags) {
   if (mount(from, to, NULL, MS_BIND | flags, NULL) != 0) setup_fail(to);
 }
 
-/* An overlay of what earlier sandboxes wrote to `name`, newest first, and `lower`, which may be NULL. */
+/* An overlay of what earlier sandboxes wrote to `name`, newest first, and `lower`, which may be NULL. Without either, nothing. */
 static void mount_overlay(const struct sandbox_spec *spec, const char *lower, const char *name, const char *target) {
   static char lowers[MAX_LAYERS * LAYER_NAME + PATH_SIZE], options[sizeof lowers + 256];
   char upper[64], work[64];
   size_t length = 0;
   lowers[0] = 0;
   for (uint32_t i = 0; i < spec->layer_count; i++) {
-    format(lowers + length, sizeof lowers - length, "%s/base/layer-%u/%s.up", i > 0 ? ":" : "", spec->layers[i], name);
-    length += strlen(lowers + length);
+    format(lowers + length, sizeof lowers - length, "%s/base/layer-%u/%s.up", length > 0 ? ":" : "", spec->layers[i], name);
+    if (access(lowers + length + (length > 0), F_OK) == 0) length += strlen(lowers + length);
+    else lowers[length] = 0; /* nothing was written there */
   }
+  if (length == 0 && lower == NULL) return;
   if (lower != NULL) format(lowers + length, sizeof lowers - length, "%s%s", length > 0 ? ":" : "", lower);
   format(upper, sizeof upper, "/tmp/%s.up", name);
   format(work, sizeof work, "/tmp/%s.work", name);
@@ -190,7 +192,8 @@ static void make_binds(const struct base *base, uint32_t id) {
         *slash = 0;
         make_below(parent);
       }
-      int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+      /* Of a lower layer, opening it would copy it. */
+      int fd = access(path, F_OK) == 0 ? -1 : open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
       if (fd >= 0) close(fd);
     }
     bind_to(from, path, 0);

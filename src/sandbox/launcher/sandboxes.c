@@ -30,12 +30,13 @@ static void close_writable(struct sandbox *sandbox) {
   sandbox->writable = -1;
 }
 
-/* Nothing of the sandbox runs any more, so what it wrote can no longer change. */
+/* Nothing of the sandbox runs any more, so what it wrote can no longer change; its control group may take longer to go. */
 static void hand_layer_to_factory(struct sandbox *sandbox) {
   struct factory_message message = {.kind = OP_FREEZE, .request = sandbox->freeze_request, .sandbox = sandbox->id,
                                     .layer = sandbox->freeze_layer};
-  if (!send_packet(broker.factory, &message, sizeof message, &sandbox->writable, 1))
-    answer_error(sandbox->freeze_request, sandbox->id, "the factory is gone");
+  sandbox->freeze_request = 0;
+  if (message.request != 0 && !send_packet(broker.factory, &message, sizeof message, &sandbox->writable, 1))
+    answer_error(message.request, sandbox->id, "the factory is gone");
 }
 
 static void answer_create(struct sandbox *sandbox, const char *error) {
@@ -49,11 +50,11 @@ static void answer_create(struct sandbox *sandbox, const char *error) {
 
 /* Forgets a sandbox whose processes are gone. Its control group may stay busy for a moment: then it is tried again. */
 static void remove_sandbox(struct sandbox *sandbox) {
+  hand_layer_to_factory(sandbox);
   if (!cgroups_remove(&broker.cgroups, sandbox->id)) {
     removable_later++;
     return;
   }
-  if (sandbox->freeze_request != 0) hand_layer_to_factory(sandbox);
   if (sandbox->destroy_request != 0) answer(sandbox->destroy_request, sandbox->id, 0, NULL, 0);
   close_socket(sandbox);
   close_writable(sandbox);

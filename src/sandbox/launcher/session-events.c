@@ -1,7 +1,20 @@
 /* The persistent shells as time passes: answers, output, limits, interrupts, death. */
 #include "session.h"
 
+#include <sys/ioctl.h>
 #include <sys/wait.h>
+
+/* The shell is back from an interrupted command, which is over when what it had in front has ended, too. */
+static void settle(struct shell *shell, int64_t now) {
+  if (interrupt_left(shell->started_ticks, shell->ends.pid, tree_of(shell)) == 0) {
+    drain_output(shell);
+    finish_command(shell, STATUS_EXITED, shell->last_code, false);
+    return;
+  }
+  int64_t wait = (int64_t)SETTLE_US << (shell->interrupts < 5 ? shell->interrupts : 5);
+  shell->interrupts++;
+  shell->interrupt_next = now + wait;
+}
 
 /* One line of the status pipe: the number of the question and the exit code. */
 static void handle_status(struct shell *shell, const char *line) {
@@ -9,6 +22,7 @@ static void handle_status(struct shell *shell, const char *line) {
   int code;
   if (sscanf(line, "%u %d", &number, &code) != 2 || number != shell->number || !shell_busy(shell)) return;
   bool interrupted = shell->state == INTERRUPTING;
+  if (shell->answered) return; /* it was asked more than once */
   shell->last_code = code & 255;
   shell->interrupt_next = 0;
   drain_output(shell);
@@ -16,6 +30,12 @@ static void handle_status(struct shell *shell, const char *line) {
     /* What ran in the background does not heed SIGINT. */
     kill_since(shell->started_ticks, SIGKILL, shell->ends.pid, tree_of(shell));
     finish_command(shell, shell->reason, code, false);
+    return;
+  }
+  if (shell->interrupted) {
+    shell->answered = true;
+    shell->interrupts = 0;
+    settle(shell, now_us());
     return;
   }
   finish_command(shell, STATUS_EXITED, code, false);
@@ -95,6 +115,40 @@ static void give_up(struct shell *shell) {
   finish_command(shell, reason, 0, true);
 }
 
+/* Before that a shell is still starting, and ends at SIGINT. */
+static bool has_read(const struct shell *shell) {
+  int waiting = 0;
+  return ioctl(shell->ends.driver, FIONREAD, &waiting) != 0 || (size_t)waiting < shell->sent;
+}
+
+/*
+ * At once, but to a shell that works on a new command only when it waits, for a program or for input: of a line that it is
+ * reading, SIGINT discards what it has read, and the rest, with its quotes, is taken for a command.
+ */
+void begin_interrupt(struct shell *shell, int64_t now) {
+  shell->interrupt_waits = !has_read(shell) || (now < shell->started + YOUNG_US && process_is_running(shell->ends.pid));
+  shell->interrupt_next = now + (shell->interrupt_waits ? SETTLE_US : INTERRUPT_AGAIN_US);
+  if (shell->interrupt_waits) return;
+  interrupt_since(shell->started_ticks, shell->ends.pid, tree_of(shell));
+  shell->interrupted_ticks = clock_ticks();
+  shell->interrupted = shell->startled = true;
+  shell->interrupts = 0;
+}
+
+/* What missed an interrupt, or the shell, which discards a line that it was reading and is asked again. */
+static void repeat_interrupt(struct shell *shell, int64_t now) {
+  bool startled;
+  uint64_t until = shell->interrupted_ticks + (uint64_t)INTERRUPT_REACH_US * (uint64_t)sysconf(_SC_CLK_TCK) / 1000000;
+  bool missed = interrupt_again(shell->started_ticks, until, shell->ends.pid, tree_of(shell), &startled);
+  if (startled) shell->startled = true;
+  if (startled || shell->interrupts < INTERRUPT_TRIES) {
+    send_driver(shell, "\n", 1);
+    ask_status(shell);
+  }
+  shell->interrupts++;
+  shell->interrupt_next = missed || shell->interrupts < INTERRUPT_TRIES ? now + INTERRUPT_AGAIN_US : 0;
+}
+
 static void shell_tick(struct shell *shell, int64_t now) {
   if (shell->state == CLOSING && now >= shell->deadline) {
     kill(shell->ends.pid, SIGKILL);
@@ -102,15 +156,17 @@ static void shell_tick(struct shell *shell, int64_t now) {
   }
   if (shell->state == RUNNING && now >= shell->deadline) interrupt_command(shell, STATUS_TIMEOUT, now);
   if (shell->state == RUNNING && shell->interrupt_next != 0 && now >= shell->interrupt_next) {
-    /* Asks again, too: a signal while the shell reads a line discards that line. */
-    interrupt_again(shell->started_ticks, shell->ends.pid, tree_of(shell));
-    send_driver(shell, "\n", 1);
-    ask_status(shell);
-    shell->interrupt_next = ++shell->interrupts < INTERRUPT_TRIES ? now + INTERRUPT_AGAIN_US : 0;
+    if (shell->interrupt_waits) begin_interrupt(shell, now);
+    else if (shell->answered) settle(shell, now);
+    else repeat_interrupt(shell, now);
   }
   if (shell->state != INTERRUPTING || now < shell->interrupt_next) return;
   if (now >= shell->interrupt_until) {
     give_up(shell);
+    return;
+  }
+  if (!has_read(shell)) {
+    shell->interrupt_next = now + SETTLE_US;
     return;
   }
   /* Signals and questions in turn, ever further apart: a signal that arrives while the shell reads a line discards it.
@@ -118,6 +174,7 @@ static void shell_tick(struct shell *shell, int64_t now) {
    * Every other time with SIGKILL, for children that do not care. */
   if (shell->interrupts % 2 == 0) {
     kill(shell->ends.pid, SIGINT);
+    shell->startled = true;
     kill_since(shell->started_ticks, shell->interrupts % 4 == 0 ? SIGINT : SIGKILL, shell->ends.pid, tree_of(shell));
   } else {
     send_driver(shell, "\n", 1);

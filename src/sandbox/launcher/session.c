@@ -56,7 +56,9 @@ void close_pipes(struct shell *shell) {
 void send_driver(struct shell *shell, const char *text, size_t length) {
   buffer_append(&shell->unsent, text, length);
   ssize_t n = write(shell->ends.driver, shell->unsent.data + shell->unsent.start, buffer_length(&shell->unsent));
-  if (n > 0) buffer_consume(&shell->unsent, (size_t)n);
+  if (n <= 0) return;
+  shell->sent += (size_t)n;
+  buffer_consume(&shell->unsent, (size_t)n);
 }
 
 void ask_status(struct shell *shell) {
@@ -72,6 +74,8 @@ void start_shell(struct shell *shell) {
   if (!shell_start(&shell->ends, shell->launch, console)) return;
   shell->state = IDLE;
   shell->last_code = 0;
+  shell->sent = 0;
+  shell->startled = false;
   const char *prepare = shell->ends.is_bash ? "set +o history +H; PS1= PS2=; LINENO=0\n" : "PS1= PS2=\n";
   send_driver(shell, prepare, strlen(prepare));
 }
@@ -85,6 +89,9 @@ static void send_command(struct shell *shell, const char *command, size_t length
   struct buffer line = {0};
   char text[128] = "";
   int output = shell->ends.output_number, status = shell->ends.status_number;
+  /* A shell that finds a signal and a line at once drops the first character with what it had read before. */
+  if (shell->startled) append_text(&line, "\n");
+  shell->startled = false;
   /* $? of the last command is what the next one shall see. */
   if (shell->last_code == 1) format(text, sizeof text, "! :;");
   else if (shell->last_code != 0) format(text, sizeof text, "(exit %d);", shell->last_code);
@@ -151,6 +158,7 @@ void session_run(uint32_t request, const uint8_t *payload, size_t length) {
   capture_free(&lost);
   shell->state = RUNNING;
   shell->interrupt_next = 0;
+  shell->interrupt_waits = shell->interrupted = shell->answered = false;
   shell->request = request;
   shell->started = now_us();
   shell->deadline = limits[0] == UINT32_MAX ? INT64_MAX : shell->started + (int64_t)limits[0] * 1000;
@@ -257,16 +265,13 @@ void session_interrupt(uint32_t request, const uint8_t *payload, size_t length) 
   struct shell *shell = find_shell(request, number);
   if (shell == NULL) return;
   uint8_t was_running = shell->state == RUNNING;
-  if (was_running) {
-    interrupt_since(shell->started_ticks, shell->ends.pid, tree_of(shell));
-    shell->interrupt_next = now_us() + INTERRUPT_AGAIN_US;
-    shell->interrupts = 0;
-  }
+  if (was_running) begin_interrupt(shell, now_us());
   reply(request, 0, &was_running, 1);
 }
 
 void interrupt_command(struct shell *shell, enum status reason, int64_t now) {
   shell->state = INTERRUPTING;
+  shell->answered = false;
   shell->reason = reason;
   shell->interrupt_until = now + INTERRUPT_FOR_US;
   shell->interrupt_next = now;

@@ -5,7 +5,17 @@
 #include "init.h"
 
 enum state { CLOSED, DEAD, IDLE, RUNNING, INTERRUPTING, CLOSING };
-enum { INTERRUPT_FIRST_US = 10000, INTERRUPT_AGAIN_US = 50000, INTERRUPT_TRIES = 4, INTERRUPT_FOR_US = 2000000, CLOSE_FOR_US = 500000, DRAIN_MAX = 1 << 20 };
+enum {
+  INTERRUPT_FIRST_US = 10000,
+  INTERRUPT_AGAIN_US = 50000,
+  INTERRUPT_TRIES = 4,
+  INTERRUPT_FOR_US = 2000000,
+  INTERRUPT_REACH_US = 500000, /* what starts later missed no interrupt */
+  SETTLE_US = 1000,
+  YOUNG_US = 200000, /* a command of which the shell may still be reading */
+  CLOSE_FOR_US = 500000,
+  DRAIN_MAX = 1 << 20
+};
 
 struct shell {
   enum state state;
@@ -25,6 +35,11 @@ struct shell {
   bool console;
   int64_t interrupt_until, interrupt_next;
   int interrupts;
+  size_t sent;                /* bytes of the driver since the shell was started */
+  bool interrupt_waits;       /* until the shell can take it */
+  bool interrupted, answered; /* by request; the shell is back, but what it had started may not have ended */
+  bool startled;              /* it was signalled, and may not have noticed yet */
+  uint64_t interrupted_ticks;
 };
 
 #define NO_ENDS ((struct shell_ends){.driver = -1, .output = -1, .status = -1, .terminal = -1})
@@ -43,6 +58,7 @@ void start_shell(struct shell *shell);
 void forget_shell(struct shell *shell);
 void drain_output(struct shell *shell);
 void finish_command(struct shell *shell, enum status status, int code, bool restarted);
+void begin_interrupt(struct shell *shell, int64_t now);
 void interrupt_command(struct shell *shell, enum status reason, int64_t now);
 
 #endif

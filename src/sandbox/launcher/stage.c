@@ -56,14 +56,14 @@ static int make_mapping_namespace(const struct level *level) {
   if (child < 0) return -1;
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    byte = unshare(CLONE_NEWUSER) == 0;
+    byte = unshare(CLONE_NEWUSER) == 0 ? 0 : (char)errno;
     write_all(ready[1], &byte, 1);
     pause();
     _exit(0);
   }
   close(ready[1]);
   int fd = -1;
-  if (read(ready[0], &byte, 1) == 1 && byte == 1 && write_id_maps(child, level)) {
+  if (read(ready[0], &byte, 1) == 1 && (errno = byte) == 0 && write_id_maps(child, level)) {
     format(path, sizeof path, "/proc/%d/ns/user", child);
     fd = open(path, O_RDONLY | O_CLOEXEC);
   }
@@ -309,6 +309,7 @@ bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t
   char path[64];
   struct statfs status;
   struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+  unlinkat(mount, "usr.up", AT_REMOVEDIR); /* where nothing was written to: overlays are the quicker, the fewer their layers */
   format(path, sizeof path, "/base/layer-%u", layer);
   if (mkdir(path, 0755) != 0 && errno != EEXIST) return fail(error, capacity, path);
   if (syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) != 0)

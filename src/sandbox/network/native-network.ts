@@ -217,6 +217,7 @@ export class NativeNetwork implements SandboxNetwork {
   }
 
   async #forward(port: number): Promise<string> {
+    await this.#turn; // the sandbox may be going on as another one
     const name = `f${nextName++}`;
     const path = join(this.#folder, name);
     await this.#ask(
@@ -269,11 +270,15 @@ export class NativeNetwork implements SandboxNetwork {
     await rm(join(this.#folder, name), { force: true });
   }
 
-  /** After the sandbox went on as another one of the launcher: the same ports lead to the same places. */
-  async reopen(): Promise<void> {
+  /** Once the sandbox has gone on as another one of the launcher: the same ports lead to the same places. */
+  async reopen(gone: Promise<void>): Promise<void> {
+    gone.catch(() => {}); // heard of when it is this one's turn
     this.#forwards.clear();
-    for (const gate of this.#gates.values()) await this.#listen(gate);
-    if (this.#spec.mode !== "none") await this.#tellPrograms();
+    await this.#exclusively(async () => {
+      await gone;
+      for (const gate of this.#gates.values()) await this.#listen(gate);
+      if (this.#spec.mode !== "none") await this.#tellPrograms();
+    });
   }
 
   /** Ends every connection. The launcher's side ends with the sandbox. */

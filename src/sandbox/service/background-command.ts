@@ -1,7 +1,8 @@
 /** A command that goes on while nobody waits for it. */
 
 import { errorMessage } from "../../core/errors.ts";
-import type { NativeSandbox, SeparateResult } from "../native-sandbox.ts";
+import type { NativeSandbox } from "../native-sandbox.ts";
+import type { SeparateResult } from "../programs.ts";
 import type { Clock } from "./clock.ts";
 
 export interface CommandRequest {
