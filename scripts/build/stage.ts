@@ -43,7 +43,7 @@ export async function stageEmbeds(): Promise<string> {
 
 async function stageNative(name: NativeName, target: string): Promise<void> {
   if (name === "ale-launcher") return buildLauncher(target);
-  if (name === "libale-products.so") return buildKernels(target);
+  if (name === "libale-operators.so") return buildKernels(target);
   const packaged = PACKAGED[name];
   const source = packaged === undefined ? compilerFile(name) : join(REPOSITORY, packaged);
   if (!existsSync(source)) throw new Error(`${source} is missing; run bun install --frozen-lockfile`);

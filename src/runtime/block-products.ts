@@ -5,12 +5,9 @@
 
 import { dlopen, type Pointer } from "bun:ffi";
 import { AleError } from "../core/errors.ts";
-import { type Attributes, OWN_OPERATORS } from "../onnx/model.ts";
-import { ortApi } from "./c-api.ts";
-import { buildCachedKernels } from "./kernels/build.ts";
+import type { Attributes } from "../onnx/model.ts";
 import { addressOf, type NativeArray } from "./memory.ts";
-import { loadProductsLibrary } from "./natives.ts";
-import { isCompiled } from "./shipped.ts";
+import { ownOperators } from "./own-operators.ts";
 
 /** A matrix of `rows` × `columns` weights with one scale per `block` neighbours of a row. */
 export interface BlockShape {
@@ -27,7 +24,7 @@ export type Instructions = keyof typeof INSTRUCTIONS;
 export interface BlockProducts {
   /** What the processor can do, best last. */
   readonly instructions: readonly Instructions[];
-  /** The native `OrtCustomOpDomain*` with the operator, for the options of sessions; it lives as long as the process. */
+  /** `OwnOperators.domain`. */
   readonly domain: number;
   /** The best of them for such a matrix, if any are. */
   instructionsFor(shape: Pick<BlockShape, "bits">): Instructions | undefined;
@@ -44,7 +41,6 @@ const SYMBOLS = {
   ale_products_instructions: { args: [], returns: "i32" },
   ale_products_packed_bytes: { args: ["i64", "i64", "i64", "i64"], returns: "i64" },
   ale_products_pack: { args: ["ptr", "ptr", "i64", "i64", "i64", "i64", "ptr"], returns: "void" },
-  ale_products_domain: { args: ["ptr"], returns: "ptr" },
 } as const;
 
 let loaded: BlockProducts | "none" | undefined;
@@ -68,19 +64,17 @@ function best(among: readonly Instructions[], bits: number): Instructions | unde
 }
 
 function load(): BlockProducts | undefined {
-  const path = isCompiled ? loadProductsLibrary() : buildCachedKernels();
-  if (path === undefined) return undefined;
-  const { symbols } = dlopen(path, SYMBOLS);
+  const own = ownOperators();
+  if (own === undefined) return undefined;
+  const { symbols } = dlopen(own.path, SYMBOLS);
   const level = symbols.ale_products_instructions();
   const instructions = (Object.keys(INSTRUCTIONS) as Instructions[]).filter((name) => INSTRUCTIONS[name] <= level);
   if (instructions.length === 0) return undefined;
-  const domain = symbols.ale_products_domain(ortApi().table as Pointer);
-  if (domain === null) throw new AleError("engine", `ONNX Runtime refuses the operators of domain "${OWN_OPERATORS}"`);
   const packedBytes = ({ rows, columns, bits, block }: BlockShape) =>
     Number(symbols.ale_products_packed_bytes(rows, columns, bits, block));
   return {
     instructions,
-    domain: Number(domain),
+    domain: own.domain,
     instructionsFor: ({ bits }) => best(instructions, bits),
     packedBytes,
     pack: (shape, codes, scales, target) => {

@@ -1,5 +1,5 @@
 /**
- * The native files that the executable carries: ONNX Runtime, products with quantised weights, the libSQL addon, the
+ * The native files that the executable carries: ONNX Runtime, its operators of our own, the libSQL addon, the
  * sandbox launcher, and the C++ runtime for machines without one. Each is unpacked when it is first needed, by whichever process needs it.
  *
  * In a checkout these files come from `node_modules` and the system, and nothing here is used.
@@ -19,7 +19,7 @@ export const NATIVE_NAMES = [
   "libstdc++.so.6",
   "libonnxruntime.so.1",
   "libsql.node",
-  "libale-products.so",
+  "libale-operators.so",
   "ale-launcher",
 ] as const;
 
@@ -123,12 +123,12 @@ export function loadOrtLibrary(): string {
   return placeNative("libonnxruntime.so.1", load).path;
 }
 
-/** Loads the library of `block-products.ts` and returns the path under which it is loaded. */
-export function loadProductsLibrary(): string {
+/** Loads the library of `own-operators.ts` and returns the path under which it is loaded. */
+export function loadOperatorsLibrary(): string {
   const load = (path: string): void => {
-    dlopen(path, { ale_products_instructions: { args: [], returns: "i32" } });
+    dlopen(path, { ale_operators_domain: { args: ["ptr"], returns: "ptr" } });
   };
-  return placeNative("libale-products.so", load).path;
+  return placeNative("libale-operators.so", load).path;
 }
 
 let libsql: unknown;

@@ -32,7 +32,7 @@ export interface SessionOptions {
    * constants do so once, here; they keep the result and never look at these again.
    */
   readonly initializers?: Values;
-  /** A native `OrtCustomOpDomain*` with operators that the graph has from elsewhere, see `block-products.ts`. */
+  /** A native `OrtCustomOpDomain*` with operators that the graph has from elsewhere, see `own-operators.ts`. */
   readonly operators?: number | undefined;
   /** Write an operator profile to files with this prefix when the session is released. */
   readonly profilePrefix?: string;

@@ -2,7 +2,9 @@
 
 import type { ParameterKind } from "../models/parameters.ts";
 import { type Bfloat16Form, emitNarrow } from "../onnx/bfloat16.ts";
-import { MICROSOFT, OnnxBuilder } from "../onnx/builder.ts";
+import { OnnxBuilder } from "../onnx/builder.ts";
+import { OWN_OPERATORS } from "../onnx/model.ts";
+import { type AdamWInstructions, adamWAttributes, adamWOperator } from "../runtime/adamw.ts";
 import { allocateFloat32 } from "../runtime/memory.ts";
 import { type PreparedCall, Session } from "../runtime/session.ts";
 import { float32Value, type Value } from "../runtime/value.ts";
@@ -70,16 +72,27 @@ export class AdamW {
   readonly #threads: number;
   readonly #calls = new Map<Float32Array, Map<Float32Array, readonly PreparedCall[]>>();
 
-  /** @param gradients flat array that every update reads. @param ranges what to update; together, the parameters. */
-  constructor(gradients: Float32Array, ranges: readonly OptimizerRange[], threads: number) {
+  /**
+   * @param gradients flat array that every update reads. @param ranges what to update; together, the parameters.
+   * @param instructions of the operator `ale::AdamW`; `none` is the plain graph, as where that operator cannot be had.
+   */
+  constructor(
+    gradients: Float32Array,
+    ranges: readonly OptimizerRange[],
+    threads: number,
+    instructions: AdamWInstructions | "none" = adamWOperator()?.instructions.at(-1) ?? "none",
+  ) {
     this.#gradients = gradients;
     this.#ranges = ranges;
     this.#threads = threads;
-    this.#session = new Session(fusedAdamWGraph(), { threads, optimization: "none" });
+    const length = ranges.reduce((sum, { begin, end }) => sum + end - begin, 0);
+    const graph = instructions === "none" ? adamWGraph() : ownAdamWGraph(instructions, length >= PAST_CACHES);
+    this.#session = new Session(graph, { threads, operators: adamWOperator()?.domain });
     const scalars = () =>
-      Object.fromEntries(
-        ADAMW_SCALARS.map((name) => [name, float32Value(allocateFloat32(1), FACTORS.has(name) ? [1, 1, 1] : [])]),
-      ) as Record<AdamWScalar, Value>;
+      Object.fromEntries(ADAMW_SCALARS.map((name) => [name, float32Value(allocateFloat32(1), [])])) as Record<
+        AdamWScalar,
+        Value
+      >;
     this.#scalars = { decayed: scalars(), spared: scalars(), "value-head": scalars() };
   }
 
@@ -102,7 +115,6 @@ export class AdamW {
     for (const group of OPTIMIZER_GROUPS) {
       const values = adamWScalars(settings, group, step, gradientScale);
       for (const name of ADAMW_SCALARS) this.#scalars[group][name].data[0] = values[name];
-      this.#scalars[group].stepSize.data[0] = -values.stepSize;
     }
     return this.#callsFor(from, to);
   }
@@ -124,7 +136,7 @@ export class AdamW {
     for (const range of this.#ranges) {
       for (let begin = range.begin; begin < range.end; begin += CHUNK) {
         const end = Math.min(range.end, begin + CHUNK);
-        const part = (flat: Float32Array) => float32Value(flat.subarray(begin, end), [1, 1, end - begin]);
+        const part = (flat: Float32Array) => float32Value(flat.subarray(begin, end), [end - begin]);
         const feeds = {
           p: part(from.parameters),
           m: part(from.firstMoment),
@@ -132,8 +144,8 @@ export class AdamW {
           g: part(this.#gradients),
           ...this.#scalars[range.group],
         };
-        const [p2, m2, v2] = [part(to.parameters), part(to.firstMoment), part(to.secondMoment)];
-        bindings.push({ feeds, fetches: { p2, m2, v2, kept_p: p2, kept_m: m2, kept_v: v2 } });
+        const fetches = { p2: part(to.parameters), m2: part(to.firstMoment), v2: part(to.secondMoment) };
+        bindings.push({ feeds, fetches });
       }
     }
     return prepareLanes(this.#session, bindings, this.#threads);
@@ -165,32 +177,18 @@ export function adamWScalars(
   };
 }
 
-/** The scalars that `fusedAdamWGraph` reads as filters. */
-const FACTORS: ReadonlySet<AdamWScalar> = new Set(["gain1", "gain2", "stepSize"]);
+/** Parameters from which an update goes past the caches: the next that reads them would not find them there. */
+const PAST_CACHES = 1 << 22;
 
-/**
- * As `adamWGraph`, for the processor: flat arrays as [1, 1, n], and the step size is negative. A convolution of width 1 with an
- * addend is the only operator there that multiplies and adds in one pass (docs/adr/0032). It adds in place where its addend and
- * its output share memory, so `kept_p`, `kept_m` and `kept_v` are to be bound to that of `p2`, `m2` and `v2`.
- */
-function fusedAdamWGraph(): Uint8Array {
+/** As `adamWGraph`, by the operator `ale::AdamW`: the same bits in one pass. */
+export function ownAdamWGraph(instructions: AdamWInstructions, pastCaches: boolean): Uint8Array {
   const graph = new OnnxBuilder("adamw");
-  const shape = [1, 1, "n"];
-  for (const name of ["p", "m", "v", "g"]) graph.input(name, "float32", shape);
-  for (const name of ADAMW_SCALARS) graph.input(name, "float32", FACTORS.has(name) ? [1, 1, 1] : []);
-  /** next = factor · x + keep · before */
-  const advance = (before: string, keep: string, x: string, factor: AdamWScalar, next: string) => {
-    const kept = graph.node("Mul", [before, keep], { outputs: [`kept_${before}`] });
-    graph.node("FusedConv", [x, factor, "", kept], { domain: MICROSOFT, outputs: [next] });
-  };
-  advance("m", "decay1", "g", "gain1", "m2");
-  advance("v", "decay2", graph.node("Mul", ["g", "g"]), "gain2", "v2");
-  const denominator = graph.node("Add", [graph.node("Sqrt", ["v2"]), "eps"]);
-  advance("p", "keep", graph.node("Div", ["m2", denominator]), "stepSize", "p2");
-  for (const name of ["p", "m", "v"]) {
-    graph.output(`${name}2`, "float32", shape);
-    graph.output(`kept_${name}`, "float32", shape);
-  }
+  const arrays = ["p", "m", "v", "g"].map((name) => graph.input(name, "float32", ["n"]));
+  const scalars = ADAMW_SCALARS.map((name) => graph.input(name, "float32", []));
+  const attributes = adamWAttributes(instructions, pastCaches);
+  const outputs = ["p2", "m2", "v2"];
+  graph.nodes("AdamW", [...arrays, ...scalars], outputs.length, { domain: OWN_OPERATORS, attributes, outputs });
+  for (const name of outputs) graph.output(name, "float32", ["n"]);
   return graph.encode();
 }
 

@@ -112,7 +112,7 @@ describe("native files of the executable", () => {
     const [own, theirs] = answers as [(typeof answers)[0], (typeof answers)[0]];
     expect(own.ids).toEqual(theirs.ids);
     for (const [i, logprob] of own.logprobs.entries()) expect(logprob).toBeCloseTo(theirs.logprobs[i] as number, 3);
-    expect(nativesBelow(folder.path).map((path) => basename(path))).toContain("libale-products.so");
+    expect(nativesBelow(folder.path).map((path) => basename(path))).toContain("libale-operators.so");
   });
 
   test("without HOME they go to the temporary folder", () => {

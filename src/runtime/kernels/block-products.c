@@ -14,8 +14,7 @@
 #include <string.h>
 
 #include "block-products.h"
-
-#define EXPORT __attribute__((visibility("default")))
+#include "ort.h"
 
 /* Multiplications below which another thread is not worth waking, and the most pieces of a product. */
 #define LEAST_WORK 131072.0
@@ -66,45 +65,6 @@ EXPORT void ale_products_pack(const uint8_t *codes, const float *scales, int64_t
     }
 }
 
-/*
- * The operator. ONNX Runtime's header is not in its npm package; its function table only grows at its end, so that places in it
- * stay right, and of OrtCustomOp it reads what the version at its head promises.
- * https://github.com/microsoft/onnxruntime/blob/v1.27.0/include/onnxruntime/core/session/onnxruntime_c_api.h
- */
-typedef void *status;
-struct table {
-  status (*create_status)(int code, const char *message);
-  void *unused_1[25];
-  status (*create_domain)(const char *name, void **domain);
-  status (*add_to_domain)(void *domain, const void *operator);
-  void *unused_2[23];
-  status (*data_of)(const void *value, void **data);
-  void *unused_3[12];
-  status (*element_count)(const void *info, size_t *count);
-  status (*shape_of)(const void *value, void **info);
-  void *unused_4[20];
-  status (*int_attribute)(const void *info, const char *name, int64_t *value);
-  void *unused_5[3];
-  status (*input_of)(const void *context, size_t index, const void **value);
-  status (*output_of)(void *context, size_t index, const int64_t *shape, size_t dimensions, void **value);
-  void *unused_6[1];
-  void (*release_status)(status);
-  void *unused_7[5];
-  void (*release_shape)(void *info);
-  void *unused_8[174];
-  status (*parallel_for)(const void *context, void (*work)(void *, size_t), size_t count, size_t batches, void *argument);
-};
-_Static_assert(offsetof(struct table, create_domain) == 26 * sizeof(void *), "CreateCustomOpDomain");
-_Static_assert(offsetof(struct table, data_of) == 51 * sizeof(void *), "GetTensorMutableData");
-_Static_assert(offsetof(struct table, element_count) == 64 * sizeof(void *), "GetTensorShapeElementCount");
-_Static_assert(offsetof(struct table, int_attribute) == 86 * sizeof(void *), "KernelInfoGetAttribute_int64");
-_Static_assert(offsetof(struct table, input_of) == 90 * sizeof(void *), "KernelContext_GetInput");
-_Static_assert(offsetof(struct table, release_status) == 93 * sizeof(void *), "ReleaseStatus");
-_Static_assert(offsetof(struct table, release_shape) == 99 * sizeof(void *), "ReleaseTensorTypeAndShapeInfo");
-_Static_assert(offsetof(struct table, parallel_for) == 274 * sizeof(void *), "KernelContext_ParallelFor");
-
-static const struct table *ort;
-
 struct kernel {
   struct shape shape;
   const struct instructions *instructions;
@@ -129,7 +89,6 @@ static void round_piece(void *argument, size_t piece) {
     work->instructions->round_row(p->x + row * p->shape.k, &p->shape, p->rounded + row * rounded_row_bytes(&p->shape));
 }
 
-enum { FAIL = 1, FLOAT = 1, UINT8 = 2, REQUIRED = 0, OPTIONAL = 1 };
 enum { X, W, BIAS, INPUTS };
 
 static status create(const void *self, const void *api, const void *info, void **out) {
@@ -153,19 +112,6 @@ static status create(const void *self, const void *api, const void *info, void *
   if (error == NULL) *out = kernel;
   else free(kernel);
   return error;
-}
-
-/* The elements of an input; NULL, and no error, for one that is left out. */
-static status elements_of(void *context, size_t index, void **data, size_t *count) {
-  const void *value = NULL;
-  void *info = NULL;
-  *data = NULL;
-  status error = ort->input_of(context, index, &value);
-  if (error != NULL || value == NULL) return error;
-  if ((error = ort->shape_of(value, &info)) != NULL) return error;
-  error = ort->element_count(info, count);
-  ort->release_shape(info);
-  return error != NULL ? error : ort->data_of(value, data);
 }
 
 static size_t pieces_for(const struct product *p) {
@@ -204,53 +150,19 @@ static status compute(void *state, void *context) {
   return error;
 }
 
-static void destroy(void *kernel) { free(kernel); }
 static const char *name(const void *self) { return (void)self, "BlockProduct"; }
-static const char *provider(const void *self) { return (void)self, "CPUExecutionProvider"; }
 static int input_type(const void *self, size_t index) { return (void)self, index == W ? UINT8 : FLOAT; }
 static size_t input_count(const void *self) { return (void)self, INPUTS; }
-static int output_type(const void *self, size_t index) { return (void)self, (void)index, FLOAT; }
 static size_t output_count(const void *self) { return (void)self, 1; }
 static int input_kind(const void *self, size_t index) { return (void)self, index == BIAS ? OPTIONAL : REQUIRED; }
-static int output_kind(const void *self, size_t index) { return (void)self, (void)index, REQUIRED; }
-static int memory_type(const void *self, size_t index) { return (void)self, (void)index, 0; }
-static int at_least_one(const void *self) { return (void)self, 1; }
 
-/* OrtCustomOp of version 16, the first whose functions return errors. */
-static const struct {
-  uint32_t version;
-  void *create_1, *name, *provider, *input_type, *input_count, *output_type, *output_count, *compute_1, *destroy;
-  void *input_kind, *output_kind, *memory_type;
-  void *input_arity, *input_alike, *output_arity, *output_alike;
-  void *create, *compute;
-  void *unused[8];
-} block_product = {
-    .version = 16,
+const struct operator block_product = {
+    COMMON_ANSWERS,
     .name = name,
-    .provider = provider,
     .input_type = input_type,
     .input_count = input_count,
-    .output_type = output_type,
     .output_count = output_count,
-    .destroy = destroy,
     .input_kind = input_kind,
-    .output_kind = output_kind,
-    .memory_type = memory_type,
-    .input_arity = at_least_one,
-    .input_alike = at_least_one,
-    .output_arity = at_least_one,
-    .output_alike = at_least_one,
     .create = create,
     .compute = compute,
 };
-
-/* The domain "ale" with the operator in it, for the options of sessions; NULL when ONNX Runtime refuses. */
-EXPORT void *ale_products_domain(const struct table *api) {
-  void *domain = NULL;
-  ort = api;
-  status error = ort->create_domain("ale", &domain);
-  if (error == NULL) error = ort->add_to_domain(domain, &block_product);
-  if (error == NULL) return domain;
-  ort->release_status(error);
-  return NULL;
-}
