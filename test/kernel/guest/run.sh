@@ -6,7 +6,15 @@ export PATH=/usr/bin:/bin HOME=/root LANG=C.UTF-8
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+# A checkout below /tmp stays in sight.
+mkdir -p /run/tmp-of-disk
+mount --bind /tmp /run/tmp-of-disk
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+for folder in /run/tmp-of-disk/*/; do
+  [ -d "$folder" ] || continue
+  mkdir -p "/tmp/$(basename "$folder")"
+  mount --bind "$folder" "/tmp/$(basename "$folder")"
+done
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
