@@ -20,7 +20,7 @@ export interface Plan {
 
 const FIVE = [1, 2, 3, 4, 5];
 /** For the fork and hard suites: none that a pilot had. */
-const UNSEEN = [11, 12, 13, 14, 15];
+const UNSEEN = [21, 22, 23, 24, 25];
 const SHELL = "experiments/shell.toml";
 const FORK_GRPO = "experiments/fork-grpo.toml";
 const FORK_IPA = "experiments/fork-ipa.toml";
@@ -33,7 +33,7 @@ export const FORK_BUDGET = 40_000;
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
 /** Steps and evaluations of the hard suite's experiments. */
-const HARD_LENGTH = ["trainer.steps=80", "evaluation.heldout=32"];
+const HARD_LENGTH = ["trainer.steps=240", "evaluation.heldout=32"];
 
 /** As far as `bench:rollout` trained before its policy was made deeper: twelve steps of 256 episodes, on two engines. */
 const LONG_TAIL_LENGTH = [
