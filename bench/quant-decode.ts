@@ -206,7 +206,11 @@ if (options.worker === undefined) {
   );
   const folder = mkdtempSync(join(tmpdir(), "ale-bench-"));
   try {
-    for (const pair of options.pairs.split(",")) await compare(pair.split(":") as [string, string], folder);
+    for (const pair of options.pairs.split(",")) {
+      const [one, other, ...more] = pair.split(":");
+      if (!one || !other || more.length > 0) throw new Error(`--pairs: ${pair} is not two names, as in int4:float32`);
+      await compare([one, other], folder);
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
