@@ -1,16 +1,17 @@
 /** Learning compared over seeds: success at equal cost, with 95 % intervals; resumable (`docs/learning.md`). */
 
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { loadExperiment } from "../src/config/load.ts";
+import { curvesSvg } from "./learning/curves.ts";
 import { type Arm, PLANS, type Plan } from "./learning/plans.ts";
 import { type Result, Results } from "./learning/results.ts";
 import { runToEnd } from "./learning/run.ts";
 import { summarizeArm, table } from "./learning/table.ts";
 
 const REPOSITORY = join(import.meta.dir, "..");
-const HELP = `bun run bench learning -- PLAN [--seeds 1,2,3] [--arms NAME,…] [--out DIR] [--report] [--json] [--ale PATH]
+const HELP = `bun run bench learning -- PLAN [--seeds 1,2,3] [--arms NAME,…] [--out DIR] [--report] [--json] [--svg FILE] [--ale PATH]
 
 Runs a plan's arms, one seed after the other, and appends each finished run to DIR/results.jsonl. Started again it goes on where
 it was stopped, in the middle of a run as well. Settings are part of a run's identity: changed ones are run anew.
@@ -20,6 +21,7 @@ it was stopped, in the middle of a run as well. Settings are part of a run's ide
   --out     folder of runs and results (runs/learning)
   --report  run nothing, print what there is
   --json    print as JSON
+  --svg     draw the curves as well: one panel per arm
   --ale     program to run (dist/ale where it was built, else this checkout)
 
 ${Object.entries(PLANS)
@@ -34,6 +36,7 @@ const { values: flags, positionals } = parseArgs({
     out: { type: "string", default: join(REPOSITORY, "runs/learning") },
     report: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
+    svg: { type: "string" },
     ale: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -60,10 +63,14 @@ async function compare(plan: Plan): Promise<number> {
   for (const seed of flags.report ? [] : seeds) {
     for (const arm of arms) failed += (await runArm(arm, seed, results, out)) ? 0 : 1;
   }
-  const summaries = arms.flatMap((arm) => {
-    const done = seeds.flatMap((seed) => results.get(hashOf(arm, seed)) ?? []);
-    return done.length === 0 ? [] : [summarizeArm(arm, done, plan.envSteps)];
-  });
+  const finished = arms
+    .map((arm) => ({ arm, done: seeds.flatMap((seed) => results.get(hashOf(arm, seed)) ?? []) }))
+    .filter(({ done }) => done.length > 0);
+  const summaries = finished.map(({ arm, done }) => summarizeArm(arm, done, plan.envSteps));
+  if (flags.svg !== undefined) {
+    const curves = finished.map(({ arm, done }) => ({ arm: arm.name, results: done }));
+    writeFileSync(flags.svg, curvesSvg(plan, curves));
+  }
   console.log(flags.json ? JSON.stringify(summaries) : table(plan, summaries));
   return failed === 0 ? 0 : 1;
 }

@@ -3,8 +3,9 @@ import { appendFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadExperiment } from "../../src/config/load.ts";
+import { curvesSvg } from "./curves.ts";
 import { pointAt, readOutcome } from "./outcome.ts";
-import { PLANS } from "./plans.ts";
+import { PLANS, type Plan } from "./plans.ts";
 import { type Result, Results } from "./results.ts";
 import { areApart, estimate, studentQuantile } from "./statistics.ts";
 import { summarizeArm, table } from "./table.ts";
@@ -96,4 +97,14 @@ test("every plan's experiments load with every arm's settings, and no two arms a
     const hashes = arms.map(({ file, overrides }) => loadExperiment({ files: [file], overrides }).hash);
     expect(new Set(hashes).size).toBe(arms.length);
   }
+});
+
+test("curves are drawn with a panel per arm and nothing that is not SVG", () => {
+  const result = { configHash: "a", seed: 1, ...outcomeOf(100, [0.1, 0.2, 0.3, 0.9]) };
+  const arms = ["grpo", "<i>"].map((arm) => ({ arm, results: [{ ...result, arm }] }));
+  const svg = curvesSvg(PLANS["algorithms"] as Plan, arms);
+  expect(svg).toStartWith('<svg xmlns="http://www.w3.org/2000/svg"');
+  expect(svg.match(/class="name"/g)).toHaveLength(2);
+  expect(svg).toContain("90.0 %");
+  expect(svg).not.toContain("<i>");
 });

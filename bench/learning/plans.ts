@@ -41,6 +41,15 @@ const LONG_TAIL_LENGTH = [
   ...['engine.devices=["cpu","cpu"]', "engine.threads=1", "rollout.episodeSeconds=60"],
 ];
 
+/** The shell suite's comparisons: by step 20 to 30 the shipped warm start has learned most of it. */
+const SHELL_LENGTH = [
+  "trainer.steps=30",
+  "evaluation.every=10",
+  "evaluation.dev=0",
+  "evaluation.heldout=210",
+  "evaluation.greedy=false",
+];
+
 /** One arm per value of a setting. */
 const sweep = (file: string, key: string, values: readonly (string | number)[]): Arm[] =>
   values.map((value) => arm(`${key}=${value}`, file, `${key}=${value}`));
@@ -48,9 +57,9 @@ const sweep = (file: string, key: string, values: readonly (string | number)[]):
 export const PLANS: Readonly<Record<string, Plan>> = {
   headline: { about: "GRPO on the shell suite", seeds: FIVE, arms: [arm("grpo", SHELL)] },
   algorithms: {
-    about: "every algorithm type on the shell suite, with its defaults",
+    about: "every algorithm type on the shell suite, with its defaults, 30 steps",
     seeds: [1],
-    arms: ALGORITHM_TYPES.map((type) => arm(type, SHELL, `algorithm.type=${type}`)),
+    arms: ALGORITHM_TYPES.map((type) => arm(type, SHELL, `algorithm.type=${type}`, ...SHELL_LENGTH)),
   },
   fork: {
     about: "GRPO, REINFORCE and IPA with resampling on the fork suite, at equal environment steps",
@@ -106,7 +115,7 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     ],
   },
   "async-ratio": {
-    about: "steps that rollout may be ahead, with and without corrections, on the shell suite",
+    about: "steps that rollout may be ahead, with and without corrections, on the shell suite, 30 steps",
     seeds: FIVE,
     arms: [
       ...sweep(SHELL, "async.ratio", [0, 1, 2, 4]),
@@ -115,6 +124,6 @@ export const PLANS: Readonly<Record<string, Plan>> = {
         name: `${one.name}, corrected`,
         overrides: [...one.overrides, "algorithm.type=decoupled_ppo"],
       })),
-    ],
+    ].map((one) => ({ ...one, overrides: [...one.overrides, ...SHELL_LENGTH] })),
   },
 };

@@ -180,12 +180,12 @@ function thin(points: readonly Point[]): readonly Point[] {
   return thinned;
 }
 
-/** After the y axis' label; a single line needs none. */
+/** After the y axis' label; a single line needs none, nor do layers without a name. */
 function legend({ layers, yLabel }: ChartOptions): HtmlValue {
   if (layers.length < 2) return null;
   let x = Math.max(LEFT, 24 + yLabel.length * CHARACTER);
   return layers.flatMap((layer) => {
-    if (layer.kind === "mark") return [];
+    if (layer.kind === "mark" || layer.name === "") return [];
     const start = x;
     x += 42 + layer.name.length * CHARACTER;
     const swatch =
