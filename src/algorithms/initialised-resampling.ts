@@ -15,10 +15,25 @@ export interface RollbackSettings {
   readonly advanceAt: number;
   /** A chunk is crucial when success falls by more than this as the policy has to write it itself. */
   readonly drop: number;
+  /** Not in the paper; the anchor never moves towards the end when omitted. */
+  readonly retreat?: RetreatSettings;
+}
+
+/**
+ * What an anchor nearer to the end had taught may be lost while nothing succeeds at this one: its chunks are neither imitated nor,
+ * without a success, reinforced. Then the anchor goes back one chunk towards the end, and comes again once that is mastered.
+ */
+export interface RetreatSettings {
+  /** Outcomes at an anchor before it may go back. */
+  readonly after: number;
+  /** Share of successes among the last of these below which it does. */
+  readonly below: number;
+  /** Chunks of the expert: beyond its last one there is nothing to go back to. */
+  readonly chunks: number;
 }
 
 /** `solved`: the policy succeeds from scratch, nothing is left to do. */
-export type RollbackAction = "collect" | "advance" | "solved" | "crucial" | "stay";
+export type RollbackAction = "collect" | "advance" | "solved" | "crucial" | "stay" | "retreat";
 
 export interface RollbackStep {
   /** Anchor the outcomes belong to. Imitation covers the expert's chunks 1 … anchor, reinforcement what was sampled. */
@@ -53,14 +68,17 @@ export function rollBack(
   outcomes: readonly number[],
   settings: RollbackSettings,
 ): { readonly state: RollbackState; readonly step: RollbackStep } {
-  const window = [...state.outcomes, ...outcomes].slice(-settings.window);
+  const kept = [...state.outcomes, ...outcomes].slice(-Math.max(settings.window, settings.retreat?.after ?? 0));
+  const window = kept.slice(-settings.window);
   const windowMean = mean(window);
-  const action = decide(state, window, settings);
-  const isNew = action === "crucial" && !state.crucial.includes(state.anchor);
+  const action = mustRetreat(state, kept, settings) ? "retreat" : decide(state, window, settings);
+  const isNew = (action === "crucial" || action === "retreat") && !state.crucial.includes(state.anchor);
   const crucial = isNew ? [...state.crucial, state.anchor] : state.crucial;
   const step = { anchor: state.anchor, windowMean, windowSize: window.length, action, crucial };
-  if (action !== "advance") return { state: { ...state, outcomes: window, crucial }, step };
-  return { state: { anchor: state.anchor - 1, outcomes: [], reference: windowMean, crucial }, step };
+  if (action === "advance")
+    return { state: { anchor: state.anchor - 1, outcomes: [], reference: windowMean, crucial }, step };
+  if (action === "retreat") return { state: { anchor: state.anchor + 1, outcomes: [], reference: 1, crucial }, step };
+  return { state: { ...state, outcomes: kept, crucial }, step };
 }
 
 function decide(state: RollbackState, window: readonly number[], settings: RollbackSettings): RollbackAction {
@@ -68,6 +86,11 @@ function decide(state: RollbackState, window: readonly number[], settings: Rollb
   const success = mean(window);
   if (success >= settings.advanceAt) return state.anchor > 1 ? "advance" : "solved";
   return state.reference - success > settings.drop ? "crucial" : "stay";
+}
+
+function mustRetreat(state: RollbackState, kept: readonly number[], { retreat }: RollbackSettings): boolean {
+  if (retreat === undefined || state.anchor >= retreat.chunks || kept.length < retreat.after) return false;
+  return mean(kept.slice(-retreat.after)) < retreat.below;
 }
 
 /**

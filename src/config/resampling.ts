@@ -23,6 +23,11 @@ export const ResamplingSchema = z
     passAtMost: share(0.3, "Share of successes among them up to which it is"),
     advanceAt: share(0.7, "sequential: share of successes at which the anchor moves towards the start"),
     drop: share(0.2, "Loss of success from one anchor to the one before that marks what lies between as crucial"),
+    retreatAfter: count(
+      32,
+      100_000,
+      "sequential: outcomes at an anchor after which, where less than a tenth succeeded, it moves back towards the end",
+    ),
     imitation: z
       .number()
       .min(0)

@@ -39,6 +39,9 @@ export interface Resampled {
   readonly metrics: Readonly<Record<string, number>>;
 }
 
+/** Share of successes at an anchor below which sequential rollback goes back towards the end. */
+const RETREAT_BELOW = 0.1;
+
 /** A success for the purpose of scheduling. */
 const succeeded = (reward: number): number => (reward >= 1 ? 1 : 0);
 
@@ -164,16 +167,18 @@ export class Resampler {
 
   /** Chunks found to be crucial; in sequential mode the anchor moves as well. */
   #judge(task: Task, scratch: Group, anchors: readonly number[], forked: readonly Group[], chunks: number): number[] {
-    const { mode, window, advanceAt, drop } = this.#settings;
+    const { mode, window, advanceAt, drop, retreatAfter } = this.#settings;
     const outcomes = forked.map(outcomesOf);
     if (mode === "parallel") {
       const all = reportAnchors([1, ...anchors], [outcomesOf(scratch), ...outcomes], chunks, drop);
       return all.crucialIntervals.map(([, last]) => last);
     }
     const before = this.#rollbacks.get(task.family) ?? { ...startRollback(chunks), chunks };
-    const { state, step } = rollBack(before, outcomes[0] ?? [], { window, advanceAt, drop });
+    const retreat = { after: retreatAfter, below: RETREAT_BELOW, chunks: before.chunks };
+    const { state, step } = rollBack(before, outcomes[0] ?? [], { window, advanceAt, drop, retreat });
     this.#rollbacks.set(task.family, { ...state, anchor: Math.max(1, state.anchor), chunks: before.chunks });
-    return step.action === "crucial" ? [Math.max(1, chunks - (before.chunks - step.anchor))] : [];
+    if (step.action !== "crucial" && step.action !== "retreat") return [];
+    return [Math.max(1, chunks - (before.chunks - step.anchor))];
   }
 }
 
