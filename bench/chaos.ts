@@ -27,7 +27,7 @@ if (options.help) {
   console.log(`bun run bench chaos [--kills 100] [--seed 1] [--series ${SERIES.map(({ name }) => name).join("|")}] [--json]
 
 Kills runs of dist/ale (this checkout where it was not built) at moments drawn from the seed, names every kill as it happens,
-and checks every run. 100 kills take about N minutes on two cores; two halves are two series, or two seeds of fewer kills.`);
+and checks every run. 100 kills take about four minutes on two cores; a part of them is a series, or fewer kills of another seed.`);
   process.exit();
 }
 
