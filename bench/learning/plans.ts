@@ -146,7 +146,7 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     arms: [1, 2, 4].flatMap((ratio) =>
       ["recompute", "keep"].map((afterSync) =>
         arm(
-          `ratio ${ratio}, ${afterSync}`,
+          `ratio ${ratio} ${afterSync}`,
           LONG_TAIL,
           ...[...AFTER_SYNC_LENGTH, `async.ratio=${ratio}`, `engine.afterSync=${afterSync}`],
         ),
