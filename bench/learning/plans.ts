@@ -56,7 +56,7 @@ const SHELL_LENGTH = [
 /** 20 steps of 128 episodes. Latency makes episodes last long enough to see an update between two turns. */
 const AFTER_SYNC_LENGTH = [
   ...["trainer.steps=20", "rollout.groups=16", "rollout.concurrency=256"],
-  ...["evaluation.every=0", "evaluation.dev=0", "evaluation.greedy=false"],
+  ...["evaluation.every=0", "evaluation.dev=0", "evaluation.heldout=210", "evaluation.greedy=false"],
 ];
 
 /** One arm per value of a setting. */
