@@ -14,7 +14,7 @@ import { float32Value, int32Value, type Value } from "../../runtime/value.ts";
 import { fusedLayers } from "./fused-layer.ts";
 import { decodeGraph, samplingGraph } from "./graphs.ts";
 import type { KvCache } from "./kv-block.ts";
-import type { GenerationPlace } from "./place.ts";
+import { type GenerationPlace, threadsFor } from "./place.ts";
 import { SAMPLING_VARIANTS, type SamplingVariant } from "./sampling-graph.ts";
 import { SamplingRows, type SamplingValues } from "./sampling-rows.ts";
 import type { Sequence } from "./sequence.ts";
@@ -223,8 +223,12 @@ export class DecodeBatch {
 
   /** A graph of this size for the whole step. */
   #compile({ size, variant, positions, logits, sampling }: Step): Compiled {
-    const { cells, threads, bitEqual } = this.#options;
+    const { cells, bitEqual } = this.#options;
     const weightsFirst = !bitEqual && size >= FEWEST_WEIGHTS_FIRST;
+    // with other numbers of threads sums have other last bits
+    const threads = bitEqual
+      ? this.#options.threads
+      : threadsFor(this.#place.weights.layout, size, this.#options.threads);
     const fused = fusedLayers(this.#config, this.#place.weights, { rows: size, threads });
     const shape = { rows: size, cells, variant, weightsFirst, fused };
     const { model, weightNames } = decodeGraph(this.#config, this.#place.weights, shape);

@@ -28,6 +28,14 @@ export interface GenerationPlace {
   release(): void;
 }
 
+/** With fewer multiply-adds an operator takes microseconds, and handing a part of it to another thread takes as long. */
+const SERIAL_MULTIPLY_ADDS = 20e6;
+
+/** Of `threads`, how many to compute `positions` tokens with: one where that is the quicker (measured, `docs/generation.md`). */
+export function threadsFor({ parameterCount }: ParameterLayout, positions: number, threads: number): number {
+  return parameterCount * positions < SERIAL_MULTIPLY_ADDS ? 1 : threads;
+}
+
 /** @param shape positions of every cache, and threads of graphs for all shapes. */
 export function processorPlace(
   config: DecoderConfig,

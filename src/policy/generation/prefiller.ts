@@ -7,13 +7,11 @@ import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { int32Value, type Value } from "../../runtime/value.ts";
 import { prefillGraph } from "./graphs.ts";
 import type { KvCache } from "./kv-block.ts";
-import type { GenerationPlace } from "./place.ts";
+import { type GenerationPlace, threadsFor } from "./place.ts";
 import type { GraphWeights } from "./weight-values.ts";
 
 const SMALLEST_CHUNK = 8;
 const LARGEST_CHUNK = 512;
-/** Below this many multiply-adds a second thread costs more processor time than it saves (measured: 16 vs 32 tokens). */
-const SERIAL_MULTIPLY_ADDS = 20e6;
 
 /** Sizes 8, 12, 16, 24, 32, 48, … up to about half the context, so that at most a third of a chunk is padding. */
 export function chunkSizes(context: number): readonly number[] {
@@ -147,7 +145,7 @@ export class Prefiller {
     const { weights, provider, shared } = this.#place;
     if (shared !== undefined) return { ...shared, shared: true };
     const { model, weightNames } = prefillGraph(this.#config, weights, size, this.#cells);
-    const threads = weights.layout.parameterCount * size < SERIAL_MULTIPLY_ADDS ? 1 : this.#threads;
+    const threads = threadsFor(weights.layout, size, this.#threads);
     return { session: new Session(model, { threads, provider }), weightNames, shared: false };
   }
 }
