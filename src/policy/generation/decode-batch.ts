@@ -229,7 +229,7 @@ export class DecodeBatch {
     const threads = bitEqual
       ? this.#options.threads
       : threadsFor(this.#place.weights.layout, size, this.#options.threads);
-    const fused = fusedLayers(this.#config, this.#place.weights, { rows: size, threads });
+    const fused = fusedLayers(this.#config, this.#place.weights, { rows: size, cells, threads });
     const shape = { rows: size, cells, variant, weightsFirst, fused };
     const { model, weightNames } = decodeGraph(this.#config, this.#place.weights, shape);
     const session = new Session(model, { threads, config: KEEP_WEIGHTS_FIRST, operators: fused?.operator.domain });

@@ -119,42 +119,67 @@ TARGET static void rotate(float *head, const float *cos, const float *sin, size_
   }
 }
 
-/* Softmax of q · keys over `count` cells, times `values`; `scores` has room for a vector more than these. */
-TARGET static void attend(const float *query, struct matrix keys, struct matrix values, size_t count, float *scores, float *y) {
-  const size_t width = keys.stride;
-  const VECTOR scale = SPREAD(1 / sqrtf(width));
-  VECTOR most = SPREAD(-INFINITY);
-  for (size_t cell = 0; cell < count; cell += LANES) {
-    VECTOR sums[LANES];
-    for (int i = 0; i < LANES; i++) {
-      const float *key = keys.at + (cell + i < count ? cell + i : count - 1) * width;
-      sums[i] = LOAD(query) * LOAD(key);
-      for (size_t d = LANES; d < width; d += LANES) sums[i] = FMA(LOAD(query + d), LOAD(key + d), sums[i]);
-    }
-    const VECTOR some = across(sums) * scale;
-    most = LARGER(some, most);
-    STORE(scores + cell, some);
+/* q · key for LANES keys from `key` on. */
+INLINE VECTOR scores_of(const float *query, const float *key, size_t width) {
+  VECTOR sums[LANES];
+  for (int i = 0; i < LANES; i++) {
+    sums[i] = LOAD(query) * LOAD(key + i * width);
+    for (size_t d = LANES; d < width; d += LANES) sums[i] = FMA(LOAD(query + d), LOAD(key + i * width + d), sums[i]);
   }
-  float largest = most[0];
-  for (int i = 1; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
-  /* What stands behind the last cell adds 1e-38 to a sum of at least 1. */
+  return across(sums);
+}
+
+/* Turns `count` scores into e to them less the largest, and the rest of the last vector into as good as nothing; returns the sum. */
+INLINE float exponentials(float *scores, size_t count) {
   for (size_t cell = count; cell % LANES != 0; cell++) scores[cell] = -INFINITY;
+  VECTOR most = LOAD(scores);
+  for (size_t cell = LANES; cell < count; cell += LANES) most = LARGER(LOAD(scores + cell), most);
+  float each[LANES], largest = -INFINITY;
+  STORE(each, most);
+  for (int i = 0; i < LANES; i++) largest = each[i] > largest ? each[i] : largest;
   VECTOR total = SPREAD(0.0f);
   for (size_t cell = 0; cell < count; cell += LANES) {
-    const VECTOR weights = exp_of(LOAD(scores + cell) - SPREAD(largest));
-    total += weights;
-    STORE(scores + cell, weights);
+    const VECTOR some = exp_of(LOAD(scores + cell) - SPREAD(largest));
+    total += some;
+    STORE(scores + cell, some);
   }
-  const VECTOR share = SPREAD(1 / sum_of(total));
+  return sum_of(total);
+}
+
+struct attention {
+  const float *query, *keys, *values;
+  /* Cells to attend to, and cells that may be read. */
+  size_t count, cells;
+  /* Room for `count` and a vector more. */
+  float *scores;
+  float *y;
+};
+
+/* Softmax of q · keys, times values. */
+INLINE void attend_with(const struct attention *a, size_t width) {
+  const VECTOR scale = SPREAD(1 / sqrtf(width));
+  for (size_t cell = 0; cell < a->count; cell += LANES) {
+    /* At the end of the cache the last keys once more. */
+    const size_t first = cell + LANES <= a->cells ? cell : a->cells - LANES;
+    STORE(a->scores + first, scores_of(a->query, a->keys + first * width, width) * scale);
+  }
+  const VECTOR share = SPREAD(1 / exponentials(a->scores, a->count));
   for (size_t d = 0; d < width; d += LANES) {
+    const float *values = a->values + d;
     VECTOR sums[4] = {SPREAD(0.0f), SPREAD(0.0f), SPREAD(0.0f), SPREAD(0.0f)};
     size_t cell = 0;
-    for (; cell + 4 <= count; cell += 4)
+    for (; cell + 4 <= a->count; cell += 4)
       for (int i = 0; i < 4; i++)
-        sums[i] = FMA(SPREAD(scores[cell + i]), LOAD(values.at + (cell + i) * width + d), sums[i]);
-    for (; cell < count; cell++) sums[0] = FMA(SPREAD(scores[cell]), LOAD(values.at + cell * width + d), sums[0]);
-    STORE(y + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * share);
+        sums[i] = FMA(SPREAD(a->scores[cell + i]), LOAD(values + (cell + i) * width), sums[i]);
+    for (; cell < a->count; cell++) sums[0] = FMA(SPREAD(a->scores[cell]), LOAD(values + cell * width), sums[0]);
+    STORE(a->y + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * share);
   }
+}
+
+TARGET static void attend(const struct attention *a, size_t width) {
+  if (width == 32) attend_with(a, 32);
+  else if (width == 64) attend_with(a, 64);
+  else attend_with(a, width);
 }
 
 /* Puts a row's new key and value into its cache and attends to all of it. */
@@ -171,7 +196,7 @@ TARGET static void attend_row(const struct layer_step *step, size_t row, float *
     memcpy(values + place * width, value + head * width, width * sizeof(float));
     const int64_t group = s->heads / s->kv_heads;
     for (int64_t i = head * group; i < (head + 1) * group; i++)
-      attend(packed + i * width, (struct matrix){keys, width}, (struct matrix){values, width}, place + 1, scores, y + i * width);
+      attend(&(struct attention){packed + i * width, keys, values, place + 1, step->cells, scores, y + i * width}, width);
   }
 }
 

@@ -92,6 +92,7 @@ static status read_inputs(struct layer_step *step, void *context) {
   for (size_t i = 0; i < INPUTS; i++)
     if (counts[i] != expected(step, i))
       return ort->create_status(FAIL, "DecoderLayer: the operands do not have the shapes that its attributes ask for");
+  if (step->cells < LAYER_LANES) return ort->create_status(FAIL, "DecoderLayer: caches are to have at least 16 cells");
   for (size_t row = 0; row < step->rows; row++)
     if (step->lengths[row] < 0 || (size_t)step->lengths[row] >= step->cells)
       return ort->create_status(FAIL, "DecoderLayer: a sequence is longer than its cache");
