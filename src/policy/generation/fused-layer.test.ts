@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig } from "../../models/config.ts";
 import { ParameterStore } from "../../models/parameter-store.ts";
-import { initializeParameters, parameterLayout } from "../../models/parameters.ts";
+import { initializeParameters, layerNames, parameterLayout, parameterView } from "../../models/parameters.ts";
 import { type LayerInstructions, layerOperator } from "../../runtime/decoder-layers.ts";
 import { allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
 import { Session } from "../../runtime/session.ts";
@@ -32,6 +32,9 @@ function weightsOf(config: DecoderConfig): SlotWeights {
 function makeWeights(config: DecoderConfig): SlotWeights {
   const store = ParameterStore.inMemory(parameterLayout(config));
   initializeParameters(config, store.layout, store.parameters(0), 3);
+  // Gates far beyond what e to them can hold.
+  const gate = parameterView(store.layout, store.parameters(0), layerNames(0).gate);
+  if (config === WIDE) for (const [i, value] of gate.entries()) gate[i] = 3000 * value;
   return new SlotWeights(config, store);
 }
 

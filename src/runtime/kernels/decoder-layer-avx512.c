@@ -15,6 +15,7 @@ typedef int32_t indices __attribute__((vector_size(64)));
 #define ROUND(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define WHOLE(a) ((indices)_mm512_cvtps_epi32(a))
 #define LARGER(a, b) _mm512_max_ps(a, b)
+#define SMALLER(a, b) _mm512_min_ps(a, b)
 #define ROWS layer_rows_avx512
 #define INLINE static inline __attribute__((always_inline)) TARGET
 

@@ -1,8 +1,8 @@
 /*
  * The arithmetic of ale::DecoderLayer for one set of instructions. Who includes this defines: ROWS, the function's name; TARGET;
- * VECTOR of LANES floats and INDICES of as many int32; FMA(a, b, c) = a b + c; SPREAD(a); LOAD(p); STORE(p, a); ROUND(a) to whole numbers;
- * WHOLE(a), these as int32; LARGER(a, b);
- * and the function across(sums), whose lane i is the sum of all lanes of sums[i]; it may change them.
+ * INLINE; VECTOR of LANES floats and INDICES of as many int32; FMA(a, b, c) = a b + c; SPREAD(a); LOAD(p); STORE(p, a); ROUND(a) to
+ * whole numbers; WHOLE(a), these as int32; LARGER(a, b) and SMALLER(a, b); and across(sums), whose lane i is the sum of all lanes of
+ * sums[i], which it may change.
  *
  * A product's columns are rows of its weights, which lie as checkpoints have them, so each sum runs along both operands and ends
  * with one across the lanes. LANES sums are kept at once, of 1, 2 or 4 rows by as many columns as that leaves. Each sum is taken
@@ -25,9 +25,9 @@ INLINE float sum_of(VECTOR a) {
   return sums[0];
 }
 
-/* e to the a, for a ≤ 88; what is below −87 is taken for it. */
+/* e to the a; what is below −87 or above 88 is taken for it. Of two numbers the second is kept if one is NaN. */
 INLINE VECTOR exp_of(VECTOR a) {
-  a = LARGER(a, SPREAD(-87.0f));
+  a = SMALLER(SPREAD(88.0f), LARGER(SPREAD(-87.0f), a));
   const VECTOR powers = ROUND(a * SPREAD(1.44269504f));
   /* ln 2 in two parts, of which the first times a power is exact. */
   VECTOR rest = FMA(powers, SPREAD(-0.693359375f), a);
