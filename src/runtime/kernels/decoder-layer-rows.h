@@ -70,15 +70,11 @@ INLINE void tile(const struct product *p, size_t row, size_t column, int rows) {
     for (int i = 0; i < LANES; i++) sums[i] = SPREAD(0.0f);
     for (size_t k = 0; k < depth; k += LANES) {
       VECTOR weights[LANES];
-#pragma GCC unroll 16
       for (int c = 0; c < width; c++) weights[c] = LOAD(w + c * depth + k);
       if (row == 0)
-#pragma GCC unroll 16
         for (int c = 0; c < width; c++) __builtin_prefetch(w + (c + LANES) * depth + k);
-#pragma GCC unroll 16
       for (int r = 0; r < rows; r++) {
         const VECTOR activations = LOAD(x + r * p->x.stride + k);
-#pragma GCC unroll 16
         for (int c = 0; c < width; c++)
           sums[r * width + c] = FMA(activations, weights[c], sums[r * width + c]);
       }
