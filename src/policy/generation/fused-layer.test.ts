@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../core/rng.ts";
 import { ARCHITECTURES, type DecoderConfig } from "../../models/config.ts";
+import { adaptersFor, type LoraConfig } from "../../models/lora.ts";
 import { ParameterStore } from "../../models/parameter-store.ts";
 import { initializeParameters, layerNames, parameterLayout, parameterView } from "../../models/parameters.ts";
 import { type LayerInstructions, layerOperator } from "../../runtime/decoder-layers.ts";
@@ -157,6 +158,13 @@ test("only layers that the operator knows are computed with it, and only small o
   ]) {
     expect(chosen(config)).toBeUndefined();
   }
+  const adapted = (targets: LoraConfig["targets"]) => {
+    const adapters = adaptersFor(LLAMA, { rank: 1, alpha: 1, rslora: false, targets });
+    const places = { layout: parameterLayout(LLAMA), adapters, quantized: undefined, onDevice: false };
+    return fusedLayers(LLAMA, places, { rows: 1, cells: CELLS, threads: 1 });
+  };
+  expect(adapted(["q_proj"])).toBeUndefined();
+  expect(adapted([])?.pieces).toBe(own === undefined ? undefined : 1);
   expect(chosen(LLAMA, 15)).toBeUndefined();
   expect(chosen(LLAMA)?.pieces).toBe(own === undefined ? undefined : 2);
   expect(chosen(LLAMA, CELLS, 12)?.pieces).toBe(own === undefined ? undefined : 1);

@@ -43,7 +43,9 @@ export function fusedLayers(
 
 /** Whether all layers have what the operator knows and nothing else. */
 function isPlain(config: DecoderConfig, { adapters, quantized, onDevice }: WeightPlaces): boolean {
-  if (onDevice || quantized !== undefined || adapters !== undefined || config.queryKeyNorm) return false;
+  if (onDevice || quantized !== undefined || config.queryKeyNorm) return false;
+  // A model that is only generated with has adapters for nothing.
+  if (adapters !== undefined && adapters.byWeight.size > 0) return false;
   return Array.from({ length: config.layers }, (_, layer) => layer).every((layer) => {
     const { query, key, value, output, gate, up, down } = layerNames(layer);
     const projections = [query, key, value, output, gate, up, down];

@@ -83,8 +83,10 @@ INLINE void tile(const struct product *p, size_t row, size_t column, int rows) {
     STORE(results, across(sums));
     for (int r = 0; r < rows; r++) {
       float *y = p->y + (row + r) * p->y_stride + column + part;
+      memcpy(y, results + r * width, width * sizeof(float));
+      if (p->addend.at == NULL) continue;
       const float *addend = p->addend.at + (row + r) * p->addend.stride + column + part;
-      for (int c = 0; c < width; c++) y[c] = results[r * width + c] + (p->addend.at == NULL ? 0 : addend[c]);
+      for (int c = 0; c < width; c++) y[c] += addend[c];
     }
   }
 }
