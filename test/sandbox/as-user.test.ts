@@ -45,6 +45,7 @@ const MEANWHILE = [
   "edit",
   "service",
   "api",
+  "network-programs",
   "rock",
   "cli",
   "images",

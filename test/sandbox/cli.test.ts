@@ -73,6 +73,18 @@ test("run: streams and exit code of the command", async () => {
   expect((await ale("run", "--profile", "nonesuch", "--", "true")).err).toContain("there is no sandbox profile");
 });
 
+test("run: what it did not get to is said, with why", async () => {
+  const ask = (host: string) =>
+    `exec 3<>/dev/tcp/127.0.0.1/3128; printf "CONNECT ${host}:443 HTTP/1.1\\r\\nHost: ${host}:443\\r\\n\\r\\n" >&3; head -1 <&3; `;
+  const script = `${ask("other.test")}${ask("127.0.0.1")}`;
+  const network = ["--network", "allowlist", "--allow", "listed.test"];
+  const { out, err } = await ale("run", ...network, "--", "bash", "-c", script);
+  expect(out).toBe("HTTP/1.1 403 Forbidden\r\n".repeat(2));
+  expect(err).toMatch(/^denied: other\.test:443: .*not listed.*\ndenied: 127\.0\.0\.1:443: .*\n$/);
+  const { refused } = JSON.parse((await ale("run", ...network, "--json", "--", "bash", "-c", script + script)).out);
+  expect(refused).toMatchObject([{ host: "other.test", port: 443, verdict: "denied" }, { host: "127.0.0.1" }]);
+});
+
 test("a sandbox that stays: list, logs, copies, fork, end", async () => {
   expect(await ale("ps")).toMatchObject({ code: 0, err: "no sandboxes\n" });
   expect(
