@@ -7,6 +7,7 @@ import type { Store } from "../store/store.ts";
 import { columnGlossary } from "./columns.ts";
 import { engineMemory } from "./engine-memory.ts";
 import { makeFolder, writeTextFile } from "./files.ts";
+import { withAliases } from "./metric-names.ts";
 import { readReportData } from "./report/data.ts";
 import { renderReport } from "./report/report.ts";
 import { summarizeRun } from "./summary.ts";
@@ -60,7 +61,7 @@ export async function exportRun(
   return path;
 }
 
-/** One line per step: `{"step": 1, "critic/rewards/mean": 0.42, …}`; null where a value was not a finite number. */
+/** One line per step: `{"step": 1, "critic/rewards/mean": 0.42, "reward": 0.42, …}`; null where a value was not a finite number. */
 function metricsLines(rows: readonly MetricsRow[]): string {
-  return rows.map(({ step, metrics }) => `${JSON.stringify({ step, ...metrics })}\n`).join("");
+  return rows.map(({ step, metrics }) => `${JSON.stringify(withAliases({ step, ...metrics }))}\n`).join("");
 }
