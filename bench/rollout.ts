@@ -36,7 +36,7 @@ const { values: options } = parseArgs({
 if (options.help) {
   console.log(`bun run bench:rollout -- [options]: synchronous and asynchronous training under long-tailed latencies
   --laws A,B,C        laws of the environments' latency
-  --seeds 1,2,3,4,5   one run per seed, law and mode: about a minute each on two cores
+  --seeds 1,2,3,4,5   one run per seed, law and mode: a minute each on two cores, three where synchronous
   --modes ${MODES.map(({ name }) => name).join(",")}
   --steps 20          training steps of a run; the first ${UNMEASURED} are not measured
   --ratio ${RATIO}           async.ratio of the asynchronous modes
