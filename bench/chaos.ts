@@ -1,8 +1,8 @@
 /**
  * Kills runs at random moments and checks that nothing is lost or counted twice: `bun run bench chaos [--kills 100] [--seed 1]
- * [--series NAME] [--json]`
+ * [--series NAME] [--json] [--help]`
  *
- * Half of the kills hit asynchronous runs on two engines, half synchronous ones with `deterministic = true`, whose final
+ * Of the kills 40 % hit control, 30 % an engine, 15 % the launcher and 15 % a sandbox. Half of the kills hit asynchronous runs on two engines, half synchronous ones with `deterministic = true`, whose final
  * metrics have to be those of an undisturbed run to the bit. The runs are real ones, of the executable where there is one.
  * Exit code 1 when anything is wrong.
  */
@@ -20,8 +20,16 @@ const { values: options } = parseArgs({
     seed: { type: "string", default: "1" },
     series: { type: "string" },
     json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
   },
 });
+if (options.help) {
+  console.log(`bun run bench chaos [--kills 100] [--seed 1] [--series ${SERIES.map(({ name }) => name).join("|")}] [--json]
+
+Kills runs of dist/ale (this checkout where it was not built) at moments drawn from the seed, names every kill as it happens,
+and checks every run. 100 kills take about four minutes on two cores; a part of them is a series, or fewer kills of another seed.`);
+  process.exit();
+}
 
 const executable = join(import.meta.dir, "../dist/ale");
 const command = existsSync(executable) ? [executable] : undefined;

@@ -14,8 +14,10 @@ export interface LoadShape {
 export interface LoadedRun extends AsyncDisposable {
   readonly url: string;
   readonly runId: string;
-  /** Metrics of each step as it is committed, until the run ends. @throws when the run fails. */
+  /** Metrics of each step as it is committed, until the run ends. @throws when the run fails without having been stopped. */
   steps(): AsyncGenerator<Readonly<Record<string, number>>>;
+  /** Ends the run at once. */
+  stop(): void;
 }
 
 const REPOSITORY = join(import.meta.dir, "..");
@@ -35,12 +37,14 @@ export async function startAle(folder: string, shape: LoadShape): Promise<Loaded
     },
   );
   const events = eachEvent(child.stdout);
+  let isStopped = false;
   let runId = "";
   for (;;) {
     const { value: event } = await events.next();
     if (event === undefined) throw new Error(`the run ended with ${await child.exited} before it had a service`);
     if (event.type === "run.started") runId = String(event.runId);
-    if (event.type === "service.listening") return { url: String(event.url), runId, steps, [Symbol.asyncDispose]: end };
+    if (event.type === "service.listening")
+      return { url: String(event.url), runId, steps, stop, [Symbol.asyncDispose]: end };
   }
 
   async function* steps(): AsyncGenerator<Readonly<Record<string, number>>> {
@@ -49,11 +53,16 @@ export async function startAle(folder: string, shape: LoadShape): Promise<Loaded
         yield { ...(event.metrics as Record<string, number>), step: Number(event.step) };
     }
     const code = await child.exited;
-    if (code !== 0) throw new Error(`the run ended with ${code}`);
+    if (code !== 0 && !isStopped) throw new Error(`the run ended with ${code}`);
+  }
+
+  function stop(): void {
+    isStopped = true;
+    child.kill("SIGTERM");
   }
 
   async function end(): Promise<void> {
-    child.kill("SIGTERM");
+    stop();
     await child.exited;
   }
 }

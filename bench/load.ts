@@ -4,7 +4,7 @@
  * A real run (rollout, sandboxes, engine, store, service) with so many episodes in flight. Meanwhile this process asks the
  * API as a dashboard does, follows its events, and measures how late its own, idle event loop is: what other programs on the
  * machine take shows there too. Event-loop lag and memory of control are the run's own metrics, step by step.
- * Exit code 1 where a limit is not kept.
+ * Ctrl-C and SIGTERM end the run; what was measured until then is printed. Exit code 1 where a limit is not kept.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -51,6 +51,7 @@ async function measure() {
   const started = performance.now();
   try {
     await using run = await startAle(folder, { concurrency, groups, groupSize: GROUP_SIZE, steps });
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => run.stop());
     const api = new ApiLoad(run.url, run.runId);
     const metrics: Metrics[] = [];
     for await (const row of run.steps()) {

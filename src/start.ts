@@ -1,6 +1,6 @@
 /** The two ways a process of Ale goes on after `main.ts`: as the command line, or in a role. */
 
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { setEmbeddedExperiments } from "./config/embedded.ts";
 import { AleError, errorMessage } from "./core/errors.ts";
 import type { Role } from "./device/role.ts";
@@ -49,7 +49,8 @@ function registerShippedFiles(): void {
   setEmbeddedExperiments(shippedTexts("experiments"));
   setEmbeddedModels(shippedFiles("models"));
   if (isCompiled) setLauncherPath(async () => (await import("./runtime/natives.ts")).nativePath("ale-launcher"));
-  setProfileTexts(new Map([...shippedTexts("sandboxes")].map(([path, text]) => [basename(path, ".toml"), text])));
+  const profiles = [...shippedTexts("sandboxes")].map(([path, text]) => [basename(path, ".toml"), text] as const);
+  setProfileTexts(new Map(profiles), resolve("sandboxes"));
   setEmbeddedTasks(new Map([...shippedFiles("tasks")].map(([path, read]) => [path, read()])));
 }
 

@@ -42,7 +42,12 @@ const evaluation = (step: number, rate: number, greedy = false) => ({
 const metricsOf = (envSteps: number) =>
   [1, 2, 3].map((step) => ({
     step,
-    metrics: { "rollout/env_steps": envSteps, "rollout/forked_prefix_turns": 2, "actor/grad_norm": step },
+    metrics: {
+      "perf/episodes_per_second": 10 * step,
+      "rollout/env_steps": envSteps,
+      "rollout/forked_prefix_turns": 2,
+      "actor/grad_norm": step,
+    },
   }));
 const outcomeOf = (envSteps: number, rates: readonly number[]) =>
   readOutcome(
@@ -81,7 +86,8 @@ test("results survive a driver that was killed in the middle of a line", () => {
 
 test("a table says for each arm how many seeds it has and whether intervals overlap", () => {
   const arms = ["one", "two"].map((name) => ({ name, file: "", overrides: [] }));
-  const plan = { about: "a comparison", seeds: [1, 2, 3], arms };
+  const measures = ["perf/episodes_per_second", "async/staleness/mean"] as const;
+  const plan: Plan = { about: "a comparison", seeds: [1, 2, 3], arms, measures };
   const low = [0.1, 0.12, 0.11].map((rate, i) => resultOf(`low${i}`, i, rate));
   const high = [0.9, 0.92, 0.91].map((rate, i) => resultOf(`high${i}`, i, rate));
   const text = table(
@@ -89,6 +95,7 @@ test("a table says for each arm how many seeds it has and whether intervals over
     [low, high].map((results, i) => summarizeArm(arms[i] as (typeof arms)[0], results, undefined)),
   );
   expect(text).toContain("| one | 3 | 0.0 [0.0, 0.0] | 11.0 [8.5, 13.5] | – |");
+  expect(text).toMatch(/\| one .* \| 60 \| 20.0 \| – \|/);
   expect(text).toContain("one and two: the 95 % intervals of sampled success do not overlap");
 });
 

@@ -1,5 +1,6 @@
 /** What a finished run came to, from its store, in a form that fits one line of the results file. */
 
+import { mean } from "../../src/algorithms/statistics.ts";
 import type { EvaluationRecord, MetricsRow } from "../../src/store/records.ts";
 
 /** Sampled success on held-out instances at one evaluation. */
@@ -16,12 +17,24 @@ export interface CurvePoint {
   readonly minimum: number;
 }
 
+/** Metrics whose means over training steps a result has. */
+const MEASURES = [
+  "perf/episodes_per_second",
+  "perf/kv/reprefill_tokens",
+  "rollout_corr/cache_mix/tokens",
+  "rollout_corr/cache_mix/kl",
+  "async/staleness/mean",
+] as const;
+export type Measure = (typeof MEASURES)[number];
+
 export interface Outcome {
   readonly curve: readonly CurvePoint[];
   readonly wallSeconds: number;
   readonly gradNorm: { readonly median: number; readonly max: number };
   /** Mean chunks of an expert before its anchors, per step; empty without resampling. */
   readonly expertChunks: readonly number[];
+  /** Means over the training steps that have the metric. */
+  readonly means?: Partial<Record<Measure, number>>;
 }
 
 export function readOutcome(
@@ -45,12 +58,18 @@ export function readOutcome(
     }));
   if (curve.length === 0) throw new Error("the run was never evaluated on held-out instances");
   const column = (name: string) => metrics.flatMap((row) => row.metrics[name] ?? []);
+  const trained = metrics.filter((row) => row.step > 0);
   const norms = column("actor/grad_norm").sort((a, b) => a - b);
   return {
     curve,
     wallSeconds,
     gradNorm: { median: norms[Math.floor(norms.length / 2)] ?? 0, max: norms.at(-1) ?? 0 },
     expertChunks: column("resampling/expert_chunks"),
+    means: Object.fromEntries(
+      MEASURES.map((name) => [name, trained.flatMap((row) => row.metrics[name] ?? [])] as const)
+        .filter(([, values]) => values.length > 0)
+        .map(([name, values]) => [name, mean(values)]),
+    ),
   };
 }
 

@@ -1,6 +1,7 @@
 /** What is compared: arms of an experiment, each a few settings away from its file. */
 
 import { ALGORITHM_TYPES } from "../../src/config/algorithm.ts";
+import type { Measure } from "./outcome.ts";
 
 export interface Arm {
   readonly name: string;
@@ -16,6 +17,8 @@ export interface Plan {
   readonly arms: readonly Arm[];
   /** Commands executed in training at which arms are compared; the end of each run when omitted. */
   readonly envSteps?: number;
+  /** Columns of the table besides success. */
+  readonly measures?: readonly Measure[];
 }
 
 const FIVE = [1, 2, 3, 4, 5];
@@ -48,6 +51,12 @@ const SHELL_LENGTH = [
   "evaluation.dev=0",
   "evaluation.heldout=210",
   "evaluation.greedy=false",
+];
+
+/** 20 steps of 128 episodes. Latency makes episodes last long enough to see an update between two turns. */
+const AFTER_SYNC_LENGTH = [
+  ...["trainer.steps=20", "rollout.groups=16", "rollout.concurrency=256"],
+  ...["evaluation.every=0", "evaluation.dev=0", "evaluation.greedy=false"],
 ];
 
 /** One arm per value of a setting. */
@@ -125,5 +134,23 @@ export const PLANS: Readonly<Record<string, Plan>> = {
         overrides: [...one.overrides, "algorithm.type=decoupled_ppo"],
       })),
     ].map((one) => ({ ...one, overrides: [...one.overrides, ...SHELL_LENGTH] })),
+  },
+  "after-sync": {
+    about:
+      "contexts cached under older weights, computed again or kept at the next turn, on the shell suite with long-tailed latency",
+    seeds: FIVE,
+    measures: [
+      ...(["perf/episodes_per_second", "async/staleness/mean", "perf/kv/reprefill_tokens"] as const),
+      ...(["rollout_corr/cache_mix/tokens", "rollout_corr/cache_mix/kl"] as const),
+    ],
+    arms: [1, 2, 4].flatMap((ratio) =>
+      ["recompute", "keep"].map((afterSync) =>
+        arm(
+          `ratio ${ratio} ${afterSync}`,
+          LONG_TAIL,
+          ...[...AFTER_SYNC_LENGTH, `async.ratio=${ratio}`, `engine.afterSync=${afterSync}`],
+        ),
+      ),
+    ),
   },
 };

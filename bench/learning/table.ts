@@ -1,6 +1,6 @@
 /** Results as a table: one row per arm, means over seeds with their intervals. */
 
-import { pointAt } from "./outcome.ts";
+import { type Measure, pointAt } from "./outcome.ts";
 import type { Arm, Plan } from "./plans.ts";
 import type { Result } from "./results.ts";
 import { areApart, type Estimate, estimate } from "./statistics.ts";
@@ -18,6 +18,7 @@ export interface ArmSummary {
   readonly wallSeconds: Estimate;
   /** Largest gradient norm of a run over its median. */
   readonly gradNormSpike: Estimate;
+  readonly means: Partial<Record<Measure, Estimate>>;
 }
 
 export function summarizeArm(arm: Arm, results: readonly Result[], envSteps: number | undefined): ArmSummary {
@@ -34,7 +35,16 @@ export function summarizeArm(arm: Arm, results: readonly Result[], envSteps: num
     prefixTurns: estimate(points.map(({ prefixTurns }) => prefixTurns)),
     wallSeconds: estimate(results.map((result) => result.wallSeconds)),
     gradNormSpike: estimate(results.map(({ gradNorm }) => gradNorm.max / Math.max(gradNorm.median, 1e-12))),
+    means: meansOf(results),
   };
+}
+
+function meansOf(results: readonly Result[]): ArmSummary["means"] {
+  const perName = Map.groupBy(
+    results.flatMap(({ means = {} }) => Object.entries(means)),
+    ([name]) => name,
+  );
+  return Object.fromEntries([...perName].map(([name, all]) => [name, estimate(all.map(([, value]) => value))]));
 }
 
 const percent = ({ mean, low, high }: Estimate) => {
@@ -45,6 +55,7 @@ const whole = ({ mean }: Estimate) => mean.toFixed(0);
 
 /** Markdown. The first arm that has results is what the others are compared with. */
 export function table(plan: Plan, summaries: readonly ArmSummary[]): string {
+  const { measures = [] } = plan;
   const rows = summaries.map((one) => [
     one.arm,
     String(one.seeds.length),
@@ -56,9 +67,10 @@ export function table(plan: Plan, summaries: readonly ArmSummary[]): string {
     whole(one.prefixTurns),
     one.gradNormSpike.mean.toFixed(1),
     whole(one.wallSeconds),
+    ...measures.map((name) => one.means[name]?.mean.toPrecision(3) ?? "–"),
   ]);
   const head = ["arm", "seeds", "start %", "sampled %", "greedy %", "worst family %"];
-  const rest = ["env steps", "forked prefix turns", "max / median gradient norm", "seconds"];
+  const rest = ["env steps", "forked prefix turns", "max / median gradient norm", "seconds", ...measures];
   const lines = [[...head, ...rest], [...head, ...rest].map(() => "---"), ...rows].map(
     (row) => `| ${row.join(" | ")} |`,
   );

@@ -36,6 +36,8 @@ export interface PolicyLossOutput {
   readonly losses_T: Float64Array;
   /** Tokens whose ratio was clipped or whose gradient was masked out. */
   readonly clipped: number;
+  /** Those of them with a negative advantage; only the clipped surrogate tells. */
+  readonly clippedLow?: number;
   /** Sum over tokens of the k3 estimate of KL(behaviour ‖ current): `r − 1 − log r`. */
   readonly approxKl: number;
 }
@@ -119,17 +121,19 @@ export function ppoLoss(input: PolicyLossInput, options: PpoOptions): PolicyLoss
   const ratio_T = policyRatios(input, level);
   const losses_T = new Float64Array(mask_T.length);
   const slopes_T = new Float64Array(mask_T.length);
-  let clipped = 0;
+  let [clipped, clippedLow] = [0, 0];
   for (let t = 0; t < mask_T.length; t++) {
     if (lossMask_T[t] !== 1) continue;
     const factor = input.factors_T?.[t] ?? 1;
     const { surrogate, slope } = clippedSurrogate(ratio_T[t] as number, advantages_T[t] as number, options);
     losses_T[t] = -factor * surrogate;
     slopes_T[t] = factor * (slope ?? 0);
-    if (slope === undefined) clipped++;
+    if (slope !== undefined) continue;
+    clipped++;
+    if ((advantages_T[t] as number) < 0) clippedLow++;
   }
   // The slope is that of the pooled log-ratio; pooling is its own adjoint.
-  return reduceTokens(input, options, { losses_T, slopes_T: pool(slopes_T, input, level), clipped });
+  return { ...reduceTokens(input, options, { losses_T, slopes_T: pool(slopes_T, input, level), clipped }), clippedLow };
 }
 
 /** The surrogate and its derivative with respect to log r; `undefined` where a bound cuts the gradient off. */

@@ -32,7 +32,9 @@ const STATUS_BY_NAME: Readonly<Record<string, number>> = {
   UnknownSnapshot: 404,
   UnknownImage: 404,
   FileMissing: 404,
+  PartMissing: 404,
   IllegalTransition: 409,
+  WrongState: 409,
   NotAdmitted: 503,
   ProgramMissing: 400,
 };

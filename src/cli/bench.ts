@@ -7,6 +7,8 @@ import { type CommandLine, examples, wholeNumber } from "./command-line.ts";
 import { listenForInterrupt } from "./interrupt.ts";
 import { versionInfo } from "./version-info.ts";
 
+const DEFAULT_THREADS = Math.min(2, availableParallelism());
+
 interface BenchFlags {
   readonly list?: boolean;
   readonly json?: boolean;
@@ -20,7 +22,7 @@ export function defineBench(command: Command, cli: CommandLine): void {
   command
     .argument("[name...]", "which ones (default: all)")
     .option("--list", "list them and stop")
-    .option("--threads <n>", "threads of the engine", parseThreads, Math.min(2, availableParallelism()))
+    .option("--threads <n>", "threads of the engine", parseThreads, DEFAULT_THREADS)
     .option("--sizes <name...>", "model sizes for the engine: 0.1m 1m 5m 25m 100m (default: up to 25m)")
     .option("--rounds <n>", "how often each case is measured (sandbox: 100)", wholeNumber("--rounds", 1, 100_000))
     .option("--only <name...>", "cases to measure, of benches that have several (sandbox)")
@@ -42,25 +44,51 @@ export function defineBench(command: Command, cli: CommandLine): void {
       const benches = await loadBenches();
       const chosen = names.length === 0 ? benches : names.map((name) => findNamed(benches, name, "bench"));
       if (flags.list) return listBenches(cli, chosen, flags.json ?? false);
-      const sizes = await checkSizes(flags.sizes ?? []);
-      using interrupt = listenForInterrupt(false, (message) => cli.note(message));
-      const results: Record<string, Row[]> = {};
-      const load = loadavg()[0] ?? 0;
-      for (const bench of chosen) {
-        if (!flags.json) cli.print(cli.paint("bold", bench.name));
-        const rows: Row[] = [];
-        results[bench.name] = rows;
-        const report = (row: Row) => {
-          rows.push(row);
-          if (!flags.json) cli.print(`  ${bench.show(row)}`);
-        };
-        const { threads, rounds, only = [] } = flags;
-        const note = (message: string) => cli.note(cli.paint("dim", `  ${message}`));
-        await measure(bench, { signal: interrupt.signal, threads, sizes, rounds, only, note, report });
-      }
-      const [only] = Object.values(results);
-      if (!flags.json) cli.print(cli.paint("dim", `${flags.threads} threads, load at the start ${load.toFixed(2)}`));
-      else cli.printJson(chosen.length === 1 ? only : { version: versionInfo(), load, ...results });
+      await runBenches(cli, chosen, flags);
+    });
+}
+
+/** Measures with each of `chosen` in turn and prints what was found. */
+async function runBenches(cli: CommandLine, chosen: readonly Bench[], flags: BenchFlags): Promise<void> {
+  const sizes = await checkSizes(flags.sizes ?? []);
+  using interrupt = listenForInterrupt(false, (message) => cli.note(message));
+  const results: Record<string, Row[]> = {};
+  const load = loadavg()[0] ?? 0;
+  for (const bench of chosen) {
+    if (!flags.json) cli.print(cli.paint("bold", bench.name));
+    const rows: Row[] = [];
+    results[bench.name] = rows;
+    const report = (row: Row) => {
+      rows.push(row);
+      if (!flags.json) cli.print(`  ${bench.show(row)}`);
+    };
+    const { threads, rounds, only = [] } = flags;
+    const note = (message: string) => cli.note(cli.paint("dim", `  ${message}`));
+    await measure(bench, { signal: interrupt.signal, threads, sizes, rounds, only, note, report });
+  }
+  const [only] = Object.values(results);
+  if (!flags.json) cli.print(cli.paint("dim", `${flags.threads} threads, load at the start ${load.toFixed(2)}`));
+  else cli.printJson(chosen.length === 1 ? only : { version: versionInfo(), load, ...results });
+}
+
+/** `ale sandbox bench`: the same as `ale bench sandbox`. */
+export function defineSandboxBench(command: Command, cli: CommandLine): void {
+  command
+    .summary("measure sandboxes on this machine")
+    .description(
+      "Measure what making, using, forking and destroying sandboxes costs here, beside bubblewrap, runc and podman where " +
+        "they are installed: the same as ale bench sandbox.",
+    )
+    .argument("[case...]", "which cases (default: all)")
+    .option("--rounds <n>", "how often each case is measured", wholeNumber("--rounds", 1, 100_000))
+    .option("--json", "print JSON: a list of {name, backend, concurrency, firstMs, totalMs, perSecond}")
+    .addHelpText(
+      "after",
+      examples(["ale sandbox bench", "all cases"], ["ale sandbox bench cold warm --json", "two, for programs"]),
+    )
+    .action(async (only: string[], flags: Pick<BenchFlags, "rounds" | "json">) => {
+      const { SANDBOX_BENCH } = await import("./benches/sandbox.ts");
+      await runBenches(cli, [SANDBOX_BENCH], { ...flags, only, threads: DEFAULT_THREADS });
     });
 }
 

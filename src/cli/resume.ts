@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
-import { differingKeys, type LoadedExperiment, parseExperiment } from "../config/load.ts";
+import { differingKeys, keysOtherThan, type LoadedExperiment, parseExperiment } from "../config/load.ts";
 import { AleError } from "../core/errors.ts";
 import type { RunRecord } from "../store/records.ts";
 import type { PanelHistory } from "../tui/panel-state.ts";
@@ -98,11 +98,13 @@ async function loadStored(storePath: string, run: RunRecord): Promise<LoadedExpe
   const toml = await readStore(storePath, (store) => store.readConfiguration(run.configHash));
   if (toml === undefined)
     throw new AleError("store", `the store has no configuration of run ${run.id}`, { hint: "start a new run" });
-  const loaded = parseExperiment(`configuration of run ${run.id}`, toml);
+  const name = `configuration of run ${run.id}`;
+  const loaded = parseExperiment(name, toml);
   if (loaded.hash !== run.configHash) {
+    const keys = keysOtherThan(name, toml, loaded.experiment).join(", ");
     throw new AleError(
       "config",
-      `run ${run.id} was made by ale ${run.aleVersion}, whose settings differ from this version's`,
+      `run ${run.id} was made by ale ${run.aleVersion}, whose settings differ from this version's: ${keys}`,
       {
         hint: `resume it with ale ${run.aleVersion}, or start a new run`,
       },

@@ -5,11 +5,13 @@ import { AleError } from "../core/errors.ts";
 import { formatDuration } from "../tui/format.ts";
 import { sanitizeLine, sanitizeText } from "../tui/sanitize.ts";
 import { formatTable } from "../tui/table.ts";
+import { defineSandboxBench } from "./bench.ts";
 import { type CommandLine, examples } from "./command-line.ts";
 import { attach, isInteractive, terminalSize } from "./sandbox/attach.ts";
 import { addServiceOption, type SandboxView, ServiceClient, type ServiceFlags } from "./sandbox/client.ts";
 import { defineKept } from "./sandbox/kept.ts";
 import { defineSandboxRun } from "./sandbox/run.ts";
+import { defineStates } from "./sandbox/states.ts";
 
 interface Flags extends ServiceFlags {
   readonly json?: boolean;
@@ -31,7 +33,9 @@ export function defineSandbox(command: Command, cli: CommandLine): void {
   defineCopy(command.command("cp"), cli);
   defineFork(command.command("fork"), cli);
   defineKill(command.command("kill"), cli);
+  defineStates(command, cli);
   defineKept(command, cli);
+  defineSandboxBench(command.command("bench"), cli);
 }
 
 function definePs(command: Command, cli: CommandLine): void {

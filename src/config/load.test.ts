@@ -7,7 +7,14 @@ import { parse } from "smol-toml";
 import { AleError } from "../core/errors.ts";
 import { setEmbeddedExperiments } from "./embedded.ts";
 import { ExperimentSchema } from "./experiment.ts";
-import { configHash, differingKeys, type LoadedExperiment, loadExperiment, parseExperiment } from "./load.ts";
+import {
+  configHash,
+  differingKeys,
+  keysOtherThan,
+  type LoadedExperiment,
+  loadExperiment,
+  parseExperiment,
+} from "./load.ts";
 import { splitOverrides } from "./overrides.ts";
 import { loadRecipe } from "./recipe.ts";
 import { stringifyExperiment } from "./resolved-toml.ts";
@@ -369,6 +376,10 @@ describe("a run's own copy", () => {
       loaded.toml.replace("seed = 4", "seed = 5").replace("families", "# families"),
     );
     expect(differingKeys(loaded.experiment, edited.experiment)).toEqual(["seed", "tasks.families"]);
+    // as another version wrote it: one setting unknown to it, all others the same
+    const other = loaded.toml.replace(/^greedy = .*\n/m, "");
+    expect(keysOtherThan("other", other, loaded.experiment)).toEqual(["evaluation.greedy"]);
+    expect(keysOtherThan("own", loaded.toml, loaded.experiment)).toEqual([]);
   });
 });
 

@@ -116,8 +116,13 @@ export function changedSettings(experiment: Experiment): ChangedSetting[] {
   );
 }
 
+/** Dotted keys that the TOML of an experiment does not have, or has with another value. */
+export function keysOtherThan(name: string, toml: string, experiment: Experiment): string[] {
+  return differingKeys(parseLayer(name, toml).table, experiment);
+}
+
 /** Dotted keys whose values differ between two experiments. */
-export function differingKeys(a: Experiment, b: Experiment): string[] {
+export function differingKeys(a: Readonly<Record<string, unknown>>, b: Readonly<Record<string, unknown>>): string[] {
   const before = flatten(a);
   const after = flatten(b);
   return [...new Set([...before.keys(), ...after.keys()])].filter(

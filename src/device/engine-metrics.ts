@@ -7,7 +7,7 @@ import type { PoolStats } from "./engine-pool.ts";
  * `perf/engine/<i>/…`: sampled and prefilled tokens per second of wall time; shares of the wall time spent training,
  * generating, waiting for other engines in an update (`sync`) and without work (`idle`), which add up to 1 less what
  * loading, saving and probing took; restarts since the run was started or resumed; peak of its memory so far, without what
- * the process has before it loads a model, and the peak that was expected.
+ * the process has before it loads a model, and the peak that was expected. The largest of the peaks has verl's name, in GiB.
  *
  * `perf/kv/…`, over all engines: tokens of context prefilled, of those the ones that had been computed before and lost
  * (`reprefill`), tokens copied from other sequences instead (`reused`), idle sequences that lost their cache to others and
@@ -18,6 +18,7 @@ export function engineMetrics(engines: readonly PoolStats[]): Record<string, num
   const sum = (key: keyof ContextStats) => engines.reduce((total, { contexts }) => total + contexts[key], 0);
   return {
     ...perEngine(engines),
+    "perf/max_memory_allocated_gb": Math.max(0, ...engines.map(({ peakBytes }) => peakBytes)) / 2 ** 30,
     "perf/kv/prefill_tokens": sum("prefillTokens"),
     "perf/kv/reprefill_tokens": sum("reprefillTokens"),
     "perf/kv/reused_tokens": sum("reusedTokens"),

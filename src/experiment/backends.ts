@@ -76,7 +76,12 @@ export async function openRemoteBackend(settings: SandboxBackend): Promise<Remot
 
 function check(settings: SandboxBackend): void {
   const problem = backendProblem(settings);
-  if (problem !== undefined) throw new AleError("usage", `sandbox.${problem[0]} ${problem[1]}`);
+  if (problem === undefined) return;
+  const [field, message] = problem;
+  const flag = `--${field.replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new AleError("usage", `sandbox.${field} ${message}`, {
+    hint: `it is ${flag} on the command line, ${field} below [sandbox] in an experiment`,
+  });
 }
 
 async function withLeast<T extends SandboxProvider>(provider: T, least: SandboxBackend["leastIsolation"]): Promise<T> {

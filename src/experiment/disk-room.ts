@@ -12,6 +12,7 @@ export class DiskRoom {
   /** When the present pause ends by itself. */
   #until: number | undefined;
   #waiting: Promise<void> | undefined;
+  #closed = false;
 
   constructor(options: Pick<RunOptions, "hub" | "experiment" | "signal">) {
     this.#options = options;
@@ -33,13 +34,18 @@ export class DiskRoom {
 
   /**
    * Pauses before a refused write is tried again. @throws `error` once the pause has lasted `checkpoint.waitForRoom` minutes
-   * or the run is stopped.
+   * or the run is stopped, and at once after `close`.
    */
   wait(error: unknown): Promise<void> {
     this.#waiting ??= this.#pause(error).finally(() => {
       this.#waiting = undefined;
     });
     return this.#waiting;
+  }
+
+  /** From now on nothing waits: a refused write fails at once. */
+  close(): void {
+    this.#closed = true;
   }
 
   /** A write went through. */
@@ -51,7 +57,7 @@ export class DiskRoom {
 
   async #pause(error: unknown): Promise<void> {
     const { hub, experiment, signal } = this.#options;
-    if (signal.aborted) throw error;
+    if (signal.aborted || this.#closed) throw error;
     if (this.#until === undefined) {
       this.#until = Date.now() + experiment.checkpoint.waitForRoom * 60_000;
       hub.emit({ type: "log", level: "warn", message: `${errorMessage(error)}: the run waits until there is room` });
@@ -60,6 +66,6 @@ export class DiskRoom {
     const endWait = beginWait("run", "room on the disk", this.#until - Date.now());
     await Bun.sleep(POLL_MS);
     endWait();
-    if (signal.aborted) throw error;
+    if (signal.aborted || this.#closed) throw error;
   }
 }

@@ -77,10 +77,11 @@ export async function executeRun(
     return await conclude(options, session, "finished");
   } catch (error) {
     if (signal.aborted || options.stop.aborted) return await concludeInterrupted(options, session);
+    session.stopWaitingForRoom();
     // The results may fail for the same reason, such as a full disk; the first failure is the one to report.
-    await conclude(options, session, "failed", errorMessage(error)).catch(() =>
-      session.end("failed", errorMessage(error)),
-    );
+    await conclude(options, session, "failed", errorMessage(error))
+      .catch(() => session.end("failed", errorMessage(error)))
+      .catch(() => {}); // not even that was written; whoever looks sees that nobody works on it
     throw error;
   }
 }
@@ -111,6 +112,7 @@ async function conclude(
   status: RunResult["status"],
   reason?: string,
 ): Promise<RunResult> {
+  session.removeState(); // first, as it is room for the results
   const summaryPath = await session.whenRoom(() => writeResults(options, session, status));
   await session.end(status, reason);
   return { runId: session.runId, outDir: options.outDir, status, summaryPath };

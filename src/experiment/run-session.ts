@@ -210,6 +210,16 @@ export class RunSession implements AsyncDisposable {
     return this.#room.write(work);
   }
 
+  /** A run that has failed says so; it does not wait for room first. */
+  stopWaitingForRoom(): void {
+    this.#room.close();
+  }
+
+  /** Removes what engines mapped while the run lasted, and the address of its service; both have ended. */
+  removeState(): void {
+    rmSync(join(this.#options.outDir, "state"), { recursive: true, force: true });
+  }
+
   /** Saves the checkpoint when one is due, then makes the step permanent. */
   async commit(step: number, engine: EnginePool, result: StepResult): Promise<void> {
     const { evaluations } = result;
@@ -245,8 +255,6 @@ export class RunSession implements AsyncDisposable {
     this.#ended = true;
     await this.#recorder.stop();
     await this.store.endRun(this.runId, status, reason);
-    // what an engine mapped while the run lasted
-    rmSync(join(this.#options.outDir, "state"), { recursive: true, force: true });
     this.#options.hub.emit({
       type: "run.finished",
       runId: this.runId,

@@ -1,35 +1,61 @@
 /**
  * Metrics have verl's names where it has one. Other trainers' users look for theirs: `metrics.jsonl` has each of these numbers
- * under all names. Measured times and rates are left out, so that lines of a deterministic run differ in `timing_s/` and
- * `perf/` only.
+ * under all names. Measured times and rates have other names only in `timing_s/` and `perf/`, so that lines of a deterministic
+ * run differ there only.
  */
 
-/** Our name → names in TRL, ROLL, verl's asynchronous trainers, prime-rl and SkyRL (docs/metrics.md). */
+/** Our name → names in TRL, ROLL, verl, prime-rl, SkyRL, slime and tinker (docs/metrics.md). */
 export const ALIASES: Readonly<Record<string, readonly string[]>> = {
-  "critic/rewards/mean": ["reward", "critic/score/mean", "rollout/score/mean"],
+  step: ["training/global_step"],
+  "critic/rewards/mean": [
+    ...["reward", "critic/score/mean", "rollout/score/mean"],
+    ...["reward/all/mean", "reward/avg_raw_reward", "env/all/reward/total"],
+  ],
+  "critic/rewards/max": ["critic/score/max"],
+  "critic/rewards/min": ["critic/score/min"],
+  "reward/outcome": ["rewards/outcome/mean"],
+  "reward/format": ["rewards/format/mean"],
+  "reward/length": ["rewards/length/mean"],
+  "reward/judge": ["rewards/judge/mean"],
+  "reward/ranking": ["rewards/ranking/mean"],
+  "reward/function": ["rewards/function/mean"],
   "actor/pg_loss": ["loss"],
-  "actor/entropy": ["entropy", "critic/entropy/mean"],
-  "actor/grad_norm": ["grad_norm", "actor_train/grad_norm"],
-  "actor/lr": ["learning_rate"],
-  "actor/pg_clipfrac": ["clip_ratio/region_mean", "actor/clipfrac"],
-  "actor/ppo_kl": ["actor/approxkl"],
-  "actor/kl_loss": ["kl"],
+  "actor/entropy": ["entropy", "critic/entropy/mean", "entropy/all/mean", "optim/entropy"],
+  "actor/grad_norm": ["grad_norm", "actor_train/grad_norm", "optim/grad_norm"],
+  "actor/lr": ["learning_rate", "optim/lr"],
+  "actor/pg_clipfrac": ["clip_ratio/region_mean", "actor/clipfrac", "train/pg_clipfrac"],
+  "clip_ratio/low_mean": ["clip_ratio/low_min"],
+  "clip_ratio/high_mean": ["clip_ratio/high_max"],
+  "actor/ppo_kl": ["actor/approxkl", "train/ppo_kl"],
+  "actor/kl_loss": ["kl", "loss/avg_kl", "train/kl_loss"],
   "response_length/mean": ["completions/mean_length", "rollout/response_length/mean"],
+  "response_length/max": ["completions/max_length"],
+  "response_length/min": ["completions/min_length"],
+  "response_length/clip_ratio": ["completions/clipped_ratio", "is_truncated/all/mean"],
+  "sequence_length/mean": ["seq_len/all/mean"],
+  "num_turns/mean": ["num_turns/all/mean"],
   "rollout_corr/kl": ["mismatch_kl/all/mean"],
-  "rollout_corr/logprob_abs_diff_mean": ["policy/rollout_train_logprobs_abs_diff_mean"],
+  "rollout_corr/logprob_abs_diff_mean": [
+    ...["policy/rollout_train_logprobs_abs_diff_mean", "train/train_rollout_logprob_abs_diff"],
+  ],
   "async/age/mean": ["scheduler/off_policy_ratio"],
   "async/staleness/mean": ["training/off_policy/trajectory_staleness/mean", "off_policy/mean", "async/staleness_mean"],
   "async/staleness/max": ["off_policy/max", "async/staleness_max"],
-  "async/groups_dropped": ["async/num_groups_dropped", "off_policy/dropped"],
+  "async/groups_dropped": [
+    ...["async/num_groups_dropped", "off_policy/dropped", "fully_async/count/dropped_stale_samples"],
+  ],
   "async/groups_filtered": ["scheduler/group_filter_count"],
+  "val/dev/sampled/mean": ["val-core/dev/acc/mean@1"],
+  "val/heldout/sampled/mean": ["val-core/heldout/acc/mean@1"],
+  "timing_s/step": ["perf/time_per_step"],
 };
 
-/** The metrics of a step under all their names. */
+/** The metrics of a step under all their names; a name that a metric has already is its own. */
 export function withAliases<T>(metrics: Readonly<Record<string, T>>): Record<string, T> {
   const all: Record<string, T> = { ...metrics };
   for (const [name, aliases] of Object.entries(ALIASES)) {
     const value = metrics[name];
-    if (value !== undefined) for (const alias of aliases) all[alias] = value;
+    if (value !== undefined) for (const alias of aliases) if (!(alias in metrics)) all[alias] = value;
   }
   return all;
 }

@@ -49,7 +49,10 @@ export async function importImage(
 ): Promise<ImportResult> {
   checkImageName(name);
   const status = await stat(path).catch((cause: unknown) => {
-    throw new AleError("usage", `${path} cannot be read: ${errorMessage(cause)}`, { cause });
+    throw new AleError("usage", `${path} cannot be read: ${errorMessage(cause)}`, {
+      hint: "give the path of a tar file, of what docker save writes, or of a folder",
+      cause,
+    });
   });
   await store.sweep();
   const work = await store.newFolder();

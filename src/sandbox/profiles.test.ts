@@ -1,4 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { listProfiles, readProfileText, setProfileTexts } from "./profile-texts.ts";
 import { loadProfile } from "./profiles.ts";
 
@@ -16,6 +19,26 @@ test("an unknown name is refused with the known ones", () => {
     `there is no sandbox profile "ubuntu"; known: ${[...shipped.keys()].join(", ")}`,
   );
   expect(() => loadProfile("../host")).toThrow("there is no sandbox profile");
+});
+
+test("files of a folder of one's own stand beside those that are registered, and take no name of theirs", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ale-profiles-"));
+  try {
+    setProfileTexts(shipped, folder);
+    expect(listProfiles()).toEqual([...shipped.keys()]);
+    const text = (name: string, root: string) =>
+      `name = "${name}"\nkind = "directory"\ndescription = ""\nroot = "${root}"\n`;
+    writeFileSync(join(folder, "mine.toml"), text("mine", "/srv/root"));
+    writeFileSync(join(folder, "notes.txt"), "no profile");
+    expect(listProfiles()).toEqual([...shipped.keys(), "mine"].sort());
+    expect(loadProfile("mine")).toMatchObject({ kind: "directory", root: "/srv/root" });
+    writeFileSync(join(folder, "host.toml"), text("host", "/srv/other"));
+    expect(() => loadProfile("host")).toThrow("has the name of a profile that comes with Ale");
+    rmSync(folder, { recursive: true });
+    expect(loadProfile("host").kind).toBe("host");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
 
 test.each([

@@ -67,7 +67,7 @@ export function loadProfile(name: string): SandboxProfile {
   const text = readProfileText(name);
   if (text === undefined)
     throw new AleError("sandbox", `there is no sandbox profile "${name}"; known: ${listProfiles().join(", ")}`, {
-      hint: 'set environment.profile in task.toml to one of these, e.g. profile = "host"',
+      hint: "name one of these, or write sandboxes/NAME.toml in the folder that ale runs in (docs/sandbox.md)",
     });
   try {
     const profile = ProfileSchema.parse(parse(text));

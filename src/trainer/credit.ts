@@ -12,6 +12,7 @@ import { hasCritic } from "../config/composition.ts";
 import type { Slot } from "../models/parameter-store.ts";
 import { taughtAdvantages, teacherMetrics } from "./distillation.ts";
 import type { ForwardResult } from "./loss-terms.ts";
+import { summaryOf } from "./metrics.ts";
 import type { PolicyJob, PolicyLearner } from "./update.ts";
 
 export interface Critic {
@@ -59,10 +60,12 @@ export async function assignCredit(learner: PolicyLearner, job: PolicyJob, publi
   if (isLearned && old !== undefined) {
     const { advantages, critic } = estimate(job, old.values, penalty);
     const taught = taughtAdvantages(job, advantages, old.logprobs);
-    return { ...known, advantages: taught, critic, metrics: { ...metrics, ...criticMetrics(job, critic, advantages) } };
+    const learned = { ...advantageMetrics(job, advantages), ...criticMetrics(job, critic) };
+    return { ...known, advantages: taught, critic, metrics: { ...metrics, ...learned } };
   }
   const advantages = penalty === undefined ? job.advantages : penalisedAdvantages(job, penalty);
-  return { ...known, advantages: taughtAdvantages(job, advantages, old?.logprobs), metrics };
+  const taught = taughtAdvantages(job, advantages, old?.logprobs);
+  return { ...known, advantages: taught, metrics: { ...metrics, ...advantageMetrics(job, advantages) } };
 }
 
 /** What the correction makes of each sequence; `undefined` without one. */
@@ -163,20 +166,26 @@ function penaltyMetrics(
   };
 }
 
-function criticMetrics({ masks }: PolicyJob, critic: Critic, advantages: readonly Float64Array[]) {
-  const masked = (rows: readonly ArrayLike<number>[]) =>
-    rows.flatMap((row, i) => Array.from(row).filter((_, t) => masks[i]?.[t] === 1));
-  const values = masked(critic.oldValues);
-  const returns = masked(critic.returns);
+/** Of the tokens the policy wrote. */
+function masked({ masks }: PolicyJob, rows: readonly ArrayLike<number>[]): number[] {
+  return rows.flatMap((row, i) => Array.from(row).filter((_, t) => masks[i]?.[t] === 1));
+}
+
+function advantageMetrics(job: PolicyJob, advantages: readonly ArrayLike<number>[]): Record<string, number> {
+  return summaryOf("critic/advantages", masked(job, advantages));
+}
+
+function criticMetrics(job: PolicyJob, critic: Critic): Record<string, number> {
+  const values = masked(job, critic.oldValues);
+  const returns = masked(job, critic.returns);
   const variance = (numbers: readonly number[]) => {
     const centre = mean(numbers);
     return mean(numbers.map((value) => (value - centre) ** 2));
   };
   const spread = variance(returns);
   return {
-    "critic/values/mean": mean(values),
-    "critic/returns/mean": mean(returns),
-    "critic/advantages/mean": mean(masked(advantages)),
+    ...summaryOf("critic/values", values),
+    ...summaryOf("critic/returns", returns),
     // 0 where there is nothing to explain
     "critic/vf_explained_var":
       spread === 0 ? 0 : 1 - variance(returns.map((r, k) => r - (values[k] as number))) / spread,

@@ -74,6 +74,8 @@ export async function train(
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
       ...(experiment.kl?.target !== undefined && coefficient !== undefined && { [NEXT_COEFFICIENT]: coefficient }),
       ...timeMetrics(episodes.groups, times),
+      // A measured time outside of `perf/`, because verl has it there; deterministic runs are synchronous.
+      ...(experiment.async.ratio > 0 && { "fully_async/trainer/idle_ratio": times.gen / times.step }),
       ...teaching,
       ...evaluation,
     };

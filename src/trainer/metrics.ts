@@ -15,6 +15,14 @@ export interface StepTimes {
   readonly step: number;
 }
 
+/** `name/mean`, `name/max` and `name/min`; nothing where there are no values. */
+export function summaryOf(name: string, values: readonly number[]): Record<string, number> {
+  if (values.length === 0) return {};
+  let [max, min] = [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
+  for (const value of values) [max, min] = [Math.max(max, value), Math.min(min, value)];
+  return { [`${name}/mean`]: mean(values), [`${name}/max`]: max, [`${name}/min`]: min };
+}
+
 /** Metrics of the collected groups. */
 export function rolloutMetrics(groups: readonly Group[]): Record<string, number> {
   const all = groups.flatMap((group) => group.trajectories);
@@ -23,12 +31,17 @@ export function rolloutMetrics(groups: readonly Group[]): Record<string, number>
   const phase = (name: "reset" | "generate" | "tool" | "grade") =>
     all.reduce((sum, trajectory) => sum + trajectory.phases[name], 0) / 1000;
   return {
-    "critic/rewards/mean": mean(rewards),
+    ...summaryOf("critic/rewards", rewards),
     reward_std: mean(spreads),
     frac_reward_zero_std: spreads.filter((spread) => spread <= ZERO_SPREAD).length / Math.max(1, groups.length),
-    "response_length/mean": mean(all.map(sampledTokens)),
+    ...summaryOf("response_length", all.map(sampledTokens)),
+    "response_length/clip_ratio": mean(all.map(({ stopReason }) => (stopReason === "length" ? 1 : 0))),
+    ...summaryOf("prompt_length", all.map(promptTokens)),
     "sequence_length/mean": mean(all.map((trajectory) => trajectory.tokens.ids.length)),
-    "num_turns/mean": mean(all.map((trajectory) => trajectory.turns.length)),
+    ...summaryOf(
+      "num_turns",
+      all.map(({ turns }) => turns.length),
+    ),
     ...shares("stop", all, (trajectory) => trajectory.stopReason),
     ...familyRewards(all),
     // Sums over episodes that run side by side; they exceed the wall time.
@@ -66,6 +79,12 @@ export function timeMetrics(groups: readonly Group[], times: StepTimes): Record<
     "perf/throughput": tokens / times.step,
     "perf/episodes_per_second": all.length / times.step,
   };
+}
+
+/** Tokens before the first sampled one; all, where none was. */
+function promptTokens({ tokens }: Trajectory): number {
+  const first = tokens.mask.indexOf(1);
+  return first < 0 ? tokens.mask.length : first;
 }
 
 function sampledTokens(trajectory: Trajectory): number {

@@ -30,6 +30,8 @@ export interface MinibatchLoss {
   /** Divergence from the teacher with its weight, where it is a term. */
   readonly teacherLoss: number;
   readonly clipped: number;
+  /** Those of them with a negative advantage; NaN where the loss does not tell. */
+  readonly clippedLow: number;
   readonly approxKl: number;
   readonly tokens: number;
 }
@@ -44,7 +46,7 @@ export function minibatchLoss(
   const at = <T>(items: readonly T[], i: number): T => items[i] as T;
   const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
   const denominators = countDenominators(places);
-  const sums = { loss: 0, klLoss: 0, valueLoss: 0, clipped: 0, approxKl: 0 };
+  const sums = { loss: 0, klLoss: 0, valueLoss: 0, clipped: 0, clippedLow: 0, approxKl: 0 };
   const weights = members.map((i, k) => {
     const place = at(places, k);
     const input = {
@@ -59,6 +61,7 @@ export function minibatchLoss(
     const output = policyLoss(job.algorithm, input, denominators);
     sums.loss += output.loss;
     sums.clipped += output.clipped;
+    sums.clippedLow += output.clippedLow ?? Number.NaN;
     sums.approxKl += output.approxKl;
     const reference_T = credit.reference?.[i];
     if (job.kl?.in !== "loss" || job.kl.estimator === "full" || reference_T === undefined) return output.weights_T;

@@ -144,6 +144,13 @@ describe("tokens of older weights", () => {
   test("PPO clips against what was sampled from, or against training's view before the first update", async () => {
     const behaviour = await runUpdate(learner, store, staleJob({ type: "grpo" }, 0.3));
     expect(behaviour.clipFraction).toBeCloseTo(0.5, 6); // every token of a success
+    expect(behaviour.metrics["clip_ratio/high_mean"]).toBeCloseTo(0.5, 6);
+    expect(behaviour.metrics["critic/advantages/max"]).toBe(-(behaviour.metrics["critic/advantages/min"] as number));
+    const fallen = await runUpdate(learner, store, staleJob({ type: "grpo" }, -0.3)); // every token of a failure
+    expect([fallen.metrics["clip_ratio/low_mean"], fallen.metrics["clip_ratio/high_mean"]]).toEqual([0.5, 0]);
+    expect((await runUpdate(learner, store, jobOf({ type: "reinforce" }))).metrics).not.toHaveProperty(
+      "clip_ratio/low_mean",
+    );
     const recomputed = await runUpdate(learner, store, staleJob({ type: "grpo", proximal: "recompute" }, 0.3));
     const fresh = await runUpdate(learner, store, jobOf({ type: "grpo" }, 1));
     expect(recomputed.clipFraction).toBe(0);

@@ -228,7 +228,7 @@ async function policyUpdate(
 /** Sums over the minibatches of an update. */
 const NOTHING = {
   ...{ loss: 0, klLoss: 0, valueLoss: 0, teacherLoss: 0 },
-  ...{ gradNorm: 0, entropy: 0, clipped: 0, approxKl: 0, tokens: 0 },
+  ...{ gradNorm: 0, entropy: 0, clipped: 0, clippedLow: 0, approxKl: 0, tokens: 0 },
 };
 type Sums = typeof NOTHING;
 
@@ -236,9 +236,14 @@ function addTo(sum: Sums, minibatch: Sums): void {
   for (const key of Object.keys(sum) as (keyof Sums)[]) sum[key] += minibatch[key];
 }
 
-/** Means of the loss's terms beside the policy's. */
+/** What was clipped at which end, and means of the loss's terms beside the policy's. */
 function termMetrics({ kl, teacher }: PolicyJob, { critic }: Credit, sum: Sums, updates: number) {
+  const tokens = Math.max(1, sum.tokens);
   return {
+    ...(!Number.isNaN(sum.clippedLow) && {
+      "clip_ratio/low_mean": sum.clippedLow / tokens,
+      "clip_ratio/high_mean": (sum.clipped - sum.clippedLow) / tokens,
+    }),
     ...(kl?.in === "loss" && { "actor/kl_loss": sum.klLoss / updates, "actor/kl_coef": kl.coefficient }),
     ...(critic && { "critic/vf_loss": sum.valueLoss / updates }),
     ...(teacher?.in === "loss" && { "distill/loss": sum.teacherLoss / updates }),

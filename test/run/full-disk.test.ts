@@ -6,7 +6,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, renameSync, rmSync, statfsSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkCommitted, checkFinished, type Shape } from "./chaos/checks.ts";
+import { checkCommitted, checkFinished, runStatus, type Shape } from "./chaos/checks.ts";
 import { type Ended, finish, until, Workspace } from "./support.ts";
 
 const SHAPE: Shape = { steps: 4, groups: 3, groupSize: 4, bound: 0 };
@@ -108,6 +108,20 @@ withMounts(
     unmountAll();
   },
   120_000,
+);
+
+withMounts(
+  "a disk that cannot hold the parameters: the run does not wait, and says why it fails",
+  async () => {
+    using place = new Workspace();
+    mount(place.path("run"), CHECKPOINT);
+    const { code, err } = await start(place).ended;
+    expect(code).toBe(1);
+    expect(err).toContain(`cannot grow ${place.path("run", "state", "parameters.bin")}`);
+    expect(runStatus(join(place.home, "ale.db"), place.path("run"))).toBe("failed");
+    unmountAll();
+  },
+  60_000,
 );
 
 withMounts(

@@ -75,6 +75,17 @@ describe("/v1/sandboxes", () => {
     expect((await call("DELETE", at("/shells/dev"))).status).toBe(204);
   });
 
+  test("a part that is not there, and a state in which it cannot be done, have answers of their own", async () => {
+    for (const path of ["/shells/none/interrupt", "/terminals/9/input"])
+      expect([path, (await call("POST", at(path))).status]).toEqual([path, 404]);
+    expect((await call("GET", at("/commands/c99"))).status).toBe(404);
+    expect((await call("POST", at("/pause"))).status).toBe(200);
+    expect(await call("POST", at("/exec"), { command: "true" })).toMatchObject({
+      ...{ status: 409, json: { error: { message: expect.stringContaining("is paused"), hint: "resume it first" } } },
+    });
+    expect((await call("POST", at("/resume"))).status).toBe(200);
+  });
+
   test("commands in the background", async () => {
     const { json } = await call("POST", at("/commands"), { command: "echo one; echo two >&2" });
     await until("it ended", 5000, async () => (await call("GET", at(`/commands/${json.id}`))).json.state === "ended");
@@ -133,7 +144,7 @@ describe("/v1/sandboxes", () => {
       state: "stopped",
       actions: ["restart", "delete", "archive"],
     });
-    expect((await call("POST", at("/exec"), { command: "true" })).status).toBe(400);
+    expect((await call("POST", at("/exec"), { command: "true" })).status).toBe(409);
     expect((await call("POST", at("/restart"))).json.state).toBe("running");
     expect((await call("GET", at("/log"))).json.entries.length).toBeGreaterThan(5);
     expect((await call("GET", "/v1/sandboxes")).json).toMatchObject({ waiting: 0, sandboxes: [{ id }] });

@@ -73,6 +73,18 @@ test("run: streams and exit code of the command", async () => {
   expect((await ale("run", "--profile", "nonesuch", "--", "true")).err).toContain("there is no sandbox profile");
 });
 
+test("run: what it did not get to is said, with why", async () => {
+  const ask = (host: string) =>
+    `exec 3<>/dev/tcp/127.0.0.1/3128; printf "CONNECT ${host}:443 HTTP/1.1\\r\\nHost: ${host}:443\\r\\n\\r\\n" >&3; head -1 <&3; `;
+  const script = `${ask("other.test")}${ask("127.0.0.1")}`;
+  const network = ["--network", "allowlist", "--allow", "listed.test"];
+  const { out, err } = await ale("run", ...network, "--", "bash", "-c", script);
+  expect(out).toBe("HTTP/1.1 403 Forbidden\r\n".repeat(2));
+  expect(err).toMatch(/^denied: other\.test:443: .*not listed.*\ndenied: 127\.0\.0\.1:443: .*\n$/);
+  const { refused } = JSON.parse((await ale("run", ...network, "--json", "--", "bash", "-c", script + script)).out);
+  expect(refused).toMatchObject([{ host: "other.test", port: 443, verdict: "denied" }, { host: "127.0.0.1" }]);
+});
+
 test("a sandbox that stays: list, logs, copies, fork, end", async () => {
   expect(await ale("ps")).toMatchObject({ code: 0, err: "no sandboxes\n" });
   expect(
@@ -111,6 +123,19 @@ test("a sandbox that stays: list, logs, copies, fork, end", async () => {
   expect((await ale("cp", "box:/work", out)).err).toContain("exists already");
   expect((await ale("cp", "a", "b")).err).toContain("one side of a copy is in a sandbox");
 
+  expect((await ale("stats")).out).toMatch(/^name +cpu +memory +at most +oom kills +processes +disk .*\nbox +\d/);
+  expect(JSON.parse((await ale("stats", "box", "--json")).out)).toMatchObject([{ sandbox: "box", bytesOut: 0 }]);
+  expect(await ale("pause", "box")).toMatchObject({ code: 0 });
+  expect((await ale("ps")).out).toMatch(/box +paused/);
+  expect(await ale("stop", "nonesuch")).toMatchObject({ code: 2, err: expect.stringContaining("no sandbox") });
+  for (const [change, state] of [
+    ["resume", "running"],
+    ["stop", "stopped"],
+    ["restart", "running"],
+  ] as const)
+    expect(JSON.parse((await ale(change, "box", "--json")).out)).toMatchObject([{ id: "box", state }]);
+  expect(await ale("resume", "box")).toMatchObject({ code: 2, err: expect.stringContaining("running") });
+
   expect((await ale("fork", "box", "second")).out).toBe("second\n");
   expect(JSON.parse((await ale("kill", "box", "second", "--json")).out)).toEqual({ killed: ["box", "second"] });
   expect(await ale("logs", "box")).toMatchObject({
@@ -123,6 +148,12 @@ test("without a service, the next step is said", async () => {
   const { code, err } = await ale("ps", "--url", "http://127.0.0.1:1");
   expect([code, err]).toEqual([2, expect.stringContaining("start one: ale serve")]);
   expect((await ale("shell", "box")).err).toContain("a shell needs a terminal");
+});
+
+test("bench is the bench of sandboxes, which says what cases there are", async () => {
+  expect(await ale("bench", "colt")).toMatchObject({ code: 2, err: expect.stringContaining("did you mean cold?") });
+  const { code, out } = await ale("bench", "session", "--rounds", "1", "--json");
+  expect([code, JSON.parse(out)]).toMatchObject([0, [{ name: "session", backend: "native", concurrency: 1 }]]);
 });
 
 test.each([

@@ -1,7 +1,7 @@
 /** Archives for the tests of images, hostile ones included, and a home for images. */
 
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { EnvironmentSpec } from "../../src/core/types.ts";
@@ -28,6 +28,13 @@ export interface TarEntry {
   /** What the header says of the size, where that is a lie. */
   readonly size?: number;
 }
+
+/** It, as an archive has it. */
+export const program: TarEntry = {
+  path: "bin/busybox",
+  mode: 0o755,
+  content: BUSYBOX === undefined ? "" : readFileSync(BUSYBOX),
+};
 
 const encoder = new TextEncoder();
 const toBytes = (value: string | Uint8Array) => (typeof value === "string" ? encoder.encode(value) : value);

@@ -141,9 +141,11 @@ function ownLocation(c: Context, answer: Response, url: string, path: string): s
 }
 
 function unanswered(connection: OpenConnection, sandbox: ManagedSandbox, port: number, cause: unknown): HttpError {
-  const reason = cause instanceof Error ? cause.message : "no answer";
+  // What fetch says goes on with advice for programmers.
+  const reason = cause instanceof Error ? (cause.message.split(". ")[0] ?? cause.message) : "no answer";
   connection.end("failed", reason);
-  return new HttpError(502, "no_answer", `port ${port} of sandbox ${sandbox.id} does not answer: ${reason}`);
+  const message = `port ${port} of sandbox ${sandbox.id} does not answer: ${reason}`;
+  return new HttpError(502, "no_answer", message, "start what listens there first, on 127.0.0.1 or all addresses");
 }
 
 type Client = Bun.ServerWebSocket<SocketHandler>;

@@ -102,7 +102,10 @@ function defineForget(command: Command, cli: CommandLine): void {
 function defineCommit(command: Command, cli: CommandLine): void {
   addServiceOption(command)
     .summary("make an image of a sandbox")
-    .description("Make an image of what the files of a sandbox are now, over what it was made from.")
+    .description(
+      "Make an image of what the files of a sandbox are now, over what it was made from. Its processes end; it goes on with " +
+        "its shells opened again.",
+    )
     .argument("<sandbox>", "the sandbox, running or stopped")
     .argument("<image>", "name of the image; one that has it loses it")
     .option("--json", "print JSON")
@@ -171,7 +174,8 @@ function defineExport(command: Command, cli: CommandLine): void {
     .summary("write the files of a sandbox or a snapshot as a tar file")
     .description(
       "Write the whole root file system of a sandbox, or of a snapshot, as a tar file; compressed when its name ends with " +
-        ".gz or .zst. This machine's own programs (profile host) are not part of it.",
+        ".gz or .zst. This machine's own programs (profile host) are not part of it. Processes of a sandbox end; it goes on " +
+        "with its shells opened again.",
     )
     .argument("<name>", "the sandbox, running or stopped")
     .argument("<file>", "the tar file")

@@ -5,10 +5,17 @@ import { aleHome } from "../../config/paths.ts";
 import { isRemote, NATIVE } from "../../config/sandbox-backend.ts";
 import { AleError } from "../../core/errors.ts";
 import { isolationStep } from "../../core/isolation.ts";
-import { type EnvironmentSpec, IMAGE_PROFILE, type NetworkMode, type NetworkSpec } from "../../core/types.ts";
+import type { SandboxNetwork } from "../../core/ports.ts";
+import {
+  type ConnectionRecord,
+  type EnvironmentSpec,
+  IMAGE_PROFILE,
+  type NetworkMode,
+  type NetworkSpec,
+} from "../../core/types.ts";
 import { ImageStore } from "../../images/image-store.ts";
 import type { NativeSandbox } from "../../sandbox/native-sandbox.ts";
-import { sanitizeText } from "../../tui/sanitize.ts";
+import { sanitizeLine, sanitizeText } from "../../tui/sanitize.ts";
 import { type CommandLine, examples, realNumber, wholeNumber } from "../command-line.ts";
 import { listenForInterrupt } from "../interrupt.ts";
 import { attach, isInteractive, terminalSize } from "./attach.ts";
@@ -35,6 +42,8 @@ const MIB = 2 ** 20;
 const WORKDIR = "/work";
 /** Of each stream, where they are not shown as they come. */
 const MAX_OUTPUT_BYTES = 16 * MIB;
+/** Hosts it did not get to that are shown. */
+const MAX_REFUSED = 8;
 
 export function defineSandboxRun(command: Command, cli: CommandLine): void {
   addBackendOptions(addServiceOption(command))
@@ -61,7 +70,7 @@ export function defineSandboxRun(command: Command, cli: CommandLine): void {
     .option("--stdin", "pass on what is piped in")
     .option("--detach", "leave it with the service and print the sandbox's name")
     .option("--name <name>", "name of the sandbox, with --detach")
-    .option("--json", "print JSON: exitCode, status, stdout, stderr, ms")
+    .option("--json", "print JSON: exitCode, status, stdout, stderr, ms; with a network, refused")
     .addHelpText(
       "after",
       examples(
@@ -144,13 +153,14 @@ async function runHere(cli: CommandLine, argv: readonly string[], flags: RunFlag
   if (isInteractive() && !flags.json && !flags.stdin) {
     const { SandboxTerminal } = await import("../../sandbox/terminals.ts");
     cli.exitCode = await attach(await SandboxTerminal.open(sandbox, { argv, cwd: workdir, ...terminalSize() }));
+    tellRefused(cli, refusedBy(flags, sandbox));
     return;
   }
   await execute(cli, sandbox, argv, { ...flags, workdir });
 }
 
-/** A sandbox of any backend. */
-type Executing = Pick<NativeSandbox, "execSeparate">;
+/** A sandbox of any backend; those elsewhere tell nothing of their network. */
+type Executing = Pick<NativeSandbox, "execSeparate"> & { readonly network?: Pick<SandboxNetwork, "connections"> };
 
 async function execute(
   cli: CommandLine,
@@ -169,14 +179,38 @@ async function execute(
   });
   const { exitCode, status, ms, output, errorOutput } = result;
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  if (flags.json) cli.printJson({ exitCode, status, stdout: text(output), stderr: text(errorOutput), ms });
+  const refused = refusedBy(flags, sandbox);
+  if (flags.json)
+    cli.printJson({
+      ...{ exitCode, status, stdout: text(output), stderr: text(errorOutput), ms },
+      ...(flags.network === "none" ? {} : { refused }),
+    });
   else {
     writeBytes(cli, "stdout", output);
     writeBytes(cli, "stderr", errorOutput);
     if (status === "timeout") cli.note(`ended: it took more than ${flags.timeout} s`);
     if (status === "output_limit") cli.note("ended: it wrote too much");
+    tellRefused(cli, refused);
   }
   cli.exitCode = exitCode ?? 1;
+}
+
+type Refused = Pick<ConnectionRecord, "host" | "port" | "verdict" | "reason">;
+
+/** What it did not get to, each once: programs tell of that in words of their own, or not at all. */
+function refusedBy(flags: RunFlags, sandbox: Pick<Executing, "network">): Refused[] {
+  if (flags.network === "none") return [];
+  const found = new Map<string, Refused>();
+  for (const { kind, host, port, verdict, reason } of sandbox.network?.connections ?? [])
+    if (verdict !== "allowed" && (kind === "proxy" || kind === "dns"))
+      found.set(`${host} ${port} ${reason}`, { host, port, verdict, reason });
+  return [...found.values()];
+}
+
+function tellRefused(cli: CommandLine, refused: readonly Refused[]): void {
+  for (const { host, port, verdict, reason } of refused.slice(0, MAX_REFUSED))
+    cli.note(`${verdict}: ${sanitizeLine(host) || "?"}:${port}: ${sanitizeLine(reason)}`);
+  if (refused.length > MAX_REFUSED) cli.note(`and ${refused.length - MAX_REFUSED} others; --json lists them`);
 }
 
 /** As it is into files and pipes, text without control characters onto terminals. */

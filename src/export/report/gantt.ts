@@ -14,7 +14,8 @@ export interface StepTimeline {
 }
 
 const WIDTH = 940;
-const LEFT = 74;
+/** Room for the longest names of rows, as `group 120/31`. */
+const LEFT = 92;
 const RIGHT = 12;
 const PLOT = WIDTH - LEFT - RIGHT;
 /** Width of a column of an engine's row. */
@@ -102,9 +103,9 @@ class Picture {
     const y = this.#y;
     const bars = phases.map(({ name, begin, end }) => {
       const [from, to] = [this.#at(begin), this.#at(end)];
-      const text = `${name} ${seconds(end - begin)}`;
+      const text = [`${name} ${seconds(end - begin)}`, name].find(({ length }) => to - from > 6 * length + 8);
       return html`<rect class="span ${RUN_TONES[name] ?? "other"} pale" x="${from}" y="${y}" width="${fixed(to - from)}" height="${RUN_ROW}"/>
-${to - from > 6 * text.length + 8 && html`<text class="inside" x="${from + 6}" y="${y + 12}">${text}</text>`}`;
+${text !== undefined && html`<text class="inside" x="${from + 6}" y="${y + 12}">${text}</text>`}`;
     });
     this.#parts.push(this.#label("run", y + 12), bars);
     this.#y += RUN_ROW + GAP;

@@ -11,6 +11,7 @@ import { allocateFloat32, allocateInt32 } from "../../runtime/memory.ts";
 import type { Provider } from "../../runtime/provider.ts";
 import { type PreparedCall, Session } from "../../runtime/session.ts";
 import { float32Value, int32Value, type Value } from "../../runtime/value.ts";
+import { fusedLayers } from "./fused-layer.ts";
 import { decodeGraph, samplingGraph } from "./graphs.ts";
 import type { KvCache } from "./kv-block.ts";
 import { type GenerationPlace, threadsFor } from "./place.ts";
@@ -228,9 +229,10 @@ export class DecodeBatch {
     const threads = bitEqual
       ? this.#options.threads
       : threadsFor(this.#place.weights.layout, size, this.#options.threads);
-    const shape = { rows: size, cells, variant, weightsFirst };
+    const fused = fusedLayers(this.#config, this.#place.weights, { rows: size, cells, threads });
+    const shape = { rows: size, cells, variant, weightsFirst, fused };
     const { model, weightNames } = decodeGraph(this.#config, this.#place.weights, shape);
-    const session = new Session(model, { threads, config: KEEP_WEIGHTS_FIRST });
+    const session = new Session(model, { threads, config: KEEP_WEIGHTS_FIRST, operators: fused?.operator.domain });
     const cache = this.cache.view(0, size);
     const calls = SLOTS.map((slot) =>
       session.prepare(

@@ -15,6 +15,7 @@ import { ropeTables } from "../../models/rope.ts";
 import { MICROSOFT, OnnxBuilder } from "../../onnx/builder.ts";
 import { type CachedPositions, cachedPositions, emitCachedAttention } from "./cached-attention.ts";
 import { emitRoutedExperts } from "./expert-graph.ts";
+import { emitFusedLayer, type FusedLayers } from "./fused-layer.ts";
 import { Projections } from "./projections.ts";
 import { emitSampling, type SamplingVariant } from "./sampling-graph.ts";
 import type { WeightPlaces } from "./weight-values.ts";
@@ -104,6 +105,15 @@ class DecoderGraph {
     return graph.node("Reshape", [x, shape]);
   }
 
+  #declareCache(layer: number): ReturnType<typeof cacheNames> {
+    const { kvHeads, headDim } = this.#config;
+    const cache = cacheNames(layer);
+    const shape = [this.#rows, kvHeads, this.#shape.cells, headDim];
+    for (const name of [cache.pastKeys, cache.pastValues]) this.graph.input(name, "float32", shape);
+    for (const name of [cache.keys, cache.values]) this.graph.output(name, "float32", shape);
+    return cache;
+  }
+
   /**
    * Attention of one layer over cache and new tokens, [rows · tokens, heads · headDim]; writes the new tokens' keys and
    * values into the cache. `lengths` holds, per row, the number of cells in use *after* the new tokens, minus one.
@@ -111,12 +121,7 @@ class DecoderGraph {
   #attend(normed: string, layer: number): string {
     const { heads, kvHeads, headDim } = this.#config;
     const { graph } = this;
-    const cache = cacheNames(layer);
-    const cacheShape = [this.#rows, kvHeads, this.#shape.cells, headDim];
-    graph.input(cache.pastKeys, "float32", cacheShape);
-    graph.input(cache.pastValues, "float32", cacheShape);
-    graph.output(cache.keys, "float32", cacheShape);
-    graph.output(cache.values, "float32", cacheShape);
+    const cache = this.#declareCache(layer);
     if (this.#positions !== undefined) {
       const [query, key, value] = this.#splitHeads(normed, layer);
       return emitCachedAttention(graph, this.#config, this.#positions, { query, key, value, cache });
@@ -215,6 +220,14 @@ class DecoderGraph {
     return this.graph.node("Add", [middle, this.#feedForward(this.#norm(middle, names.mlpNorm), layer)]);
   }
 
+  /** As `layer`, in one operator; for one new token per row. */
+  fusedLayer(x: string, layer: number, fused: FusedLayers): string {
+    const cache = this.#declareCache(layer);
+    const weight = (...names: readonly string[]) => this.#projections.weight(...names);
+    const inputs = { x, cos: this.#cos, sin: this.#sin, cache, weight };
+    return emitFusedLayer(this.graph, this.#config, layer, inputs, fused);
+  }
+
   /** Only the cache of a layer; what follows it is not needed and not computed. */
   layerCacheOnly(x: string, layer: number): void {
     this.#attend(this.#norm(x, layerNames(layer).attentionNorm), layer);
@@ -243,13 +256,17 @@ export function decodeGraph(
     readonly cells: number;
     readonly variant: SamplingVariant | undefined;
     readonly weightsFirst?: boolean;
+    /** Compute the layers as operators of our own. */
+    readonly fused?: FusedLayers | undefined;
   },
 ): GenerationGraph {
-  const { rows, cells, variant, weightsFirst = false } = shape;
+  const { rows, cells, variant, weightsFirst = false, fused } = shape;
   const decoder = new DecoderGraph("decode", config, places, { extent: { rows, tokens: 1 }, cells, weightsFirst });
   const { graph } = decoder;
   let x = decoder.begin();
-  for (let layer = 0; layer < config.layers; layer++) x = decoder.layer(x, layer);
+  for (let layer = 0; layer < config.layers; layer++) {
+    x = fused === undefined ? decoder.layer(x, layer) : decoder.fusedLayer(x, layer, fused);
+  }
   const logits = decoder.logits(x, "logits");
   graph.output("logits", "float32", [rows, config.vocabularySize]);
   if (variant !== undefined) emitSampling(graph, logits, rows, config.vocabularySize, variant);

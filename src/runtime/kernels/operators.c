@@ -29,6 +29,7 @@ EXPORT void *ale_operators_domain(const struct table *api) {
   status error = ort->create_domain("ale", &domain);
   if (error == NULL) error = ort->add_to_domain(domain, &block_product);
   if (error == NULL) error = ort->add_to_domain(domain, &adamw);
+  if (error == NULL) error = ort->add_to_domain(domain, &decoder_layer);
   if (error == NULL) return domain;
   ort->release_status(error);
   return NULL;

@@ -23,7 +23,8 @@ struct table {
   void *unused_3[12];
   status (*element_count)(const void *info, size_t *count);
   status (*shape_of)(const void *value, void **info);
-  void *unused_4[20];
+  void *unused_4[19];
+  status (*float_attribute)(const void *info, const char *name, float *value);
   status (*int_attribute)(const void *info, const char *name, int64_t *value);
   void *unused_5[3];
   status (*input_of)(const void *context, size_t index, const void **value);
@@ -38,6 +39,7 @@ struct table {
 _Static_assert(offsetof(struct table, create_domain) == 26 * sizeof(void *), "CreateCustomOpDomain");
 _Static_assert(offsetof(struct table, data_of) == 51 * sizeof(void *), "GetTensorMutableData");
 _Static_assert(offsetof(struct table, element_count) == 64 * sizeof(void *), "GetTensorShapeElementCount");
+_Static_assert(offsetof(struct table, float_attribute) == 85 * sizeof(void *), "KernelInfoGetAttribute_float");
 _Static_assert(offsetof(struct table, int_attribute) == 86 * sizeof(void *), "KernelInfoGetAttribute_int64");
 _Static_assert(offsetof(struct table, input_of) == 90 * sizeof(void *), "KernelContext_GetInput");
 _Static_assert(offsetof(struct table, release_status) == 93 * sizeof(void *), "ReleaseStatus");
@@ -47,7 +49,7 @@ _Static_assert(offsetof(struct table, parallel_for) == 274 * sizeof(void *), "Ke
 /* Set before the first operator is registered. */
 extern const struct table *ort;
 
-enum { FAIL = 1, FLOAT = 1, UINT8 = 2, REQUIRED = 0, OPTIONAL = 1 };
+enum { FAIL = 1, FLOAT = 1, UINT8 = 2, INT32 = 6, REQUIRED = 0, OPTIONAL = 1 };
 
 /* OrtCustomOp of version 16, the first whose functions return errors. */
 struct operator {
@@ -74,6 +76,6 @@ int at_least_one(const void *self);
 /* The elements of an input; NULL, and no error, for one that is left out. */
 status elements_of(void *context, size_t index, void **data, size_t *count);
 
-extern const struct operator block_product, adamw;
+extern const struct operator block_product, adamw, decoder_layer;
 
 #endif

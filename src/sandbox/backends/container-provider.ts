@@ -48,28 +48,29 @@ interface ContainerFiles {
 
 class ContainerSnapshot implements SandboxSnapshot {
   readonly id: string;
-  readonly files: ContainerFiles;
+  readonly bytes: number;
+  readonly lostProcesses: number;
   readonly #forget: (image: string) => Promise<void>;
-  #disposed = false;
+  #files: ContainerFiles | undefined;
 
   constructor(number: number, files: ContainerFiles, forget: (image: string) => Promise<void>) {
     this.id = `snapshot-${number}`;
-    this.files = files;
+    this.bytes = files.bytes;
+    this.lostProcesses = files.lostProcesses;
+    this.#files = files;
     this.#forget = forget;
   }
 
-  get bytes(): number {
-    return this.files.bytes;
-  }
-
-  get lostProcesses(): number {
-    return this.files.lostProcesses;
+  /** @throws AleError("sandbox") when it was disposed of. */
+  get files(): ContainerFiles {
+    if (this.#files === undefined) throw new AleError("sandbox", `${this.id} was disposed of`);
+    return this.#files;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#disposed || this.files.image === undefined) return;
-    this.#disposed = true;
-    await this.#forget(this.files.image);
+    const image = this.#files?.image;
+    this.#files = undefined;
+    if (image !== undefined) await this.#forget(image);
   }
 }
 

@@ -56,7 +56,7 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   /* After joining, so that the group is the root of what the sandbox sees. */
   if (unshare(CLONE_NEWCGROUP) != 0) setup_fail("cgroup namespace");
   if (setsid() < 0) setup_fail("setsid");
-  int writable = rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec);
+  int writable = rootfs_build(&bases[message->spec.base], message->spec.base, &message->spec, !sandbox_level->mapped);
   hand_over(writable);
   if (dup2(socket, 3) < 0 || syscall(SYS_close_range, 4, ~0U, 0) != 0) setup_fail("closing descriptors");
   told_to = 3;

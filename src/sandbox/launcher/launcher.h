@@ -312,7 +312,7 @@ void setup_fail(const char *what) __attribute__((noreturn));
 /* Where it is told, and as the answer to what. */
 void setup_tell(int descriptor, uint32_t sandbox, uint32_t request);
 /* Returns a detached mount of everything the sandbox can write, which can outlive it as a layer; −1 where impossible. */
-int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec);
+int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec, bool shared);
 void confine(const struct sandbox_spec *spec, const struct level *level);
 /* Most processes of one of its users. */
 uint64_t process_limit(const struct sandbox_spec *spec, const struct level *level);

@@ -146,23 +146,31 @@ static void make_dev(void) {
 }
 
 /*
- * Where sandboxes are of one user with others, as an ordinary user's are, none takes all of what there is of these. A kernel
- * without the limit has the one of its user.
+ * `most`, or where sandboxes share a user's count, an eighth of what they have together, half of the user's (`halve_number`), but no fewer
+ * than programs need. A kernel without the limit has the one of its user.
  */
-static void limit_watching(void) {
-  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_instances", "32");
-  write_text_at(AT_FDCWD, "proc/sys/user/max_inotify_watches", "32768");
+static void limit_watches_of(const char *of_user, const char *own, bool shared, unsigned long least, unsigned long most) {
+  char text[32];
+  unsigned long share = most;
+  if (shared && read_text_at(AT_FDCWD, of_user, text, sizeof text) > 0) share = strtoul(text, NULL, 10) / 2 / 8;
+  format(text, sizeof text, "%lu", share < least ? least : share > most ? most : share);
+  write_text_at(AT_FDCWD, own, text);
 }
 
-/* /proc with the parts hidden or read-only that Docker hides, too. */
-static void make_proc(void) {
+static void limit_watching(bool shared) {
+  limit_watches_of("proc/sys/fs/inotify/max_user_instances", "proc/sys/user/max_inotify_instances", shared, 4, 32);
+  limit_watches_of("proc/sys/fs/inotify/max_user_watches", "proc/sys/user/max_inotify_watches", shared, 4096, 32768);
+}
+
+/* /proc with the parts hidden or read-only that Docker hides, too. `shared`: what the kernel counts per user is, with other sandboxes. */
+static void make_proc(bool shared) {
   static const char *const hidden[] = {"proc/kcore",       "proc/keys",      "proc/key-users", "proc/timer_list",
                                        "proc/sched_debug", "proc/latency_stats", "proc/kpagecount", "proc/kpageflags"};
   static const char *const hidden_folders[] = {"proc/acpi", "proc/scsi", "proc/asound"};
   static const char *const read_only[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs", "proc/sysrq-trigger"};
   if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0)
     setup_fail("/proc (is the host's /proc partly hidden, as in a container?)");
-  limit_watching();
+  limit_watching(shared);
   for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
     if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT) setup_fail(hidden[i]);
   for (size_t i = 0; i < sizeof hidden_folders / sizeof *hidden_folders; i++)
@@ -233,7 +241,7 @@ static void subtract_layers(const struct sandbox_spec *spec, uint64_t *disk, uin
   }
 }
 
-int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec) {
+int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox_spec *spec, bool shared) {
   char options[128];
   uint64_t disk, inodes;
   umask(0);
@@ -247,7 +255,7 @@ int rootfs_build(const struct base *base, uint32_t base_id, const struct sandbox
   else if (base->directory) make_directory_root(base_id, spec);
   else make_host_root(base, base_id, spec);
   make_dev();
-  make_proc();
+  make_proc(shared);
   make_binds(base, base_id);
   hide(base);
   if (spec->target[0] != 0) {

@@ -28,11 +28,12 @@ class TestClock implements Clock {
   }
 }
 
-const CAPACITY: Resources = { memoryBytes: 100, cpus: 4, diskBytes: 50, count: 3 };
-const need = (memoryBytes: number, cpus = 0.1, diskBytes = 1): Resources => ({
-  memoryBytes,
+const MB = 2 ** 20;
+const CAPACITY: Resources = { memoryBytes: 100 * MB, cpus: 4, diskBytes: 50 * MB, count: 3 };
+const need = (memoryMb: number, cpus = 0.1, diskMb = 1): Resources => ({
+  memoryBytes: memoryMb * MB,
   cpus,
-  diskBytes,
+  diskBytes: diskMb * MB,
   count: 1,
 });
 
@@ -55,21 +56,21 @@ test("room is given at once while there is some, and what is released is there a
   const { admission, ask, clock } = setUp();
   const first = await ask("a", need(60));
   await ask("b", need(40));
-  expect(admission.used).toMatchObject({ memoryBytes: 100, count: 2 });
+  expect(admission.used).toMatchObject({ memoryBytes: 100 * MB, count: 2 });
   const third = ask("c", need(10));
   await Bun.sleep(0);
   expect(admission.waiting).toBe(1);
   first.release();
   first.release();
   await third;
-  expect(admission.used).toMatchObject({ memoryBytes: 50, count: 2 });
+  expect(admission.used).toMatchObject({ memoryBytes: 50 * MB, count: 2 });
   expect(clock.waiting).toBe(0);
 });
 
 test.each([
-  ["memory", need(101)],
-  ["cpus", need(1, 5)],
-  ["disk", need(1, 1, 51)],
+  ["memory (101 MB of 100 MB)", need(101)],
+  ["cpus (5 of 4)", need(1, 5)],
+  ["disk (51 MB of 50 MB)", need(1, 1, 51)],
 ])("more %s than there is, is refused at once", async (what, wanted) => {
   await expect(setUp().ask("a", wanted)).rejects.toThrow(`sandbox a asks for more than there is: ${what}`);
 });
@@ -104,7 +105,7 @@ test("who waits too long is told what is missing, and does not hold back those b
   await behind;
   expect(order).toEqual([
     "running",
-    "late: sandbox late found no room within 500 ms: there is not enough memory",
+    "late: sandbox late found no room within 500 ms: it lacks memory (80 MB of 10 MB)",
     "behind",
   ]);
 });
@@ -123,8 +124,8 @@ test("a wait that is cancelled leaves no trace", async () => {
 test("part of what was given can be kept", async () => {
   const { ask, admission } = setUp();
   const grant = await ask("a", need(60, 1, 20));
-  grant.release({ memoryBytes: 0, cpus: 0, diskBytes: 20, count: 0 });
-  expect(admission.used).toEqual({ memoryBytes: 0, cpus: 0, diskBytes: 20, count: 0 });
+  grant.release({ memoryBytes: 0, cpus: 0, diskBytes: 20 * MB, count: 0 });
+  expect(admission.used).toEqual({ memoryBytes: 0, cpus: 0, diskBytes: 20 * MB, count: 0 });
   grant.release();
   expect(admission.used.diskBytes).toBe(0);
 });

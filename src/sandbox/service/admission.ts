@@ -20,8 +20,12 @@ const NAMES: Readonly<Record<(typeof KEYS)[number], string>> = {
   memoryBytes: "memory",
   cpus: "cpus",
   diskBytes: "disk",
-  count: "number of sandboxes",
+  count: "sandboxes",
 };
+const MIB = 2 ** 20;
+/** As requests give it. */
+const amount = (key: (typeof KEYS)[number], value: number) =>
+  key === "memoryBytes" || key === "diskBytes" ? `${Math.floor(value / MIB)} MB` : `${Math.round(value * 100) / 100}`;
 
 export const NO_RESOURCES: Resources = { memoryBytes: 0, cpus: 0, diskBytes: 0, count: 0 };
 
@@ -34,10 +38,12 @@ export function addResources(a: Resources, b: Resources, sign: 1 | -1 = 1): Reso
   };
 }
 
-/** What of `need` is more than `room` has. */
+/** What of `need` is more than `room` has, with both. */
 function lacking(need: Resources, room: Resources): string[] {
   // Sums of fractions of processors are not exact.
-  return KEYS.filter((key) => need[key] > room[key] * (1 + 1e-9)).map((key) => NAMES[key]);
+  return KEYS.filter((key) => need[key] > room[key] * (1 + 1e-9)).map(
+    (key) => `${NAMES[key]} (${amount(key, need[key])} of ${amount(key, Math.max(0, room[key]))})`,
+  );
 }
 
 /** There is no room, now or ever. */
@@ -120,7 +126,7 @@ export class Admission {
       const why = lacking(need, addResources(this.capacity, this.#used, -1));
       const before = this.#queue.indexOf(waiting);
       const behind = before > 0 ? `; ${before} are waiting before it` : "";
-      const lack = why.length > 0 ? `: there is not enough ${why.join(", ")}` : "";
+      const lack = why.length > 0 ? `: it lacks ${why.join(", ")}` : "";
       leave(
         new NotAdmitted(
           `sandbox ${who} found no room within ${deadlineMs} ms${lack}${behind}`,

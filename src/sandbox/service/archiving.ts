@@ -5,9 +5,10 @@ import { AleError, errorMessage } from "../../core/errors.ts";
 import { needStore } from "../layer-store.ts";
 import type { NativeSandbox } from "../native-sandbox.ts";
 import type { NativeSandboxProvider } from "../supervisor.ts";
+import { fromRecord, toRecord } from "./archive-record.ts";
 import type { ArchiveStore } from "./archives.ts";
 import type { Clock } from "./clock.ts";
-import { ManagedSandbox } from "./managed-sandbox.ts";
+import type { ManagedSandbox } from "./managed-sandbox.ts";
 
 export class Archiving {
   readonly #provider: NativeSandboxProvider;
@@ -20,7 +21,7 @@ export class Archiving {
 
   /** What earlier services archived. */
   async load(clock: Clock, onAlert: (alert: Alert, sandbox: ManagedSandbox) => void): Promise<ManagedSandbox[]> {
-    return (await this.#store.load()).map((record) => ManagedSandbox.archived(record, clock, onAlert));
+    return (await this.#store.load()).map((record) => fromRecord(record, clock, onAlert));
   }
 
   /** @throws AleError("sandbox") when it cannot be written; the sandbox is stopped as before then. */
@@ -31,7 +32,7 @@ export class Archiving {
     sandbox.move("archive", reason);
     const archivedAt = clock.now();
     try {
-      sandbox.root = await this.#store.save(needStore(this.#provider), files, sandbox.toRecord(archivedAt, reason));
+      sandbox.root = await this.#store.save(needStore(this.#provider), files, toRecord(sandbox, archivedAt, reason));
     } catch (error) {
       sandbox.move("archive_failed", errorMessage(error));
       throw error;

@@ -14,12 +14,12 @@ import { NamedShell, type ShellOptions, type ShellResult, type ShellRunOptions }
 import type { ShellState } from "../snapshots.ts";
 import { SandboxTerminal, type TerminalOptions } from "../terminals.ts";
 import type { Grant } from "./admission.ts";
-import type { ArchiveRecord } from "./archives.ts";
 import { BackgroundCommand, type CommandRequest } from "./background-command.ts";
 import type { Clock } from "./clock.ts";
 import { CommandLog } from "./command-log.ts";
 import { ConnectionHistory } from "./connection-history.ts";
 import { BORN, type Lifecycle, type SandboxEvent, type SandboxState, transition } from "./lifecycle.ts";
+import { PartMissing, WrongState } from "./refusals.ts";
 import { SandboxGuard } from "./sandbox-guard.ts";
 
 /** Shells besides the one of episodes; as in `launcher/init.h`. */
@@ -60,10 +60,16 @@ export interface ShellRecord {
   readonly state: ShellState | undefined;
 }
 
+export interface SandboxPast {
+  /** Milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly life: Lifecycle;
+}
+
 export class ManagedSandbox {
   /** Its network is what it was changed to last. */
   spec: SandboxSpec;
-  #createdAt: number;
+  readonly createdAt: number;
   readonly log = new CommandLog();
   readonly guard: SandboxGuard;
   readonly #history = new ConnectionHistory();
@@ -79,7 +85,7 @@ export class ManagedSandbox {
   /** Aborted when it is stopped or deleted before it was ready. */
   making = new AbortController();
   readonly #clock: Clock;
-  #life: Lifecycle = BORN;
+  #life: Lifecycle;
   #sandbox: NativeSandbox | undefined;
   #shells = new Map<string, NamedShell>();
   #terminals = new Map<number, SandboxTerminal>();
@@ -89,59 +95,14 @@ export class ManagedSandbox {
   #lastUse: number;
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(spec: SandboxSpec, clock: Clock, onAlert: (alert: Alert) => void = () => {}) {
+  /** `past`: what it was in an earlier service. */
+  constructor(spec: SandboxSpec, clock: Clock, onAlert: (alert: Alert) => void = () => {}, past?: SandboxPast) {
     this.spec = spec;
     this.guard = new SandboxGuard({ ...spec, onAlert });
     this.#clock = clock;
-    this.#createdAt = this.#lastUse = clock.now();
-  }
-
-  /** One that an earlier service archived. */
-  static archived(
-    record: ArchiveRecord,
-    clock: Clock,
-    onAlert: (alert: Alert, sandbox: ManagedSandbox) => void,
-  ): ManagedSandbox {
-    const { id, labels, root, history, createdAt, archivedAt, isGraded } = record;
-    const environment = record.environment as EnvironmentSpec;
-    const ttl = Object.fromEntries(
-      Object.entries(record.ttl).map(([name, ms]) => [name, ms ?? Number.POSITIVE_INFINITY]),
-    );
-    const spec = { id, environment, labels, ttl: ttl as unknown as TimeToLive, isGraded };
-    const sandbox: ManagedSandbox = new ManagedSandbox(spec, clock, (alert) => onAlert(alert, sandbox));
-    sandbox.#life = { state: "archived", history };
-    sandbox.#createdAt = createdAt;
-    sandbox.root = root;
-    sandbox.archivedAt = archivedAt;
-    return sandbox;
-  }
-
-  /** What its archive says of it, for the moment it is written. */
-  toRecord(archivedAt: number, reason: string): Omit<ArchiveRecord, "root" | "version"> {
-    const { id, labels, ttl, isGraded } = this.spec;
-    const environment = this.spec.environment as ArchiveRecord["environment"];
-    const { idleMs, totalMs, stoppedMs, archiveMs, archivedMs } = ttl;
-    const { history } = transition(id, this.#life, "archive_done", archivedAt, reason);
-    const limited = (ms: number | undefined) => (ms !== undefined && Number.isFinite(ms) ? ms : null);
-    return {
-      ...{
-        id,
-        environment,
-        isGraded,
-        labels: { ...labels },
-        history: [...history],
-        createdAt: this.createdAt,
-        archivedAt,
-      },
-      ttl: {
-        ...{ idleMs: limited(idleMs), totalMs: limited(totalMs), stoppedMs: limited(stoppedMs) },
-        ...{ archiveMs: limited(archiveMs), archivedMs: limited(archivedMs) },
-      },
-    };
-  }
-
-  get createdAt(): number {
-    return this.#createdAt;
+    this.#lastUse = clock.now();
+    this.createdAt = past?.createdAt ?? this.#lastUse;
+    this.#life = past?.life ?? BORN;
   }
 
   get id(): string {
@@ -196,19 +157,10 @@ export class ManagedSandbox {
     return this.#active > 0 ? Number.POSITIVE_INFINITY : this.#lastUse + this.spec.ttl.idleMs;
   }
 
-  /** @throws AleError("usage") unless it is running. */
+  /** @throws WrongState unless it is running. */
   get running(): NativeSandbox {
     if (this.state === "running" && this.#sandbox !== undefined) return this.#sandbox;
-    throw new AleError("usage", `sandbox ${this.id} is ${this.state}`, {
-      hint:
-        this.state === "paused"
-          ? "resume it first"
-          : this.state === "stopped"
-            ? "restart it first"
-            : this.state === "archived"
-              ? "restore it first"
-              : "make a new one",
-    });
+    throw new WrongState(this.id, this.state);
   }
 
   /** Runs `work` in the running sandbox, which is not idle meanwhile. */
@@ -249,7 +201,7 @@ export class ManagedSandbox {
 
   async statistics(): Promise<SandboxStatistics & NetworkUsage> {
     const sandbox = this.#sandbox;
-    if (sandbox === undefined) throw new AleError("usage", `sandbox ${this.id} is ${this.state}`);
+    if (sandbox === undefined) throw new WrongState(this.id, this.state);
     return { ...(await sandbox.statistics()), ...this.#history.usage };
   }
 
@@ -296,11 +248,11 @@ export class ManagedSandbox {
     });
   }
 
-  /** @throws AleError("usage") when there is none of that name. */
+  /** @throws PartMissing when there is none of that name. */
   shell(name: string): NamedShell {
     const shell = this.#shells.get(name);
     if (shell !== undefined) return shell;
-    throw new AleError("usage", `sandbox ${this.id} has no shell ${name}`, { hint: "open it first" });
+    throw new PartMissing(this.id, `shell ${name}`, "open it first");
   }
 
   runInShell(name: string, command: string, options: ShellRunOptions): Promise<ShellResult> {
@@ -355,11 +307,11 @@ export class ManagedSandbox {
     });
   }
 
-  /** @throws AleError("usage") when there is none of that number. */
+  /** @throws PartMissing when there is none of that number. */
   terminal(number: number): SandboxTerminal {
     const terminal = this.#terminals.get(number);
     if (terminal !== undefined) return terminal;
-    throw new AleError("usage", `sandbox ${this.id} has no terminal ${number}`, { hint: "open one" });
+    throw new PartMissing(this.id, `terminal ${number}`, "open one");
   }
 
   closeTerminal(number: number): Promise<void> {
@@ -402,10 +354,11 @@ export class ManagedSandbox {
     this.#commands.delete(finished.id);
   }
 
+  /** @throws PartMissing when there is none of that name. */
   command(id: string): BackgroundCommand {
     const command = this.#commands.get(id);
     if (command !== undefined) return command;
-    throw new AleError("usage", `sandbox ${this.id} has no command ${id}`, { hint: "list its commands" });
+    throw new PartMissing(this.id, `command ${id}`, "list its commands");
   }
 
   /** Why it ended, for messages. */

@@ -6,7 +6,7 @@
 import { Rng } from "../../../src/core/rng.ts";
 import { finish, Workspace } from "../support.ts";
 import { checkCommitted, checkFinished, differences, exactMetrics, runStatus, type Shape } from "./checks.ts";
-import { Processes, type Victim } from "./victims.ts";
+import { drawVictims, Processes, type Victim } from "./victims.ts";
 
 export interface Series {
   readonly name: string;
@@ -30,13 +30,6 @@ export interface SeriesResult {
   readonly violations: readonly string[];
 }
 
-/** Share of kills: control 40 %, an engine 30 %, the launcher or a sandbox 15 % each. */
-const SHARES: readonly (readonly [Victim, number])[] = [
-  ["control", 0.4],
-  ["engine", 0.3],
-  ["launcher", 0.15],
-  ["sandbox", 0.15],
-];
 /** A kill comes at a random moment of this share of the time an undisturbed run takes, after the last one. */
 const SPREAD = 0.6;
 const POLL_MS = 5;
@@ -88,10 +81,11 @@ export class ChaosSeries {
     const started = performance.now();
     await this.#undisturbed();
     const expected = exactMetrics(this.#place.path("undisturbed"));
+    const victims = drawVictims(kills, this.#rng);
     let episodes = 0;
     while (this.#total < kills) {
       const run = `run-${++this.#runs}`;
-      if (!(await this.#killRun(run, kills))) break;
+      if (!(await this.#killRun(run, victims))) break;
       this.#note(run, checkFinished(this.#place.path(run), shape));
       if (exact) this.#note(run, differences(exactMetrics(this.#place.path(run)), expected));
       episodes += shape.steps * shape.groups * shape.groupSize;
@@ -147,12 +141,12 @@ export class ChaosSeries {
   }
 
   /** One run, killed and resumed until it is finished. Returns whether it is. */
-  async #killRun(run: string, kills: number): Promise<boolean> {
+  async #killRun(run: string, victims: readonly Victim[]): Promise<boolean> {
     this.#committed = -1;
     const [began, killsBefore] = [performance.now(), this.#total];
     let attempt = this.#start(run);
     for (let killed = false; ; ) {
-      const victim = this.#total < kills ? this.#drawVictim() : undefined;
+      const victim = victims[this.#total];
       const delay = this.#rng.next() * SPREAD * this.#runMs;
       if (victim === undefined || !(await this.#kill(victim, run, attempt, delay))) {
         const { code, err } = await withDeadline(attempt);
@@ -189,16 +183,6 @@ export class ChaosSeries {
     const { step, problems } = checkCommitted(this.#store, this.#place.path(run), this.#series.shape, this.#committed);
     this.#note(run, problems);
     this.#committed = Math.max(this.#committed, step);
-  }
-
-  #drawVictim(): Victim {
-    const at = this.#rng.next();
-    let sum = 0;
-    for (const [victim, share] of SHARES) {
-      sum += share;
-      if (at < sum) return victim;
-    }
-    return "control";
   }
 
   /** Kills after `delay` milliseconds, as soon as there is somebody to kill. Returns false when the run ended before. */

@@ -2,6 +2,7 @@
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import type { Rng } from "../../../src/core/rng.ts";
 
 /** A process, told apart from a later one with the same number by its start time. */
 export interface ProcessMark {
@@ -9,8 +10,32 @@ export interface ProcessMark {
   readonly start: string;
 }
 
-export const VICTIMS = ["control", "engine", "launcher", "sandbox"] as const;
-export type Victim = (typeof VICTIMS)[number];
+export type Victim = "control" | "engine" | "launcher" | "sandbox";
+
+/** Share of kills. */
+const SHARES: readonly (readonly [Victim, number])[] = [
+  ["control", 0.4],
+  ["engine", 0.3],
+  ["launcher", 0.15],
+  ["sandbox", 0.15],
+];
+
+/** Whom so many kills hit: the shares as exactly as whole numbers have them, in random order. */
+export function drawVictims(kills: number, rng: Rng): Victim[] {
+  const exact = SHARES.map(([victim, share]) => ({
+    victim,
+    count: Math.floor(share * kills),
+    rest: (share * kills) % 1,
+  }));
+  const missing = kills - exact.reduce((sum, { count }) => sum + count, 0);
+  const byRest = exact.toSorted((a, b) => b.rest - a.rest);
+  const all = byRest.flatMap(({ victim, count }, i) => Array<Victim>(count + (i < missing ? 1 : 0)).fill(victim));
+  for (let i = all.length - 1; i > 0; i--) {
+    const other = rng.int(0, i);
+    [all[i], all[other]] = [all[other] as Victim, all[i] as Victim];
+  }
+  return all;
+}
 
 interface LauncherRecord {
   readonly launcher?: ProcessMark;
