@@ -1,8 +1,8 @@
 /**
  * Synchronous and asynchronous training under long-tailed latencies, beside what the simulator predicts (`docs/throughput.md`).
  *
- * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 12] [--modes sync,…] [--ratio 4]
- * [--heldout 420] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
+ * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 20] [--modes sync,…] [--ratio 4]
+ * [--heldout 420] [--layers 64] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -11,10 +11,10 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { throughputBound } from "./rollout/bound.ts";
 import { type Calibration, calibrate } from "./rollout/calibration.ts";
-import { deepenPolicy } from "./rollout/deep-policy.ts";
+import { deepenPolicy, plainAdapter } from "./rollout/deep-policy.ts";
 import { LAWS, type LawName } from "./rollout/laws.ts";
 import { commonSettings, LAYERS, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
-import { readRun, runProduct, UNMEASURED } from "./rollout/real-run.ts";
+import { evaluate, readRun, runProduct, UNMEASURED } from "./rollout/real-run.ts";
 import { type Row, report, table } from "./rollout/report.ts";
 import { simulate } from "./rollout/simulator.ts";
 
@@ -23,10 +23,11 @@ const { values: options } = parseArgs({
     json: { type: "boolean", default: false },
     laws: { type: "string", default: "A,B,C" },
     seeds: { type: "string", default: "1,2,3,4,5" },
-    steps: { type: "string", default: "12" },
+    steps: { type: "string", default: "20" },
     modes: { type: "string", default: MODES.map(({ name }) => name).join(",") },
     ratio: { type: "string", default: String(RATIO) },
     heldout: { type: "string", default: "420" },
+    layers: { type: "string", default: String(LAYERS) },
     ale: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -35,19 +36,23 @@ const { values: options } = parseArgs({
 if (options.help) {
   console.log(`bun run bench:rollout -- [options]: synchronous and asynchronous training under long-tailed latencies
   --laws A,B,C        laws of the environments' latency
-  --seeds 1,2,3,4,5   one run per seed, law and mode: about three minutes each on two cores
+  --seeds 1,2,3,4,5   one run per seed, law and mode: a minute each on two cores, three where synchronous
   --modes ${MODES.map(({ name }) => name).join(",")}
-  --steps 12          training steps of a run; the first ${UNMEASURED} are not measured
+  --steps 20          training steps of a run; the first ${UNMEASURED} are not measured
   --ratio ${RATIO}           async.ratio of the asynchronous modes
-  --heldout 420       held-out instances of the last evaluation
+  --heldout 420       held-out instances that the trained policy is evaluated on
+  --layers ${LAYERS}         of the policy: how much work engines have, beside what sandboxes take from their cores
   --ale PATH          the executable to measure, instead of this checkout
   --json              the report as JSON`);
   process.exit(0);
 }
 
+const PLAIN = join(import.meta.dir, "../models/shell-start");
+const PLAIN_LAYERS: number = (await Bun.file(join(PLAIN, "config.json")).json()).num_hidden_layers;
 const COMMAND = options.ale === undefined ? [process.execPath, join(import.meta.dir, "../src/main.ts")] : [options.ale];
 const steps = wholeNumber("steps", options.steps, UNMEASURED + 2);
 const heldout = wholeNumber("heldout", options.heldout, 1);
+const layers = wholeNumber("layers", options.layers, PLAIN_LAYERS);
 const ratio = Number(options.ratio);
 const laws = listOf(options.laws).map((name) => {
   if (Object.hasOwn(LAWS, name)) return name as LawName;
@@ -77,20 +82,19 @@ async function compareModes(law: LawName, seed: number): Promise<Row[]> {
     const folder = mkdtempSync(join(tmpdir(), "ale-bench-rollout-"));
     try {
       const policy = join(folder, "policy");
-      await deepenPolicy(join(import.meta.dir, "../models/shell-start"), policy, LAYERS);
-      const settings = [
-        ...commonSettings(policy, steps, seed, heldout),
-        ...lawSettings(law),
-        ...modeSettings(mode, ratio),
-      ];
+      await deepenPolicy(PLAIN, policy, layers);
+      const settings = [...commonSettings(policy, steps, seed), ...lawSettings(law), ...modeSettings(mode, ratio)];
       const store = await runProduct(COMMAND, settings, folder);
+      const adapter = join(folder, "plain");
+      await plainAdapter(join(folder, "run", "policy"), adapter, PLAIN, PLAIN_LAYERS);
       const own = await calibrate(store, LAWS[law]);
       first ??= own;
       const schedule = scheduleOf(mode, ratio);
       const row = {
         ...{ name: mode.name, law, seed },
         measured: await readRun(store),
-        predicted: simulate({ ...first, schedule }, steps - 1 - UNMEASURED),
+        reward: await evaluate(COMMAND, { policy: PLAIN, adapter }, heldout),
+        predicted: simulate({ ...first, schedule }, steps - 1 - UNMEASURED, UNMEASURED),
         bound: throughputBound({ ...own, schedule }, [UNMEASURED + 1, steps - 1]),
       };
       compared.push(row);

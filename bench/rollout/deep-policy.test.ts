@@ -1,9 +1,9 @@
 import { afterAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readSafetensors } from "../../src/models/safetensors.ts";
-import { deepenPolicy } from "./deep-policy.ts";
+import { readSafetensors, writeSafetensors } from "../../src/models/safetensors.ts";
+import { deepenPolicy, plainAdapter } from "./deep-policy.ts";
 
 const SHIPPED = join(import.meta.dir, "../../models/shell-start");
 const folder = mkdtempSync(join(tmpdir(), "ale-deep-"));
@@ -27,4 +27,27 @@ test("added layers add nothing to the residual stream; the others stay as they a
       expect(added).toEqual(new Float32Array(values(SHIPPED, own).length));
     }
   }
+});
+
+test("an adapter of the deepened policy is, without the added layers, one of the plain policy; outputs must stay zero", async () => {
+  const name = (layer: number, module: string) => `base_model.model.model.layers.${layer}.${module}.lora_A.weight`;
+  const write = async (folder: string, names: readonly string[]) => {
+    mkdirSync(folder);
+    const tensors = names.map((one, i) => ({ name: one, shape: [2], data: new Float32Array([i, 7]) }));
+    writeSafetensors(join(folder, "adapter_model.safetensors"), tensors);
+    await Bun.write(join(folder, "adapter_config.json"), '{"r": 4, "base_model_name_or_path": "deep"}');
+  };
+  const [deep, plain] = [join(folder, "deep"), join(folder, "plain")];
+  await write(deep, [name(0, "self_attn.o_proj"), name(3, "mlp.up_proj"), name(4, "mlp.up_proj")]);
+  await plainAdapter(deep, plain, "shipped", 4);
+  const { tensors } = readSafetensors(join(plain, "adapter_model.safetensors"));
+  expect([...tensors.keys()].sort()).toEqual([name(0, "self_attn.o_proj"), name(3, "mlp.up_proj")]);
+  const values = new Float32Array(2);
+  tensors.get(name(3, "mlp.up_proj"))?.readElements(0, values);
+  expect([...values]).toEqual([1, 7]);
+  const config = await Bun.file(join(plain, "adapter_config.json")).json();
+  expect(config).toEqual({ r: 4, base_model_name_or_path: "shipped" });
+  const wrong = join(folder, "wrong");
+  await write(wrong, [name(4, "mlp.down_proj")]);
+  expect(plainAdapter(wrong, plain, "shipped", 4)).rejects.toThrow("an added layer an output");
 });

@@ -7,20 +7,22 @@ import type { LatencyLaw } from "../../src/config/latency.ts";
 import { LAWS, type LawName } from "./laws.ts";
 import type { Schedule } from "./setup.ts";
 
-export const GROUPS = 4;
+export const GROUPS = 2;
 export const GROUP_SIZE = 8;
 export const MINIBATCHES = 1;
-/** Episodes in flight; every mode may have as many. */
-export const CONCURRENCY = 64;
-/** Layers of the policy, of which all but four are added (`deep-policy.ts`): an episode is a third of a second of an engine's work. */
-export const LAYERS = 96;
+/** Episodes in flight; every mode may have as many. With more, engines work on all groups at once, which then end in bursts. */
+export const CONCURRENCY = 32;
+/** Layers of the policy, of which all but four are added (`deep-policy.ts`). */
+export const LAYERS = 64;
 /**
- * What makes generation about twice the work that training is (`docs/throughput.md`): decode batches of few rows, adapters
- * in place of all weights, and the least standard deviation of a group's rewards, below which it is replaced: three to five
- * successes of eight have it.
+ * What makes generation about twice the work that training is (ADR 34): decode batches of few rows, adapters in place of all
+ * weights, and the least standard deviation of a group's rewards, below which it is replaced: three to five successes of eight
+ * have it.
  */
 export const SLOTS = 2;
 const LORA_RANK = 4;
+/** Not what `deep-policy.ts` sets to zero, so that added layers go on adding nothing. */
+const LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"];
 const LEAST_SPREAD = 0.5;
 /** Small, so that all engines have an equal share of an update. */
 export const MICRO_BATCH_TOKENS = 512;
@@ -45,27 +47,30 @@ export const MODES: readonly Mode[] = [
 ];
 
 /** Overrides of `ale run` that every mode has. */
-export function commonSettings(model: string, steps: number, seed: number, heldout: number): string[] {
+export function commonSettings(model: string, steps: number, seed: number): string[] {
   return settings({
     seed,
     "model.path": model,
     "lora.rank": LORA_RANK,
+    "lora.targets": JSON.stringify(LORA_TARGETS),
     "optimizer.lr": LEARNING_RATE,
     "engine.devices": '["cpu", "cpu"]',
     "engine.threads": 1,
     "engine.slots": SLOTS,
     "trainer.microBatchTokens": MICRO_BATCH_TOKENS,
+    "trainer.executor": "layers",
     "rollout.groups": GROUPS,
     "rollout.groupSize": GROUP_SIZE,
     "rollout.concurrency": CONCURRENCY,
     "rollout.episodeSeconds": EPISODE_SECONDS,
     "rollout.filter.minStd": LEAST_SPREAD,
+    // one sandbox per episode and not two: what sandboxes compute is taken from the engines' cores
+    "sandbox.grading": "stopped",
     "trainer.steps": steps,
     "trainer.minibatches": MINIBATCHES,
     "evaluation.every": 0,
     "evaluation.dev": 0,
-    "evaluation.heldout": heldout,
-    "evaluation.greedy": false,
+    "evaluation.heldout": 0,
     "timeline.keep": steps + 1,
     "service.enabled": false,
   });

@@ -7,8 +7,6 @@ import { GROUP_SIZE, GROUPS } from "./modes.ts";
 
 export interface Measured {
   readonly episodesPerSecond: number;
-  /** Success on held-out instances after the last step, with its Wilson 95 % interval. */
-  readonly reward: { readonly mean: number; readonly low: number; readonly high: number };
   /** Mean over engines and steps. */
   readonly idle: number;
   readonly stalenessMean: number;
@@ -17,8 +15,15 @@ export interface Measured {
   readonly trainShare: number;
 }
 
-/** Steps at the beginning that are not measured: rollout gets ahead, graphs are made. */
-export const UNMEASURED = 2;
+/** Success on held-out instances, with its Wilson 95 % interval. */
+export interface Reward {
+  readonly mean: number;
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Steps at the beginning that are not measured: graphs are made, and what was begun before the first step is used up. */
+export const UNMEASURED = 4;
 
 const RUN_MS = 3_600_000;
 
@@ -32,22 +37,47 @@ export async function runProduct(
   folder: string,
 ): Promise<string> {
   const store = join(folder, "ale.db");
-  const child = Bun.spawn(
-    [...command, "run", "experiments/shell.toml", "--out", join(folder, "run"), "--store", store, ...settings],
-    {
-      cwd: join(import.meta.dir, "../.."),
-      env: { ...process.env, NO_COLOR: "1" },
-      stdio: ["ignore", "ignore", "pipe"],
-      timeout: RUN_MS,
-      killSignal: "SIGKILL",
-    },
-  );
-  const problem = await new Response(child.stderr).text();
-  if ((await child.exited) !== 0) throw new Error(`ale run ${settings.join(" ")}\n${problem.trim().slice(-2000)}`);
+  await call([
+    ...command,
+    "run",
+    "experiments/shell.toml",
+    "--out",
+    join(folder, "run"),
+    "--store",
+    store,
+    ...settings,
+  ]);
   return store;
 }
 
-/** What the only run in a store came to, over all steps but the first ones and the last, which an evaluation belongs to. */
+/** Success of `policy` with `adapter`, sampled without latency. Rejects with what was printed when it fails. */
+export async function evaluate(
+  command: readonly string[],
+  policy: { readonly policy: string; readonly adapter: string },
+  samples: number,
+): Promise<Reward> {
+  const flags = ["--policy", policy.policy, "--adapter", policy.adapter, "--samples", String(samples)];
+  const { rate, low, high } = JSON.parse(
+    await call([...command, "eval", "tasks/shell", "--config", "experiments/shell.toml", "--json", ...flags]),
+  );
+  return { mean: rate, low, high };
+}
+
+/** Runs a command in the checkout. Returns what it wrote to standard output. */
+async function call(command: readonly string[]): Promise<string> {
+  const child = Bun.spawn([...command], {
+    cwd: join(import.meta.dir, "../.."),
+    env: { ...process.env, NO_COLOR: "1" },
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: RUN_MS,
+    killSignal: "SIGKILL",
+  });
+  const [output, problem] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  if ((await child.exited) !== 0) throw new Error(`${command.join(" ")}\n${problem.trim().slice(-2000)}`);
+  return output;
+}
+
+/** What the only run in a store came to, over all steps but the first ones and the last. */
 export async function readRun(path: string): Promise<Measured> {
   await using store = await openStore(path, { mode: "read" });
   const run = await onlyRun(store);
@@ -55,11 +85,8 @@ export async function readRun(path: string): Promise<Measured> {
   const measured = rows.filter(({ step }) => isMeasured(step, run.steps));
   const committed = (step: number) => steps.find((one) => one.step === step)?.committedAt ?? Number.NaN;
   const seconds = (committed(run.steps - 1) - committed(UNMEASURED)) / 1000;
-  const last = (await store.readEvaluations(run.id)).findLast(({ split, greedy }) => split === "heldout" && !greedy);
-  if (last === undefined || last.step !== run.steps) throw new Error(`the run in ${path} was not evaluated at its end`);
   return {
     episodesPerSecond: (measured.length * GROUPS * GROUP_SIZE) / seconds,
-    reward: { mean: last.rate, low: last.low, high: last.high },
     idle: engineShare(measured, "idle_share"),
     stalenessMean: mean(measured.map(({ metrics }) => metrics["async/staleness/mean"] ?? 0)),
     generateShare: engineShare(measured, "generate_share"),

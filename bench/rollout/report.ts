@@ -2,7 +2,7 @@
 
 import type { Bound } from "./bound.ts";
 import type { LawName } from "./laws.ts";
-import type { Measured } from "./real-run.ts";
+import type { Measured, Reward } from "./real-run.ts";
 import type { Simulation } from "./simulator.ts";
 
 /** One run and what the simulator says of its mode. */
@@ -11,6 +11,8 @@ export interface Row {
   readonly law: LawName;
   readonly seed: number;
   readonly measured: Measured;
+  /** Of the trained policy. */
+  readonly reward: Reward;
   readonly predicted: Simulation;
   readonly bound: Bound;
 }
@@ -35,7 +37,7 @@ interface ReportedMode {
   readonly law: LawName;
   readonly seed: number;
   readonly episodesPerSecond: number;
-  readonly reward: Measured["reward"];
+  readonly reward: Reward;
   readonly idle: number;
   readonly stalenessMean: number;
   readonly predicted: Pick<Simulation, "episodesPerSecond" | "stalenessMean"> & { readonly idle: number };
@@ -81,8 +83,8 @@ export function table(rows: readonly Row[]): string {
   return text.join("\n");
 }
 
-function reported({ name, law, seed, measured, predicted, bound }: Row): ReportedMode {
-  const { episodesPerSecond, reward, idle, stalenessMean, generateShare, trainShare } = measured;
+function reported({ name, law, seed, measured, reward, predicted, bound }: Row): ReportedMode {
+  const { episodesPerSecond, idle, stalenessMean, generateShare, trainShare } = measured;
   return {
     ...{ name, law, seed, episodesPerSecond, reward, idle, stalenessMean },
     predicted: {
