@@ -16,7 +16,7 @@ const [WIDTH, HEIGHT, GAP] = [320, 190, 14];
 /** The colours of the report for light and dark, with what its charts use of them. */
 const STYLE = `svg { --text: #1d2126; --muted: #626a73; --rule: #e4e6e8; --blue: #2463c4; --grey: #9aa2ab; }
 @media (prefers-color-scheme: dark) { svg { --text: #e3e6e9; --muted: #98a1aa; --rule: #2a3037; --blue: #6ea3f2; --grey: #69727c; } }
-text { font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--muted); } .name { font-weight: 600; fill: var(--text); }
+text { font: 12px system-ui, sans-serif; fill: var(--muted); } .name { font-weight: 600; fill: var(--text); }
 .grid { stroke: var(--rule); } .axis { stroke: var(--muted); } .end { text-anchor: end; } .middle { text-anchor: middle; }
 .line { fill: none; stroke-width: 2; } .line.blue { stroke: var(--blue); } .line.grey { stroke: var(--grey); stroke-width: 1; opacity: .45; }
 .dot.blue { fill: var(--blue); }`;
