@@ -2,7 +2,8 @@
  * Kills runs at random moments and checks that nothing is lost or counted twice: `bun run bench chaos [--kills 100] [--seed 1]
  * [--series NAME] [--json] [--help]`
  *
- * Of the kills 40 % hit control, 30 % an engine, 15 % the launcher and 15 % a sandbox. Half of the kills hit asynchronous runs on two engines, half synchronous ones with `deterministic = true`, whose final
+ * Of the kills 40 % hit control, 30 % an engine, 15 % the launcher and 15 % a sandbox. Half of the kills hit asynchronous runs on
+ * two engines, half synchronous ones with `deterministic = true`, whose final
  * metrics have to be those of an undisturbed run to the bit. The runs are real ones, of the executable where there is one.
  * Exit code 1 when anything is wrong.
  */

@@ -158,7 +158,11 @@ describe.each([
     await using sandbox = await open("git.test");
     const url = `https://git.test:${server.port}/repo.git`;
     const commit = "git -c user.name=a -c user.email=a@a.test commit --quiet --allow-empty -m one";
-    const script = `${TRUST}${before} git clone --quiet ${url} r 2>&1; cd r; head -c 3000000 /dev/urandom > big; git add big; ${commit} && git push --quiet origin HEAD:main 2>&1; git ls-remote --heads ${url} | wc -l`;
+    const script = [
+      `${TRUST}${before} git clone --quiet ${url} r 2>&1; cd r`,
+      `head -c 3000000 /dev/urandom > big; git add big; ${commit} && git push --quiet origin HEAD:main 2>&1`,
+      `git ls-remote --heads ${url} | wc -l`,
+    ].join("; ");
     expect(await said(sandbox, script)).toEqual([0, "warning: You appear to have cloned an empty repository.\n1\n"]);
     expect(await said(sandbox, `cd /work; git clone --quiet -b main ${url} again; stat -c %s again/big`)).toEqual([
       0,
