@@ -23,7 +23,7 @@ export interface Plan {
 
 const FIVE = [1, 2, 3, 4, 5];
 /** For the fork and hard suites: none that a pilot had. */
-const UNSEEN = [21, 22, 23, 24, 25];
+const UNSEEN = [31, 32, 33, 34, 35];
 const SHELL = "experiments/shell.toml";
 const FORK_GRPO = "experiments/fork-grpo.toml";
 const FORK_IPA = "experiments/fork-ipa.toml";
