@@ -72,7 +72,7 @@ export class EnginePool implements Policy {
     this.#generators = ranks.filter((rank) => work[rank] !== "train");
     if (options.placement?.kind === "elastic") this.#elastic = new ElasticPlacement(engines.length);
     this.#version = this.info.version;
-    this.#placement = new Placement(this.#generators.length, sequencesPerEngine(options));
+    this.#placement = new Placement(this.#generators.length, sequencesPerEngine(options), options.engine.slots);
   }
 
   /**

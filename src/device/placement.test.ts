@@ -7,7 +7,7 @@ const alive = () => true;
 const context = (...ids: number[]) => Int32Array.from(ids);
 
 test("groups stay together, and each new one goes where there is least", () => {
-  const placement = new Placement(3, 100);
+  const placement = new Placement(3, 100, 32);
   for (const [group, rank] of [0, 1, 2, 0, 1, 2].entries()) {
     const places = Array.from({ length: 8 }, () => placement.take(context(7, group), alive));
     expect(places.map((place) => place.rank)).toEqual(new Array(8).fill(rank));
@@ -15,19 +15,27 @@ test("groups stay together, and each new one goes where there is least", () => {
 });
 
 test("a group much larger than usual is spread", () => {
-  const placement = new Placement(2, 100);
+  const placement = new Placement(2, 100, 32);
   const ranks = Array.from({ length: 64 }, () => placement.take(context(1, 2, 3), alive).rank);
   expect(Math.abs(ranks.filter((rank) => rank === 0).length - 32)).toBeLessThanOrEqual(8);
 });
 
+test("a group does not queue for one engine's decode batch while another's has room", () => {
+  const placement = new Placement(2, 100, 2);
+  const take = (...ids: number[]) => placement.take(context(...ids), alive).rank;
+  expect([take(1), take(1), take(1), take(1)]).toEqual([0, 0, 1, 1]);
+  // all batches are full now: a group's beginning counts again
+  expect([take(2), take(2), take(2)]).toEqual([0, 0, 0]);
+});
+
 test("an engine that is down gets nothing while others have room, then takes its part", () => {
-  const placement = new Placement(2, 4);
+  const placement = new Placement(2, 4, 32);
   const ranks = [1, 2, 3, 4, 5].map((id) => placement.take(context(id), (rank) => rank === 1).rank);
   expect(ranks).toEqual([1, 1, 1, 1, 0]);
 });
 
 test("an engine that is slower gets fewer sequences", () => {
-  const placement = new Placement(2, 20);
+  const placement = new Placement(2, 20, 32);
   const slowness = (rank: number) => (rank === 0 ? 2 : 1);
   const ranks = Array.from({ length: 12 }, (_, id) => placement.take(context(id), alive, slowness).rank);
   expect(ranks.filter((rank) => rank === 0)).toHaveLength(4);
@@ -39,7 +47,7 @@ test("whatever is opened and closed, there is a place for each that may be open 
   for (const engines of [1, 2, 3, 7]) {
     const sequences = 40;
     const capacity = Placement.capacity(sequences, engines);
-    const placement = new Placement(engines, capacity);
+    const placement = new Placement(engines, capacity, 32);
     const open: Place[] = [];
     for (let step = 0; step < 400; step++) {
       if (open.length < sequences && rng.int(0, 2) > 0) {
@@ -54,7 +62,7 @@ test("whatever is opened and closed, there is a place for each that may be open 
         expect(open.filter((place) => place.rank === rank).length).toBeLessThanOrEqual(capacity);
     }
   }
-  const full = new Placement(1, 1);
+  const full = new Placement(1, 1, 32);
   full.take(context(1), alive);
   expect(() => full.take(context(2), alive)).toThrow("every engine has its 1 sequences open");
 });

@@ -17,13 +17,15 @@ const LEAD = 8;
 /** Sequences with equal beginnings go where the first of them went, others to the engine with the fewest. */
 export class Placement {
   readonly #capacity: number;
+  readonly #rows: number;
   readonly #open: number[];
   /** Where the open sequences that begin alike are, by a hash of their first context. */
   readonly #groups = new Map<bigint, { readonly rank: number; members: number }>();
 
-  /** @param capacity sequences an engine can hold. */
-  constructor(engines: number, capacity: number) {
+  /** @param capacity sequences an engine can hold. @param rows of a decode batch. */
+  constructor(engines: number, capacity: number, rows: number) {
     this.#capacity = capacity;
+    this.#rows = rows;
     this.#open = new Array<number>(engines).fill(0);
   }
 
@@ -71,8 +73,10 @@ export class Placement {
     }
     const load = (rank: number) => (this.openOn(rank) + 1) * slowness(rank);
     const least = others.reduce((best, rank) => (load(rank) < load(best) ? rank : best), first);
-    const follow = preferred !== undefined && candidates.includes(preferred) && load(preferred) < load(least) + LEAD;
-    return follow ? preferred : least;
+    if (preferred === undefined || !candidates.includes(preferred)) return least;
+    // it would queue there while a batch has room here
+    const queues = this.openOn(preferred) >= this.#rows && this.openOn(least) < this.#rows;
+    return !queues && load(preferred) < load(least) + LEAD ? preferred : least;
   }
 }
 
