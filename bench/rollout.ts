@@ -1,7 +1,7 @@
 /**
  * Synchronous and asynchronous training under long-tailed latencies, beside what the simulator predicts (`docs/throughput.md`).
  *
- * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 20] [--modes sync,…] [--ratio 4]
+ * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 40] [--modes sync,…] [--ratio 4]
  * [--heldout 420] [--layers 64] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
  */
 
@@ -23,7 +23,7 @@ const { values: options } = parseArgs({
     json: { type: "boolean", default: false },
     laws: { type: "string", default: "A,B,C" },
     seeds: { type: "string", default: "1,2,3,4,5" },
-    steps: { type: "string", default: "20" },
+    steps: { type: "string", default: "40" },
     modes: { type: "string", default: MODES.map(({ name }) => name).join(",") },
     ratio: { type: "string", default: String(RATIO) },
     heldout: { type: "string", default: "420" },
@@ -38,7 +38,7 @@ if (options.help) {
   --laws A,B,C        laws of the environments' latency
   --seeds 1,2,3,4,5   one run per seed, law and mode: a minute each on two cores, three where synchronous
   --modes ${MODES.map(({ name }) => name).join(",")}
-  --steps 20          training steps of a run; the first ${UNMEASURED} are not measured
+  --steps 40          training steps of a run; the first ${UNMEASURED} are not measured
   --ratio ${RATIO}           async.ratio of the asynchronous modes
   --heldout 420       held-out instances that the trained policy is evaluated on
   --layers ${LAYERS}         of the policy: how much work engines have, beside what sandboxes take from their cores

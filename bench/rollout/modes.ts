@@ -7,7 +7,7 @@ import type { LatencyLaw } from "../../src/config/latency.ts";
 import { LAWS, type LawName } from "./laws.ts";
 import type { Schedule } from "./setup.ts";
 
-export const GROUPS = 2;
+export const GROUPS = 1;
 export const GROUP_SIZE = 8;
 export const MINIBATCHES = 1;
 /** Episodes in flight; every mode may have as many. With more, engines work on all groups at once, which then end in bursts. */
@@ -29,7 +29,7 @@ export const MICRO_BATCH_TOKENS = 512;
 const LEARNING_RATE = 1e-4;
 const EPISODE_SECONDS = 60;
 /** How far the asynchronous modes run ahead, unless told otherwise: under law A the simulator has devices idle below that. */
-export const RATIO = 4;
+export const RATIO = 8;
 
 export interface Mode {
   readonly name: string;

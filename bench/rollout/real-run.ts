@@ -23,7 +23,7 @@ export interface Reward {
 }
 
 /** Steps at the beginning that are not measured: graphs are made, and what was begun before the first step is used up. */
-export const UNMEASURED = 4;
+export const UNMEASURED = 10;
 
 const RUN_MS = 3_600_000;
 
