@@ -4,14 +4,15 @@ import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { loadExperiment } from "../src/config/load.ts";
-import { curvesSvg } from "./learning/curves.ts";
+import { curvesSvg, PICTURES, type PictureName } from "./learning/curves.ts";
 import { type Arm, PLANS, type Plan } from "./learning/plans.ts";
 import { type Result, Results } from "./learning/results.ts";
 import { runToEnd } from "./learning/run.ts";
 import { summarizeArm, table } from "./learning/table.ts";
 
 const REPOSITORY = join(import.meta.dir, "..");
-const HELP = `bun run bench learning -- PLAN [--seeds 1,2,3] [--arms NAME,…] [--out DIR] [--report] [--json] [--svg FILE] [--ale PATH]
+const HELP = `bun run bench learning -- PLAN [--seeds 1,2,3] [--arms NAME,…] [--out DIR] [--report] [--json] [--svg FILE [--draw WHAT]]
+                               [--ale PATH]
 
 Runs a plan's arms, one seed after the other, and appends each finished run to DIR/results.jsonl. Started again it goes on where
 it was stopped, in the middle of a run as well. Settings are part of a run's identity: changed ones are run anew.
@@ -22,6 +23,7 @@ it was stopped, in the middle of a run as well. Settings are part of a run's ide
   --report  run nothing, print what there is
   --json    print as JSON
   --svg     draw the curves as well: one panel per arm
+  --draw    what --svg draws: ${Object.keys(PICTURES).join(", ")} (success)
   --ale     program to run (dist/ale where it was built, else this checkout)
 
 ${Object.entries(PLANS)
@@ -37,6 +39,7 @@ const { values: flags, positionals } = parseArgs({
     report: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     svg: { type: "string" },
+    draw: { type: "string", default: "success" },
     ale: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -57,6 +60,7 @@ async function compare(plan: Plan): Promise<number> {
   mkdirSync(out, { recursive: true });
   const results = new Results(join(out, "results.jsonl"));
   const arms = chooseArms(plan);
+  const picture = pictureOf(flags.draw);
   const seeds = flags.seeds?.split(",").map(wholeNumber) ?? plan.seeds;
   let failed = 0;
   // Seed by seed, so that a plan that is stopped early has all arms of the seeds it got to.
@@ -69,7 +73,7 @@ async function compare(plan: Plan): Promise<number> {
   const summaries = finished.map(({ arm, done }) => summarizeArm(arm, done, plan.envSteps));
   if (flags.svg !== undefined) {
     const curves = finished.map(({ arm, done }) => ({ arm: arm.name, results: done }));
-    writeFileSync(flags.svg, curvesSvg(plan, curves));
+    writeFileSync(flags.svg, curvesSvg(plan, curves, picture));
   }
   console.log(flags.json ? JSON.stringify(summaries) : table(plan, summaries));
   return failed === 0 ? 0 : 1;
@@ -110,6 +114,11 @@ function chooseArms(plan: Plan): readonly Arm[] {
     if (arm !== undefined) return arm;
     throw new Error(`--arms: there is no arm ${name}; there are ${plan.arms.map((one) => one.name).join(", ")}`);
   });
+}
+
+function pictureOf(name: string): PictureName {
+  if (Object.hasOwn(PICTURES, name)) return name as PictureName;
+  throw new Error(`--draw: there is no picture ${name}; there are ${Object.keys(PICTURES).join(", ")}`);
 }
 
 function wholeNumber(text: string): number {

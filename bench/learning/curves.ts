@@ -21,36 +21,83 @@ text { font: 12px system-ui, sans-serif; fill: var(--muted); } .name { font-weig
 .line { fill: none; stroke-width: 2; } .line.blue { stroke: var(--blue); } .line.grey { stroke: var(--grey); stroke-width: 1; opacity: .45; }
 .dot.blue { fill: var(--blue); }`;
 
-/** A standalone SVG. x is training steps, or environment steps (thousands) where the plan compares at those. */
-export function curvesSvg(plan: Plan, arms: readonly ArmCurves[]): string {
-  const thousands = plan.envSteps !== undefined;
-  const lines = arms.map(({ results }) => results.map((result) => pointsOf(result, thousands)));
-  const panels = arms.map(({ arm, results }, i) => {
-    const faint = lines.flatMap((some, j) => (i === j ? [] : some.map((points) => line(points, false))));
+interface Picture {
+  readonly about: string;
+  /** Points of a run; x is training steps, or `thousands` of environment steps where a plan compares at those and it can. */
+  readonly points: (result: Result, thousands: boolean) => readonly Point[];
+  readonly overTrainingSteps?: true;
+  readonly yDomain?: readonly [number, number];
+  readonly format: (value: number) => string;
+  /** For the value at the end of a run; `format` when omitted. */
+  readonly formatLast?: (value: number) => string;
+}
+
+/** How shares between 0 and 1 are drawn. */
+const SHARE = {
+  yDomain: [0, 1],
+  format: (value: number) => `${Math.round(value * 100)} %`,
+  formatLast: (value: number) => `${(value * 100).toFixed(1)} %`,
+} as const;
+
+const evaluations =
+  (pick: (point: Result["curve"][number]) => number): Picture["points"] =>
+  ({ curve }, thousands) =>
+    curve.map((at) => ({ x: thousands ? at.envSteps / 1000 : at.step, y: pick(at) }));
+
+const perStep = (values: readonly number[] = []): Point[] => values.map((y, i) => ({ x: i + 1, y }));
+
+/** What may be drawn of a plan's runs. */
+export const PICTURES = {
+  success: { about: "held-out success, sampled", points: evaluations(({ rate }) => rate), ...SHARE },
+  worst: {
+    about: "held-out success of the worst family, sampled",
+    points: evaluations(({ minimum }) => minimum),
+    ...SHARE,
+  },
+  "grad-norm": {
+    about: "norm of the gradient before clipping",
+    points: ({ gradNorms }) => perStep(gradNorms),
+    overTrainingSteps: true,
+    format: (value) => value.toPrecision(2),
+  },
+  "expert-chunks": {
+    about: "chunks of an expert before the anchors, mean",
+    points: ({ expertChunks }) => perStep(expertChunks),
+    overTrainingSteps: true,
+    format: (value) => value.toFixed(1),
+  },
+} as const satisfies Record<string, Picture>;
+export type PictureName = keyof typeof PICTURES;
+
+/** A standalone SVG. */
+export function curvesSvg(plan: Plan, arms: readonly ArmCurves[], name: PictureName = "success"): string {
+  const picture: Picture = PICTURES[name];
+  const thousands = plan.envSteps !== undefined && picture.overTrainingSteps === undefined;
+  const over = `${picture.about}, over ${thousands ? "thousand environment steps" : "training steps"}`;
+  const lines = arms.map(({ results }) => results.map((result) => picture.points(result, thousands)));
+  const yDomain = picture.yDomain ?? [0, Math.max(0, ...lines.flat(2).map(({ y }) => y ?? 0))];
+  const panels = arms.map(({ arm }, i) => {
+    const faint = lines.flatMap((some, j) => (i === j ? [] : some.map((points) => line(points, "grey"))));
+    const own = lines[i] ?? [];
     const chart = renderChart({
-      title: `${arm}: held-out success over ${thousands ? "thousand environment steps" : "training steps"}`,
-      ...{ width: WIDTH, height: HEIGHT, xLabel: "", yLabel: "", yDomain: [0, 1] },
-      format: (value) => `${Math.round(value * 100)} %`,
-      layers: [...faint, ...(lines[i] ?? []).map((points) => line(points, true))],
+      title: `${arm}: ${over}`,
+      ...{ width: WIDTH, height: HEIGHT, xLabel: "", yLabel: "", yDomain, format: picture.format },
+      layers: [...faint, ...own.map((points) => line(points, "blue", !picture.overTrainingSteps))],
     });
-    const last = results.map(({ curve }) => `${((curve.at(-1)?.rate ?? 0) * 100).toFixed(1)} %`).join(", ");
+    const last = own.map((points) => (picture.formatLast ?? picture.format)(points.at(-1)?.y ?? 0)).join(", ");
     const [x, y] = [(i % COLUMNS) * (WIDTH + GAP), Math.floor(i / COLUMNS) * (HEIGHT + GAP)];
     return html`<svg x="${x}" y="${y}" width="${WIDTH}" height="${HEIGHT}"><text class="name" x="58" y="16">${arm}</text>
 <text class="end" x="${WIDTH - 16}" y="16">${last}</text>${chart}</svg>`;
   });
   const [width, height] = [COLUMNS * (WIDTH + GAP), Math.ceil(arms.length / COLUMNS) * (HEIGHT + GAP)];
   const markup = html`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" role="img">
-<title>${plan.about}: held-out success, sampled, over ${thousands ? "thousand environment steps" : "training steps"}</title>
+<title>${plan.about}: ${over}</title>
 <style>${STYLE}</style>
 ${panels}
 </svg>`;
   return `${markup}\n`;
 }
 
-function pointsOf({ curve }: Result, thousands: boolean): Point[] {
-  return curve.map(({ step, envSteps, rate }) => ({ x: thousands ? envSteps / 1000 : step, y: rate }));
-}
-
-function line(points: readonly Point[], own: boolean): Layer {
-  return { kind: "line", name: "", tone: own ? "blue" : "grey", points, markers: own };
+function line(points: readonly Point[], tone: "blue" | "grey", markers = false): Layer {
+  return { kind: "line", name: "", tone, points, markers };
 }

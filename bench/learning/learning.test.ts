@@ -115,3 +115,17 @@ test("curves are drawn with a panel per arm and nothing that is not SVG", () => 
   expect(svg).toContain("90.0 %");
   expect(svg).not.toContain("<i>");
 });
+
+test("gradient norms are drawn over training steps on one scale for all arms", () => {
+  const runs = [[1, 2, 4], [8]].map((gradNorms, i) => {
+    return { configHash: String(i), arm: String(i), seed: 1, ...outcomeOf(100, [0.1]), gradNorms };
+  });
+  const svg = curvesSvg(
+    PLANS["fork"] as Plan,
+    runs.map((run) => ({ arm: run.arm, results: [run] })),
+    "grad-norm",
+  );
+  expect(svg).toContain("norm of the gradient before clipping, over training steps");
+  // the axis of the first arm goes up to the second one's norm
+  expect(svg.match(/>8\.0</g)?.length).toBeGreaterThanOrEqual(3);
+});

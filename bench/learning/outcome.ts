@@ -31,6 +31,8 @@ export interface Outcome {
   readonly curve: readonly CurvePoint[];
   readonly wallSeconds: number;
   readonly gradNorm: { readonly median: number; readonly max: number };
+  /** Norm of the gradient before clipping, per training step. */
+  readonly gradNorms?: readonly number[];
   /** Mean chunks of an expert before its anchors, per step; empty without resampling. */
   readonly expertChunks: readonly number[];
   /** Means over the training steps that have the metric. */
@@ -59,11 +61,13 @@ export function readOutcome(
   if (curve.length === 0) throw new Error("the run was never evaluated on held-out instances");
   const column = (name: string) => metrics.flatMap((row) => row.metrics[name] ?? []);
   const trained = metrics.filter((row) => row.step > 0);
-  const norms = column("actor/grad_norm").sort((a, b) => a - b);
+  const gradNorms = column("actor/grad_norm");
+  const norms = gradNorms.toSorted((a, b) => a - b);
   return {
     curve,
     wallSeconds,
     gradNorm: { median: norms[Math.floor(norms.length / 2)] ?? 0, max: norms.at(-1) ?? 0 },
+    gradNorms,
     expertChunks: column("resampling/expert_chunks"),
     means: Object.fromEntries(
       MEASURES.map((name) => [name, trained.flatMap((row) => row.metrics[name] ?? [])] as const)
