@@ -1,7 +1,7 @@
 /** Bodies and queries of the native surface, checked. */
 
 import type { Context } from "hono";
-import type { z } from "zod";
+import { z } from "zod";
 import { HttpError } from "./http-error.ts";
 
 /** @throws HttpError 400 naming the field. */
@@ -25,5 +25,12 @@ function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const [issue] = result.error.issues;
-  throw new HttpError(400, "bad_request", `${issue?.path.join(".") || where}: ${issue?.message ?? "not valid"}`);
+  const message = `${issue?.path.join(".") || where}: ${issue?.message ?? "not valid"}`;
+  const isUnknown = issue?.code === "unrecognized_keys" && issue.path.length === 0 && schema instanceof z.ZodObject;
+  throw new HttpError(
+    400,
+    "bad_request",
+    message,
+    isUnknown ? `there are ${Object.keys(schema.shape).join(", ")}` : undefined,
+  );
 }
