@@ -1,4 +1,4 @@
-/** `bun run bench [NAME] [ARGUMENT …]`: runs one of the side-by-side benchmarks of this folder, or lists them. */
+/** `bun run bench [NAME] [--help | ARGUMENT …]`: runs one of the side-by-side benchmarks of this folder, or lists them. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,6 +9,7 @@ const SHARED = new Set([
   "peers.ts",
   "qwen2-gguf.ts",
   "load-api.ts",
+  "load-memory.ts",
   "load-run.ts",
   "churn-life.ts",
   "churn-run.ts",
@@ -16,12 +17,18 @@ const SHARED = new Set([
 ]);
 
 const names = readdirSync(import.meta.dir)
-  .filter((file) => file.endsWith(".ts") && !SHARED.has(file))
+  .filter((file) => file.endsWith(".ts") && !file.endsWith(".test.ts") && !SHARED.has(file))
   .map((file) => file.slice(0, -3))
   .sort();
 
 const [name, ...rest] = process.argv.slice(2);
-if (name !== undefined && names.includes(name)) {
+const source =
+  name !== undefined && names.includes(name) ? readFileSync(join(import.meta.dir, `${name}.ts`), "utf8") : "";
+if (source !== "" && rest.includes("--help") && !source.includes("help: {")) {
+  // what has no help of its own is described by the comment that it begins with
+  const comment = source.slice(source.indexOf("/**") + 3, source.indexOf("*/"));
+  console.log(comment.replaceAll(/^ \* ?/gm, "").trim());
+} else if (source !== "") {
   const child = Bun.spawn([process.execPath, join(import.meta.dir, `${name}.ts`), ...rest], {
     stdio: ["inherit", "inherit", "inherit"],
   });
