@@ -14,6 +14,8 @@ export interface LoadShape {
 export interface LoadedRun extends AsyncDisposable {
   readonly url: string;
   readonly runId: string;
+  /** Process id of control. */
+  readonly pid: number;
   /** Metrics of each step as it is committed, until the run ends. @throws when the run fails without having been stopped. */
   steps(): AsyncGenerator<Readonly<Record<string, number>>>;
   /** Ends the run at once. */
@@ -44,7 +46,7 @@ export async function startAle(folder: string, shape: LoadShape): Promise<Loaded
     if (event === undefined) throw new Error(`the run ended with ${await child.exited} before it had a service`);
     if (event.type === "run.started") runId = String(event.runId);
     if (event.type === "service.listening")
-      return { url: String(event.url), runId, steps, stop, [Symbol.asyncDispose]: end };
+      return { url: String(event.url), runId, pid: child.pid, steps, stop, [Symbol.asyncDispose]: end };
   }
 
   async function* steps(): AsyncGenerator<Readonly<Record<string, number>>> {

@@ -14,9 +14,11 @@ import { parseArgs } from "node:util";
 import { median } from "../src/cli/benches/bench.ts";
 import { ControlMeter } from "../src/experiment/control-meter.ts";
 import { ApiLoad } from "./load-api.ts";
+import { type Growth, growthOf, MemoryWatch } from "./load-memory.ts";
 import { startAle } from "./load-run.ts";
 
-const LIMITS = { lagMs: 20, apiMs: 100, growth: 1.1 };
+/** `growth`: what memory may gain from the middle of the run to its end, as a share: a kilobyte per episode of 20 000. */
+const LIMITS = { lagMs: 20, apiMs: 100, growth: 0.05 };
 const GROUP_SIZE = 8;
 
 const { values: options } = parseArgs({
@@ -35,11 +37,11 @@ function percentile(values: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
 }
 
-/** Median memory of the steps in a quarter of the run, in MB. */
-function quarterMb(rows: readonly Metrics[], quarter: 1 | 2 | 3 | 4): number {
-  const length = rows.length / 4;
-  const own = rows.slice(Math.floor((quarter - 1) * length), Math.ceil(quarter * length));
-  return median(own.map((row) => row["perf/control/rss_mb"] as number));
+/** Median of the least memory of the steps in a quarter of the run, in MB. */
+function quarterMb(leasts: readonly number[], quarter: number): number {
+  const length = leasts.length / 4;
+  const own = leasts.slice(Math.floor((quarter - 1) * length), Math.ceil(quarter * length));
+  return median(own.filter((bytes) => !Number.isNaN(bytes))) / 1e6;
 }
 
 async function measure() {
@@ -53,9 +55,13 @@ async function measure() {
     await using run = await startAle(folder, { concurrency, groups, groupSize: GROUP_SIZE, steps });
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => run.stop());
     const api = new ApiLoad(run.url, run.runId);
+    using memory = new MemoryWatch(run.pid);
+    const leasts: number[] = [];
     const metrics: Metrics[] = [];
     for await (const row of run.steps()) {
       metrics.push(row);
+      const least = memory.take();
+      if ((row.step as number) > 0) leasts.push(least);
       if (!options.json) showStep(row, steps);
     }
     const latencies = await api.stop();
@@ -72,7 +78,7 @@ async function measure() {
       },
       busyP99Ms: median(trained.map((row) => row["perf/control/busy_p99_ms"] as number)),
       idleProcessLagMs: witness.take()["perf/control/lag_p99_ms"] as number,
-      rssMb: { secondQuarter: quarterMb(trained, 2), lastQuarter: quarterMb(trained, 4) },
+      rssMb: { quarters: [1, 2, 3, 4].map((quarter) => quarterMb(leasts, quarter)), ...inMb(growthOf(leasts)) },
       api: Object.fromEntries(
         [...latencies].map(([path, ms]) => [
           path,
@@ -86,6 +92,10 @@ async function measure() {
   }
 }
 
+function inMb({ median, added }: Growth) {
+  return { median: median / 1e6, added: added / 1e6 };
+}
+
 function showStep(row: Metrics, steps: number): void {
   const value = (name: string, digits = 1) => (row[name] ?? Number.NaN).toFixed(digits);
   console.error(
@@ -96,7 +106,7 @@ function showStep(row: Metrics, steps: number): void {
 
 const result = await measure();
 const { lagMs, rssMb, api } = result;
-const growth = rssMb.lastQuarter / rssMb.secondQuarter;
+const growth = rssMb.added / rssMb.median;
 const kept =
   lagMs.p99 < LIMITS.lagMs && growth < LIMITS.growth && Object.values(api).every(({ p99 }) => p99 < LIMITS.apiMs);
 if (options.json) console.log(JSON.stringify({ ...result, kept }));
@@ -110,8 +120,8 @@ else {
       `${fixed(idleProcessLagMs)} p99`,
   );
   console.log(
-    `memory of control ${rssMb.secondQuarter.toFixed(0)} MB in the second quarter, ${rssMb.lastQuarter.toFixed(0)} MB in the last ` +
-      `(× ${growth.toFixed(3)})`,
+    `memory of control, least of a step: ${rssMb.quarters.map((mb) => mb.toFixed(0)).join(", ")} MB in the quarters of the run; ` +
+      `in its second half ${rssMb.added.toFixed(1)} MB are added (${(100 * growth).toFixed(1)} %)`,
   );
   for (const [path, { n, p50, p99, max }] of Object.entries(api)) {
     console.log(`${path.padEnd(26)} ${n} answers, ${fixed(p50)} p50, ${fixed(p99)} p99, ${fixed(max)} at most`);

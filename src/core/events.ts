@@ -82,6 +82,8 @@ export type AleEvent =
       readonly evidence?: string;
     }
   | { readonly type: "engine.restarted"; readonly device: string; readonly reason: string; readonly restarts: number }
+  /** The process that makes sandboxes has ended, or was ended as it did not answer, and another takes its place. */
+  | { readonly type: "launcher.restarted"; readonly reason: string; readonly restarts: number }
   | { readonly type: "run.finished"; readonly runId: string; readonly status: RunStatus; readonly reason?: string }
   | { readonly type: "log"; readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
 
@@ -94,6 +96,7 @@ const LASTING: ReadonlySet<EventType> = new Set([
   "evaluation.finished",
   "guard.alert",
   "engine.restarted",
+  "launcher.restarted",
   "run.finished",
   "log",
 ]);

@@ -119,6 +119,9 @@ export interface WarmPoolStatistics {
   readonly failures: number;
 }
 
+/** `restarts` so far; `reason`: how the process ended. */
+export type RestartListener = (reason: string, restarts: number) => void;
+
 export interface SandboxProvider extends AsyncDisposable {
   /** The isolation level this machine reaches with this provider. */
   readonly isolation: string;
@@ -128,6 +131,8 @@ export interface SandboxProvider extends AsyncDisposable {
   fork(snapshot: SandboxSnapshot, signal?: AbortSignal): Promise<Sandbox>;
   /** Keeps `count` sandboxes of this environment ready. */
   warm(environment: EnvironmentSpec, count: number): void;
+  /** Where all sandboxes hang on one process: calls `listener` whenever that has ended and is replaced. One listener. */
+  onRestart?(listener: RestartListener): void;
   /** Where the provider keeps some: the pools there are. */
   readonly warmPools?: readonly WarmPoolStatistics[];
   close(): Promise<void>;

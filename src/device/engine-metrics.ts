@@ -13,11 +13,15 @@ import type { PoolStats } from "./engine-pool.ts";
  * (`reprefill`), tokens copied from other sequences instead (`reused`), idle sequences that lost their cache to others and
  * their tokens (`evictions`, `evicted`), tokens of closed sequences that made room (`dropped`), tokens thrown away because
  * newer weights were published (`outdated`); seconds spent on prefilling, on doing it again, and on copying.
+ * @param throughput of the step, in tokens per second; none before the first.
  */
-export function engineMetrics(engines: readonly PoolStats[]): Record<string, number> {
+export function engineMetrics(engines: readonly PoolStats[], throughput?: number): Record<string, number> {
   const sum = (key: keyof ContextStats) => engines.reduce((total, { contexts }) => total + contexts[key], 0);
+  const context = sum("prefillTokens") + sum("reusedTokens");
   return {
     ...perEngine(engines),
+    ...(throughput !== undefined && { "perf/throughput_per_gpu": throughput / Math.max(1, engines.length) }),
+    ...(context > 0 && { "perf/kv/prefix_cache_hit_rate": sum("reusedTokens") / context }),
     "perf/max_memory_allocated_gb": Math.max(0, ...engines.map(({ peakBytes }) => peakBytes)) / 2 ** 30,
     "perf/kv/prefill_tokens": sum("prefillTokens"),
     "perf/kv/reprefill_tokens": sum("reprefillTokens"),

@@ -182,11 +182,13 @@ export class EnginePool implements Policy {
       await this.#settleOthers();
       result = await this.#attempt(job, ++this.#attempts);
     }
+    const trained = performance.now();
     await this.#settleOthers(result.slot);
     await this.#engine(this.#members[0] as number).publish(result.slot, version);
+    const metrics = { ...result.metrics, "timing_s/param_sync": (performance.now() - trained) / 1000 };
     for (const engine of this.#engines) engine.forgiveRestarts();
     this.#version = version;
-    return result;
+    return { ...result, metrics };
   }
 
   /** How many engines make an update. */

@@ -96,6 +96,7 @@ async function playEpisodes(options: EvaluateOptions) {
   const { experiment } = options;
   await using model = await openPolicy(options);
   await using provider = await openBackend(experiment.sandbox, options.suite, model.hidden);
+  provider.onRestart?.((reason, restarts) => hub.emit({ type: "launcher.restarted", reason, restarts }));
   const { temperature, greedy, split } = options;
   const context = episodeContext(
     { options: { experiment, hub, signal }, source: model, provider, engine: model.policy },

@@ -51,6 +51,7 @@ export async function executeRun(
   await using provider = await openBackend(
     ...([experiment.sandbox, suitePaths(experiment)[0] ?? "", suitePaths(experiment).slice(1)] as const),
   );
+  provider.onRestart?.((reason, restarts) => hub.emit({ type: "launcher.restarted", reason, restarts }));
   await using session = await RunSession.open(
     { ...options, signal },
     {

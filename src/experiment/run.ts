@@ -4,6 +4,8 @@ import { AleError } from "../core/errors.ts";
 import type { EvaluationSummary } from "../core/events.ts";
 import { engineMetrics } from "../device/engine-metrics.ts";
 import { bestStep } from "../export/summary.ts";
+import { configFromHuggingFace } from "../models/config.ts";
+import { trainingFlops } from "../models/flops.ts";
 import { alertMetrics, trainableGroups } from "../rollout/alerts.ts";
 import type { EpisodeContext } from "../rollout/episode.ts";
 import { batchMetrics, environmentMetrics } from "../rollout/metrics.ts";
@@ -81,7 +83,7 @@ class ReinforcementRun {
   }
 
   async #train(teacher: OnPolicyTeacher | undefined): Promise<void> {
-    const { options, session, engine } = this.#parts;
+    const { options, session, engine, source } = this.#parts;
     const rollout =
       this.#replay === undefined
         ? await openRollout(this.#parts, this.#tasks, this.#context, () => this.#step)
@@ -92,6 +94,7 @@ class ReinforcementRun {
     const { committedStep } = session;
     const rows = await session.store.readMetrics(session.runId, { sinceStep: committedStep - 1 });
     const { timeline } = session;
+    const model = configFromHuggingFace(source.modelConfig, "the model");
     const loop = {
       lastMetrics: rows.at(-1)?.metrics,
       lastState: session.resumedState.training as TrainingState | undefined,
@@ -99,6 +102,7 @@ class ReinforcementRun {
         timeline.time("collect", step, async () => reward.shape(await this.#collect(rollout, step))),
       teach: teacher && ((job: PolicyJob, step: number) => timeline.time("teach", step, () => teacher.teach(job))),
       update: (job: UpdateJob, step: number) => timeline.time("update", step, () => engine.update(job, step)),
+      flops: (lengths: readonly number[]) => trainingFlops(model, lengths, source.lora !== undefined),
       evaluate: (step: number) => this.#evaluate(step),
       commit: (step: number, metrics: Readonly<Record<string, number>>, training: TrainingState) =>
         this.#commit(step, metrics, training),
@@ -176,7 +180,7 @@ class ReinforcementRun {
     const engines = await engine.stats();
     const ahead = this.#rollout?.state();
     await session.commit(step, engine, {
-      metrics: { ...metrics, ...engineMetrics(engines), ...this.#warm.read() },
+      metrics: { ...metrics, ...engineMetrics(engines, metrics["perf/throughput"]), ...this.#warm.read() },
       engines,
       evaluations,
       keep: best === null ? [] : [best],

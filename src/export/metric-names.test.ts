@@ -8,7 +8,7 @@ test("a number stands under all its names, and no name stands for two", () => {
   expect(metrics).toEqual({
     ...{ "critic/rewards/mean": 0.5, reward: 0.5, "critic/score/mean": 0.5, "rollout/score/mean": 0.5 },
     ...{ "reward/all/mean": 0.5, "reward/avg_raw_reward": 0.5, "env/all/reward/total": 0.5 },
-    ...{ "val/heldout/sampled/mean": 0.25, "val-core/heldout/acc/mean@1": 0.25 },
+    ...{ "val/heldout/sampled/mean": 0.25, "val-core/heldout/acc/mean@1": 0.25, "eval/heldout/avg@1": 0.25 },
   });
   const names = [...Object.keys(ALIASES), ...Object.values(ALIASES).flat()];
   expect(new Set(names).size).toBe(names.length);

@@ -23,6 +23,10 @@ export function batchMetrics({ groups, lead }: RolloutBatch, version: number): R
     ...(lead && {
       "async/age/mean": mean(lead.ages),
       "async/age/max": Math.max(0, ...lead.ages),
+      ...agesOf("async/in_queue", lead.queued),
+      ...agesOf("async/in_flight", lead.inFlight),
+      ...(lead.idle !== undefined && { "fully_async/rollouter/idle_ratio": lead.idle }),
+      "async/keep_rate": groups.length / Math.max(1, groups.length + lead.counts.dropped),
       "async/groups_dropped": lead.counts.dropped,
       "async/groups_filtered": lead.counts.filtered,
       "async/episodes_cancelled": lead.counts.cancelled,
@@ -46,6 +50,12 @@ export function environmentMetrics(trajectories: readonly Trajectory[], replayed
     "rollout/env_steps": commands.length + replayed,
     "rollout/forked_prefix_turns": trajectories.reduce((sum, { fork }) => sum + (fork ? fork.anchor - 1 : 0), 0),
   };
+}
+
+/** How many groups, and how old they are in steps. */
+function agesOf(name: string, ages: readonly number[]): Record<string, number> {
+  const known = ages.length > 0 && { [`${name}/mean`]: mean(ages), [`${name}/max`]: Math.max(...ages) };
+  return { [`${name}/groups`]: ages.length, ...known };
 }
 
 /** `version` for a trajectory without sampled tokens. */

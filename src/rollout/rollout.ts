@@ -14,6 +14,7 @@ import type { CollectKey } from "./collect.ts";
 import type { EpisodeContext, EpisodePlan } from "./episode.ts";
 import { GroupQueues } from "./group-queues.ts";
 import { MachineHealth } from "./health.ts";
+import { IdleClock } from "./idle-clock.ts";
 import type { Gate } from "./limiter.ts";
 import { runPersistently } from "./persistence.ts";
 import type { Batch, BatchPolicy, Effects, GroupQueuesState, SlotKey, SlotState } from "./slots.ts";
@@ -52,6 +53,11 @@ export interface RolloutBatch {
   readonly lead?: {
     /** Train step − create step of each group. */
     readonly ages: readonly number[];
+    /** The same of the groups that are finished and wait for a later batch, and of those that are not finished. */
+    readonly queued: readonly number[];
+    readonly inFlight: readonly number[];
+    /** Share of the time since the last batch in which no episode ran; where rollout runs ahead of training. */
+    readonly idle?: number;
     readonly counts: RolloutCounts;
   };
 }
@@ -98,6 +104,7 @@ export class Rollout implements BatchSource {
   readonly #loops: Promise<void>[] = [];
   #awaited: { resolve(batch: Batch<Trajectory>): void; reject(error: unknown): void } | undefined;
   #health = new MachineHealth(1);
+  readonly #idle = new IdleClock();
   #counts = { ...NO_COUNTS };
   #failure: { readonly error: unknown } | undefined;
   #stopped = false;
@@ -178,16 +185,16 @@ export class Rollout implements BatchSource {
       if (episode === undefined) return;
       const slot = { group, episode };
       const running = this.#running.get(environment) ?? new AbortController();
-      this.#running.set(environment, running);
+      this.#begin(environment, running);
       let member: number | undefined;
       try {
         running.signal.throwIfAborted();
         member = this.#takeMember(slot);
         const trajectory = await this.#runEpisode(slot, member, running.signal);
-        this.#running.delete(environment);
+        this.#end(environment);
         this.#put(environment, slot, trajectory);
       } catch (error) {
-        this.#running.delete(environment);
+        this.#end(environment);
         if (this.#stopped) return;
         if (!running.signal.aborted) throw error;
         this.#counts.cancelled++;
@@ -244,7 +251,7 @@ export class Rollout implements BatchSource {
       const resume = this.#blocked.get(environment);
       this.#blocked.delete(environment);
       // From now on the episode can be cancelled, though it begins only when the promise is looked at.
-      this.#running.set(environment, new AbortController());
+      this.#begin(environment, new AbortController());
       resume?.(episode);
     }
     if (batch !== undefined) this.#awaited?.resolve(batch);
@@ -273,6 +280,16 @@ export class Rollout implements BatchSource {
     this.#failure = { error };
     this.#awaited?.reject(error);
     void this.stop();
+  }
+
+  #begin(environment: number, running: AbortController): void {
+    this.#running.set(environment, running);
+    this.#idle.set(true);
+  }
+
+  #end(environment: number): void {
+    this.#running.delete(environment);
+    this.#idle.set(this.#running.size > 0);
   }
 
   #forget(slot: SlotName, workers: readonly number[]): void {
@@ -311,7 +328,20 @@ export class Rollout implements BatchSource {
       taskId: (tasks[i] as Task).id,
       trajectories: slot.results.map(({ result }) => result).sort((a, b) => a.member - b.member),
     }));
-    return { groups, tasks, lead: { ages: sorted.map(({ staleness }) => staleness), counts } };
+    return { groups, tasks, lead: { ages: sorted.map(({ staleness }) => staleness), counts, ...this.#ahead() } };
+  }
+
+  /** What rollout has beyond a batch. */
+  #ahead() {
+    const { step, slots, ready } = this.#queues.state();
+    const ages = (some: typeof slots) => some.map(({ createStep }) => step - createStep);
+    const isDone = ({ completion }: (typeof slots)[number]) => completion !== null;
+    const idle = this.#idle.take();
+    return {
+      queued: ages([...ready, ...slots.filter(isDone)]),
+      inFlight: ages(slots.filter((slot) => !isDone(slot))),
+      ...(this.#settings.ratio > 0 && { idle }),
+    };
   }
 
   /** Puts trajectories back where `state` says they were; a slot of which some are gone is not complete. */

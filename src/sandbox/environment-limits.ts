@@ -1,9 +1,11 @@
-/** An environment's limits in the words of the launcher. */
+/** An environment's limits in the words of the launcher, and what of an environment depends on what a sandbox stands on. */
 
 import { resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
+import type { NativeSandbox } from "./native-sandbox.ts";
 import { NetworkPolicy } from "./network/policy.ts";
+import type { SandboxRoot } from "./roots.ts";
 
 const MIN_MEMORY = 16 << 20;
 const MIN_DISK = 1 << 20;
@@ -32,4 +34,18 @@ export function limitSettings(environment: EnvironmentSpec): [string, string | n
     ["pids", Math.floor(pids)],
     ["cpu", Math.max(10, Math.floor(cpus * 1000))],
   ];
+}
+
+/** A sandbox has at least so much disk beside what it stands on. */
+const LEAST_DISK = 1 << 20;
+
+/** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
+export function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
+  const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
+  return onDisk === 0 ? diskBytes : Math.max(LEAST_DISK, diskBytes - onDisk);
+}
+
+/** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
+export function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
+  return { ...environment, network: network.spec };
 }

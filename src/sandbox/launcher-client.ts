@@ -6,6 +6,7 @@ import type { FileSink, Subprocess } from "bun";
 import { AleError, deadline, errorMessage } from "../core/errors.ts";
 import { TimeLimit } from "../core/time-limit.ts";
 import { beginWait } from "../core/waits.ts";
+import { HEARTBEAT, type HeartbeatOptions, watchLauncher } from "./heartbeat.ts";
 import { launcherPath } from "./launcher-path.ts";
 import { namespaceHint } from "./namespace-hint.ts";
 import { concat, encodeMessage, encodeSettings, Flag, type Frame, FrameReader, Op, type OpCode } from "./protocol.ts";
@@ -46,6 +47,7 @@ export interface LauncherOptions {
   readonly cgroups: "auto" | "off";
   /** `off`: as an ordinary user, sandboxes with the one id of that user even where there are subordinate ids. */
   readonly subids: "auto" | "off";
+  readonly heartbeat?: HeartbeatOptions | undefined;
 }
 
 interface Reached {
@@ -118,6 +120,7 @@ export class LauncherClient {
       const [isolation] = all("isolation");
       if (isolation === undefined) throw new AleError("sandbox", "the launcher did not name its isolation level");
       const pausing = all("pause")[0] === "freeze" ? "freeze" : "stop";
+      void watchLauncher(connection, options.heartbeat ?? HEARTBEAT);
       return new LauncherClient(connection, { isolation, pausing }, record);
     } catch (error) {
       const ThisError = connection.killed ? KilledAtStart : AleError;
@@ -257,8 +260,7 @@ export class Connection {
     try {
       for await (const chunk of this.#process.stdout) for (const frame of reader.push(chunk)) this.#receive(frame);
     } catch (error) {
-      this.#stderr += `\n${errorMessage(error)}`;
-      this.#process.kill("SIGKILL");
+      this.kill(errorMessage(error));
     }
     await this.#process.exited;
     const { signalCode, exitCode } = this.#process;
@@ -365,6 +367,13 @@ export class Connection {
         // A dead launcher is told by the end of its output; here its pipe is merely broken.
       }
     });
+  }
+
+  /** Ends it at once, for a reason that those who wait for it are told. */
+  kill(reason: string): void {
+    if (this.#reason !== undefined) return;
+    this.#stderr += `\n${reason}`;
+    this.#process.kill("SIGKILL");
   }
 
   /** What reads the frames ends when its input does. */

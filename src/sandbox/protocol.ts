@@ -16,6 +16,7 @@ export const Op = {
   limits: 5,
   freeze: 6,
   drop: 7,
+  ping: 8,
   stored: 12,
   run: 16,
   exec: 17,

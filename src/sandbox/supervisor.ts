@@ -7,10 +7,11 @@ import { totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { AleError } from "../core/errors.ts";
 import { refuseWeaker } from "../core/isolation.ts";
-import type { SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
+import type { RestartListener, SandboxProvider, SandboxSnapshot, WarmPoolStatistics } from "../core/ports.ts";
 import type { EnvironmentSpec } from "../core/types.ts";
 import { targetSettings } from "./carrier.ts";
-import { limitSettings } from "./environment-limits.ts";
+import { diskLeft, environmentNow, limitSettings } from "./environment-limits.ts";
+import type { HeartbeatOptions } from "./heartbeat.ts";
 import type { SandboxOwner } from "./init-channel.ts";
 import { LauncherClient } from "./launcher-client.ts";
 import { LayerBudget } from "./layer-budget.ts";
@@ -35,6 +36,8 @@ export interface SandboxProviderOptions {
   readonly cgroups?: "auto" | "off";
   /** `off`: an ordinary user's sandboxes have that user's id, not subordinate ones. Default `auto`. */
   readonly subids?: "auto" | "off";
+  /** How often the launcher is asked whether it is at work, and how long it may take to answer. */
+  readonly heartbeat?: HeartbeatOptions;
   /** Warm sandboxes being made at once. Default 4. */
   readonly warmConcurrency?: number;
   /** Finds the root file system of an image; without it there are none. */
@@ -77,7 +80,6 @@ export interface LayeredSandboxProvider extends NativeSandboxProvider {
 const CREATE_MS = 30_000;
 /** As in `launcher/launcher.h`. */
 const MAX_LAYERS = 64;
-const LEAST_DISK = 1 << 20;
 
 const WARM_CONCURRENCY = 4;
 
@@ -100,6 +102,8 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   #launcher: Promise<Launcher> | undefined;
   #current: LauncherClient;
   #nextNumber = 1;
+  #restarts = 0;
+  #onRestart: RestartListener = () => {};
   #closed: Promise<void> | undefined;
 
   constructor(options: SandboxProviderOptions, client: LauncherClient) {
@@ -120,13 +124,14 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
 
   #adopt(client: LauncherClient): Launcher {
     this.#current = client;
-    client.ended.then(() => this.#replace(client));
+    client.ended.then((reason) => this.#replace(client, reason));
     return { client, roots: new Roots(client, this.#options) };
   }
 
   /** Runs when a launcher has ended. What waits in the pools ended with it. */
-  #replace(ended: LauncherClient): void {
+  #replace(ended: LauncherClient, reason: string): void {
     if (this.#closed !== undefined) return;
+    this.#onRestart(reason, ++this.#restarts);
     this.#pools.drop();
     this.frozen.clear();
     const launcher = ended.close().then(() => this.#start());
@@ -144,6 +149,10 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
       this.#launcher = undefined;
       throw error;
     }
+  }
+
+  onRestart(listener: RestartListener): void {
+    this.#onRestart = listener;
   }
 
   get warmCount(): number {
@@ -373,19 +382,9 @@ class Supervisor implements LayeredSandboxProvider, SandboxOwner {
   }
 }
 
-function startLauncher({ stateDir, cgroups, subids }: SandboxProviderOptions): Promise<LauncherClient> {
-  return LauncherClient.start({ stateDir: resolve(stateDir), cgroups: cgroups ?? "auto", subids: subids ?? "auto" });
-}
-
-/** What frozen layers hold counts wherever it lies; the launcher subtracts what is in memory. */
-function diskLeft(diskBytes: number, { layers }: SandboxRoot): number {
-  const onDisk = layers.reduce((sum, layer) => sum + (layer.counts ? layer.bytes : 0), 0);
-  return onDisk === 0 ? diskBytes : Math.max(LEAST_DISK, diskBytes - onDisk);
-}
-
-/** What stands on a sandbox's files may reach what that one may reach now, which need not be what it was made with. */
-function environmentNow({ environment, network }: NativeSandbox): EnvironmentSpec {
-  return { ...environment, network: network.spec };
+function startLauncher(options: SandboxProviderOptions): Promise<LauncherClient> {
+  const { stateDir, cgroups = "auto", subids = "auto", heartbeat } = options;
+  return LauncherClient.start({ stateDir: resolve(stateDir), cgroups, subids, heartbeat });
 }
 
 /**

@@ -20,8 +20,8 @@ const TokenizerFileSchema = z.looseObject({
   }),
 });
 
-/** Pre-tokens whose ids are remembered. */
-const CACHE_LIMIT = 200_000;
+/** Pre-tokens whose ids are remembered, some 2 MB: a task invents names, so a long run meets ever new ones. */
+const CACHE_LIMIT = 16_384;
 
 /** A byte-pair tokenizer in the `tokenizer.json` format of Hugging Face tokenizers. */
 export class BpeTokenizer implements Tokenizer {

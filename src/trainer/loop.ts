@@ -4,7 +4,7 @@ import { adaptKlCoefficient } from "../algorithms/kl.ts";
 import type { RunningMoments } from "../algorithms/normalization.ts";
 import type { Experiment } from "../config/experiment.ts";
 import { buildBatch, type Collected, optimizerAt } from "./batch.ts";
-import { rolloutMetrics, timeMetrics, updateMetrics } from "./metrics.ts";
+import { otherTimeMetrics, rolloutMetrics, timeMetrics, tokensOf, updateMetrics } from "./metrics.ts";
 import type { PolicyJob, SupervisedJob, UpdateResult } from "./update.ts";
 
 /** What the loop drives; `experiment/run.ts` provides it. */
@@ -19,6 +19,8 @@ export interface TrainingParts {
   evaluate(step: number): Promise<Record<string, number>>;
   /** Makes the step permanent, with everything `resume` needs to go on from it. */
   commit(step: number, metrics: Readonly<Record<string, number>>, state: TrainingState): Promise<void>;
+  /** Floating-point operations of training once on sequences of these lengths. */
+  flops?(lengths: readonly number[]): number;
   /** Metrics of the last step that is permanent. */
   readonly lastMetrics?: Readonly<Record<string, number | null>> | undefined;
   /** What that step was committed with. */
@@ -48,6 +50,7 @@ export async function train(
 ): Promise<void> {
   let coefficient = parts.lastMetrics?.[NEXT_COEFFICIENT] ?? experiment.kl?.coefficient;
   let moments = parts.lastState?.rewardMoments;
+  let tokens = parts.lastMetrics?.num_tokens ?? 0;
   for (let step = first; step <= experiment.trainer.steps; step++) {
     signal.throwIfAborted();
     const started = performance.now();
@@ -61,6 +64,7 @@ export async function train(
     const update = wanted === undefined ? undefined : await parts.update(wanted, step);
     const updated = performance.now();
     coefficient = nextCoefficient(experiment, coefficient, job, update);
+    tokens += tokensOf(episodes.groups);
     const times = {
       gen: (collected - started) / 1000,
       update: (updated - scored) / 1000,
@@ -73,7 +77,10 @@ export async function train(
       ...episodes.metrics,
       ...updateMetrics(update, optimizerAt(experiment, step).lr),
       ...(experiment.kl?.target !== undefined && coefficient !== undefined && { [NEXT_COEFFICIENT]: coefficient }),
+      num_tokens: tokens,
       ...timeMetrics(episodes.groups, times),
+      ...(wanted && parts.flops && { "perf/tflops/actor": parts.flops(lengthsOf(wanted)) / times.update / 1e12 }),
+      ...(!experiment.deterministic && otherTimeMetrics(episodes.groups, times)),
       // A measured time outside of `perf/`, because verl has it there; deterministic runs are synchronous.
       ...(experiment.async.ratio > 0 && { "fully_async/trainer/idle_ratio": times.gen / times.step }),
       ...teaching,
@@ -81,6 +88,12 @@ export async function train(
     };
     await parts.commit(step, metrics, rewardMoments === undefined ? {} : { rewardMoments });
   }
+}
+
+/** Lengths of the sequences of a job, as often as it trains on them. */
+function lengthsOf(job: PolicyJob | SupervisedJob): number[] {
+  const epochs = job.kind === "policy" ? job.epochs : 1;
+  return Array.from({ length: epochs }, () => job.sequences.map(({ length }) => length)).flat();
 }
 
 /** β of the next step: steered towards the target by what this step's update saw. */

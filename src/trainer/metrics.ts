@@ -36,6 +36,7 @@ export function rolloutMetrics(groups: readonly Group[]): Record<string, number>
     frac_reward_zero_std: spreads.filter((spread) => spread <= ZERO_SPREAD).length / Math.max(1, groups.length),
     ...summaryOf("response_length", all.map(sampledTokens)),
     "response_length/clip_ratio": mean(all.map(({ stopReason }) => (stopReason === "length" ? 1 : 0))),
+    ...terminatedLengths(all),
     ...summaryOf("prompt_length", all.map(promptTokens)),
     "sequence_length/mean": mean(all.map((trajectory) => trajectory.tokens.ids.length)),
     ...summaryOf(
@@ -68,17 +69,52 @@ export function updateMetrics(update: UpdateResult | undefined, lr: number): Rec
   };
 }
 
+/** Tokens of all episodes. */
+export function tokensOf(groups: readonly Group[]): number {
+  return groups.flatMap(({ trajectories }) => trajectories).reduce((sum, { tokens }) => sum + tokens.ids.length, 0);
+}
+
 export function timeMetrics(groups: readonly Group[], times: StepTimes): Record<string, number> {
-  const all = groups.flatMap((group) => group.trajectories);
-  const tokens = all.reduce((sum, trajectory) => sum + trajectory.tokens.ids.length, 0);
+  const tokens = tokensOf(groups);
   return {
     "timing_s/gen": times.gen,
     "timing_s/update_actor": times.update,
     "timing_s/step": times.step,
     "perf/total_num_tokens": tokens,
     "perf/throughput": tokens / times.step,
-    "perf/episodes_per_second": all.length / times.step,
+    "perf/actor_train_tok_per_s": times.update > 0 ? tokens / times.update : 0,
+    "perf/episodes_per_second": groups.flatMap(({ trajectories }) => trajectories).length / times.step,
+    "perf/wait_time_ratio": times.gen / times.step,
   };
+}
+
+/**
+ * Measured times under names beyond `timing_s/` and `perf/`, where others have them: milliseconds of a phase per token (of
+ * generation, per sampled token), seconds of the step, its tokens per second. Not for deterministic runs, whose other metrics are
+ * a function of the seed.
+ */
+export function otherTimeMetrics(groups: readonly Group[], times: StepTimes): Record<string, number> {
+  const tokens = tokensOf(groups);
+  const all = groups.flatMap((group) => group.trajectories);
+  const sampled = all.reduce((sum, trajectory) => sum + sampledTokens(trajectory), 0);
+  const perToken = (seconds: number, count: number) => (1000 * seconds) / Math.max(1, count);
+  return {
+    "timing_per_token_ms/gen": perToken(times.gen, sampled),
+    "timing_per_token_ms/update_actor": perToken(times.update, tokens),
+    "timing_per_token_ms/step": perToken(times.step, tokens),
+    step_time: times.step,
+    "time/wait_for_batch": times.gen,
+    "system/tps": tokens / times.step,
+  };
+}
+
+/** Lengths of the episodes that no limit on tokens cut off (TRL); nothing where there are none. */
+function terminatedLengths(all: readonly Trajectory[]): Record<string, number> {
+  const ended = all.filter(({ stopReason }) => stopReason !== "length").map(sampledTokens);
+  const summary = summaryOf("terminated", ended);
+  return Object.fromEntries(
+    Object.entries(summary).map(([name, value]) => [`completions/${name.split("/")[1]}_terminated_length`, value]),
+  );
 }
 
 /** Tokens before the first sampled one; all, where none was. */

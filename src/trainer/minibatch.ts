@@ -8,6 +8,7 @@ import { valueLoss } from "../algorithms/value-loss.ts";
 import type { Credit } from "./credit.ts";
 import { teacherTerm } from "./distillation.ts";
 import type { BackwardTerms } from "./loss-terms.ts";
+import type { RatioMeter } from "./ratio-meter.ts";
 import type { PolicyJob } from "./update.ts";
 
 /** What the current weights say about the minibatch, in the order of its members. */
@@ -27,6 +28,8 @@ export interface MinibatchLoss {
   /** From sampled tokens; 0 where the engine sums over the vocabulary. */
   readonly klLoss: number;
   readonly valueLoss: number;
+  /** Tokens whose value was clipped. */
+  readonly valuesClipped: number;
   /** Divergence from the teacher with its weight, where it is a term. */
   readonly teacherLoss: number;
   readonly clipped: number;
@@ -36,17 +39,18 @@ export interface MinibatchLoss {
   readonly tokens: number;
 }
 
-/** Denominators count the whole minibatch, so micro-batches add up exactly. */
+/** Denominators count the whole minibatch, so micro-batches add up exactly. @param ratios is shown every sequence. */
 export function minibatchLoss(
   job: PolicyJob,
   members: readonly number[],
   credit: Credit,
   current: Current,
+  ratios?: RatioMeter,
 ): MinibatchLoss {
   const at = <T>(items: readonly T[], i: number): T => items[i] as T;
   const places = members.map((i) => ({ mask_T: at(job.masks, i), turnIds_T: at(job.turnIds, i) }));
   const denominators = countDenominators(places);
-  const sums = { loss: 0, klLoss: 0, valueLoss: 0, clipped: 0, clippedLow: 0, approxKl: 0 };
+  const sums = { loss: 0, klLoss: 0, valueLoss: 0, valuesClipped: 0, clipped: 0, clippedLow: 0, approxKl: 0 };
   const weights = members.map((i, k) => {
     const place = at(places, k);
     const input = {
@@ -58,6 +62,7 @@ export function minibatchLoss(
       score: at(job.rewards, i),
       ...weighted(job, credit, i),
     };
+    ratios?.add(input);
     const output = policyLoss(job.algorithm, input, denominators);
     sums.loss += output.loss;
     sums.clipped += output.clipped;
@@ -74,6 +79,7 @@ export function minibatchLoss(
   });
   const values = valueTerm(job, members, credit, current, denominators.tokens);
   sums.valueLoss = values?.loss ?? 0;
+  sums.valuesClipped = values?.clipped ?? 0;
   const { kl, algorithm } = job;
   const perToken = (weight: number) => (weight === 0 ? undefined : spread(job, members, denominators, weight));
   const entropyWeights = perToken(algorithm.entropy);
@@ -83,7 +89,7 @@ export function minibatchLoss(
   const scale = { ...denominators, aggregation, normLength };
   const taught = teacherTerm(job, members, current.candidateLogprobs, scale);
   const terms = {
-    ...(values && { values }),
+    ...(values && { values: { weights: values.weights, into: values.into } }),
     ...(taught && { candidates: taught.candidates }),
     ...(entropyWeights && { entropyWeights }),
     ...(divergenceWeights && { divergenceWeights }),
@@ -119,7 +125,7 @@ function valueTerm(
   tokens: number,
 ) {
   if (critic === undefined) return undefined;
-  let loss = 0;
+  let [loss, clipped] = [0, 0];
   const weights = members.map((i, k) => {
     const input = {
       values_T: values[k] as Float32Array,
@@ -129,7 +135,8 @@ function valueTerm(
     };
     const output = valueLoss(input, { clip: algorithm.valueClip, tokens });
     loss += output.loss;
+    clipped += output.clipped;
     return Float32Array.from(output.gradient_T, (gradient) => -algorithm.valueWeight * gradient);
   });
-  return { loss, weights, into: algorithm.trunk ? ("trunk" as const) : ("head" as const) };
+  return { loss, clipped, weights, into: algorithm.trunk ? ("trunk" as const) : ("head" as const) };
 }

@@ -11,6 +11,7 @@
 
 import { AleError } from "../core/errors.ts";
 import { type DifferenceSummary, Differences } from "../policy/generation/differences.ts";
+import { Agreement } from "./agreement.ts";
 
 /** Importance ratios e^Δ over some tokens. */
 export interface RatioSummary {
@@ -46,6 +47,7 @@ export class MismatchMeter {
   readonly #sampled: SampledBy;
   readonly #parity = new Differences();
   readonly #cacheMix = new Differences();
+  readonly #agreement = new Agreement();
   #stale = 0;
   #ratios = 0;
   #largest = 0;
@@ -60,6 +62,7 @@ export class MismatchMeter {
   add(index: number, training_T: Float32Array): void {
     const { masks, generation, versions, kvOldest } = this.#sampled;
     const mask_T = masks[index] ?? new Uint8Array(0);
+    this.#agreement.add(training_T, generation[index] ?? [], mask_T);
     for (const [t, bit] of mask_T.entries()) {
       if (bit === 0) continue;
       const training = training_T[t] as number;
@@ -76,6 +79,11 @@ export class MismatchMeter {
       cacheMix: this.#cacheMix.summary(),
       staleness: { tokens: this.#stale, mean: this.#ratios / Math.max(1, this.#stale), max: this.#largest },
     };
+  }
+
+  /** All of the tokens together, in the measures of other trainers. */
+  agreement(): Record<string, number> {
+    return this.#agreement.metrics();
   }
 
   #addRatio(ratio: number): void {

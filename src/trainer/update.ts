@@ -17,6 +17,7 @@ import type { BackwardTerms, ForwardResult, ForwardTerms } from "./loss-terms.ts
 import { type Current, minibatchLoss } from "./minibatch.ts";
 import { checkParity, type Mismatch, MismatchMeter, NO_MISMATCH, type ParityLimits } from "./mismatch.ts";
 import { type PreferenceJob, preferenceGradients } from "./preference.ts";
+import { RatioMeter } from "./ratio-meter.ts";
 
 /** Settings of one AdamW step. */
 export interface OptimizerSettings {
@@ -185,6 +186,7 @@ async function policyUpdate(
     masks: job.untruncated === undefined ? [] : job.masks,
     generation: job.untruncated ?? [],
   });
+  const ratios = new RatioMeter(job.algorithm);
   let slot: Slot = published;
   const credit = await assignCredit(learner, job, published);
   for (let epoch = 0; epoch < job.epochs; epoch++) {
@@ -197,7 +199,7 @@ async function policyUpdate(
         for (const [k, i] of members.entries()) meter.add(i, current.logprobs[k] as Float32Array);
         checkParity(meter.summary().parity, job.parityLimits, "sampled tokens");
       }
-      const batch = minibatchLoss(job, members, credit, current);
+      const batch = minibatchLoss(job, members, credit, current, ratios);
       const { weights, terms } = batch;
       const { entropy, divergence } = await learner.backward(sequences, weights, slot, job.temperature, terms);
       const imitated = await imitate(learner, job, { index: m, count: minibatches.length }, slot);
@@ -221,13 +223,13 @@ async function policyUpdate(
     mismatch: meter.summary(),
     updates,
     tokens: sum.tokens,
-    metrics: { ...credit.metrics, ...termMetrics(job, credit, sum, count) },
+    metrics: { ...credit.metrics, ...termMetrics(job, credit, sum, count), ...ratios.metrics(), ...meter.agreement() },
   };
 }
 
 /** Sums over the minibatches of an update. */
 const NOTHING = {
-  ...{ loss: 0, klLoss: 0, valueLoss: 0, teacherLoss: 0 },
+  ...{ loss: 0, klLoss: 0, valueLoss: 0, valuesClipped: 0, teacherLoss: 0 },
   ...{ gradNorm: 0, entropy: 0, clipped: 0, clippedLow: 0, approxKl: 0, tokens: 0 },
 };
 type Sums = typeof NOTHING;
@@ -245,7 +247,7 @@ function termMetrics({ kl, teacher }: PolicyJob, { critic }: Credit, sum: Sums, 
       "clip_ratio/high_mean": (sum.clipped - sum.clippedLow) / tokens,
     }),
     ...(kl?.in === "loss" && { "actor/kl_loss": sum.klLoss / updates, "actor/kl_coef": kl.coefficient }),
-    ...(critic && { "critic/vf_loss": sum.valueLoss / updates }),
+    ...(critic && { "critic/vf_loss": sum.valueLoss / updates, "critic/vf_clipfrac": sum.valuesClipped / tokens }),
     ...(teacher?.in === "loss" && { "distill/loss": sum.teacherLoss / updates }),
   };
 }

@@ -52,6 +52,8 @@ export interface PanelState {
   lastStepAt: number;
   restarts: number;
   restartReason: string | undefined;
+  /** Why all sandboxes were lost the last time, and how often that was. */
+  launcher: { readonly restarts: number; readonly reason: string } | undefined;
   status: RunStatus;
   /** What the last line says, e.g. that the run is being saved. */
   message: string | undefined;
@@ -97,6 +99,7 @@ export function createPanelState(options: {
     lastStepAt: options.startedAt,
     restarts: 0,
     restartReason: undefined,
+    launcher: undefined,
     status: "running",
     message: undefined,
   };
@@ -144,6 +147,9 @@ export function applyEvent(state: PanelState, { event, at }: EmittedEvent): void
     case "engine.restarted":
       state.restarts = event.restarts;
       state.restartReason = event.reason;
+      break;
+    case "launcher.restarted":
+      state.launcher = event;
       break;
     case "run.finished":
       state.status = event.status;

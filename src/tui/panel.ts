@@ -302,5 +302,9 @@ function parityText(state: PanelState, paint: Painter): string {
   } else if (parts.length > 0) {
     parts.push("no engine restarts");
   }
+  if (state.launcher !== undefined) {
+    const { restarts, reason } = state.launcher;
+    parts.push(paint("yellow", `sandboxes lost ${restarts}×: ${sanitizeLine(reason, 80)}`));
+  }
   return parts.join(" · ");
 }

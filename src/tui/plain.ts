@@ -27,6 +27,8 @@ export class PlainReporter {
         return this.#stageLine(event, at);
       case "engine.restarted":
         return `warning: engine ${sanitizeLine(event.device, 40)} was restarted (${event.restarts}×): ${sanitizeLine(event.reason, 200)}`;
+      case "launcher.restarted":
+        return `warning: sandboxes are lost (${event.restarts}×), a new launcher makes others: ${sanitizeLine(event.reason, 200)}`;
       case "run.finished":
         return `${event.status}${event.reason === undefined ? "" : `: ${sanitizeLine(event.reason)}`}`;
       case "log":

@@ -94,6 +94,7 @@ const FOLLOWED: readonly EventType[] = [
   "progress",
   "guard.alert",
   "engine.restarted",
+  "launcher.restarted",
   "run.finished",
 ];
 

@@ -171,6 +171,13 @@ static void drop_layer(const struct frame_header *header, const uint8_t *payload
     answer_error(header->request, 0, "the factory is gone");
 }
 
+/* By way of the factory, without which no sandbox is made either. */
+static void ping(const struct frame_header *header) {
+  struct factory_message message = {.kind = OP_PING, .request = header->request};
+  if (!send_packet(broker.factory, &message, sizeof message, NULL, 0))
+    answer_error(header->request, 0, "the factory is gone");
+}
+
 static void place_stored(const struct frame_header *header, const uint8_t *payload) {
   struct factory_message message = {.kind = OP_STORED, .request = header->request};
   const char *path = setting(payload, header->length, "path");
@@ -197,6 +204,7 @@ static void handle(const struct frame_header *header, const uint8_t *payload) {
     case OP_RESUME: sandbox_resume(header); return;
     case OP_WRITTEN: sandbox_written(header, payload); return;
     case OP_DROP: drop_layer(header, payload); return;
+    case OP_PING: ping(header); return;
     case OP_STORED: place_stored(header, payload); return;
     case OP_LISTEN:
     case OP_FORWARD: relay_open(header, payload); return;

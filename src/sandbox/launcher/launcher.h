@@ -68,6 +68,7 @@ enum op {
   OP_LIMITS = 5,  /* reply: u32 memory, u32 pids, u32 disk */
   OP_FREEZE = 6,  /* the sandbox ends and what it wrote becomes a layer for others; reply: u64 bytes */
   OP_DROP = 7,    /* control → factory: a layer is no longer needed */
+  OP_PING = 8,    /* control → factory: an empty reply, which says that both processes are at work */
   OP_STORED = 12, /* control → factory: a folder of the host as a layer */
   OP_RUN = 16,
   OP_EXEC = 17,
@@ -192,7 +193,7 @@ struct sandbox_spec {
 
 /* Broker → factory. */
 struct factory_message {
-  uint32_t kind; /* OP_BASE, OP_CREATE, OP_FREEZE (with the layer's mount), OP_DROP or OP_STORED (path in spec.target) */
+  uint32_t kind; /* OP_BASE, OP_CREATE, OP_FREEZE (with the layer's mount), OP_DROP, OP_PING or OP_STORED (path in spec.target) */
   uint32_t request;
   uint32_t sandbox;
   uint32_t layer;
