@@ -147,7 +147,9 @@ const TrainerSchema = z
       .number()
       .min(0)
       .default(1e-4)
-      .describe("Largest |logprob(training) − logprob(generation)| of the same weights before the run stops; 0 = any"),
+      .describe(
+        "Largest |logprob(training) − logprob(generation)| / max(1, |logprob|) of the same weights before the run stops; 0 = any",
+      ),
     parityMeanLimit: z
       .number()
       .min(0)

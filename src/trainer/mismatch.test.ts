@@ -13,11 +13,14 @@ describe("a token counts in one measure only", () => {
   const { parity, cacheMix, staleness } = meter.summary();
 
   test("parity: sampled by the weights trained from, over a cache of theirs", () => {
-    expect(parity).toEqual({ tokens: 3, max: 0.25, mean: 0.25 / 3, kl: (Math.exp(-0.25) - 1 + 0.25) / 3 });
+    expect(parity).toEqual({
+      ...{ tokens: 3, max: 0.25, scaledMax: 0.25 / 1.25 },
+      ...{ mean: 0.25 / 3, kl: (Math.exp(-0.25) - 1 + 0.25) / 3 },
+    });
   });
 
   test("cache mix: sampled by them, over a cache with older entries", () => {
-    expect({ ...cacheMix, kl: 0 }).toEqual({ tokens: 1, max: 0.5, mean: 0.5, kl: 0 });
+    expect({ ...cacheMix, kl: 0 }).toEqual({ tokens: 1, max: 0.5, scaledMax: 0.2, mean: 0.5, kl: 0 });
     expect(cacheMix.kl).toBeCloseTo(Math.exp(-0.5) - 0.5, 12);
   });
 
@@ -37,11 +40,13 @@ describe("a token counts in one measure only", () => {
 });
 
 test("each limit is checked by itself, 0 is none, and NaN passes none", () => {
-  const found = { max: 0.1, mean: 0.01, kl: 0.001 };
+  const found = { max: 0.5, scaledMax: 0.1, mean: 0.01, kl: 0.001 };
   expect(() => checkParity(found, { max: 0, mean: 0, kl: 0 }, "here")).not.toThrow();
   expect(() => checkParity(found, { max: 0.2, mean: 0.02, kl: 0.002 }, "here")).not.toThrow();
-  expect(() => checkParity(found, { max: 0.05, mean: 0, kl: 0 }, "here")).toThrow("max |Δ log p| = 1.00e-1 > 0.05");
+  expect(() => checkParity(found, { max: 0.05, mean: 0, kl: 0 }, "here")).toThrow(
+    "max |Δ log p| / max(1, |log p|) = 1.00e-1 > 0.05",
+  );
   expect(() => checkParity(found, { max: 0, mean: 0.005, kl: 0 }, "here")).toThrow("mean |Δ log p|");
   expect(() => checkParity(found, { max: 0, mean: 0, kl: 1e-4 }, "here")).toThrow("KL");
-  expect(() => checkParity({ ...found, max: Number.NaN }, { max: 1, mean: 0, kl: 0 }, "here")).toThrow("NaN");
+  expect(() => checkParity({ ...found, scaledMax: Number.NaN }, { max: 1, mean: 0, kl: 0 }, "here")).toThrow("NaN");
 });

@@ -103,7 +103,7 @@ export const NO_MISMATCH: Mismatch = new MismatchMeter(0, {
 /** @throws AleError("engine") naming the limit that is passed; `where` says what was compared. */
 export function checkParity(parity: Omit<DifferenceSummary, "tokens">, limits: ParityLimits, where: string): void {
   for (const [name, value, limit, setting] of [
-    ["max |Δ log p|", parity.max, limits.max, "parityLimit"],
+    ["max |Δ log p| / max(1, |log p|)", parity.scaledMax, limits.max, "parityLimit"],
     ["mean |Δ log p|", parity.mean, limits.mean, "parityMeanLimit"],
     ["KL", parity.kl, limits.kl, "parityKlLimit"],
   ] as const) {
