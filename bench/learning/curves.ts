@@ -44,8 +44,6 @@ const evaluations =
   ({ curve }, thousands) =>
     curve.map((at) => ({ x: thousands ? at.envSteps / 1000 : at.step, y: pick(at) }));
 
-const perStep = (values: readonly number[] = []): Point[] => values.map((y, i) => ({ x: i + 1, y }));
-
 /** What may be drawn of a plan's runs. */
 export const PICTURES = {
   success: { about: "held-out success, sampled", points: evaluations(({ rate }) => rate), ...SHARE },
@@ -56,13 +54,13 @@ export const PICTURES = {
   },
   "grad-norm": {
     about: "norm of the gradient before clipping",
-    points: ({ gradNorms }) => perStep(gradNorms),
+    points: ({ gradNorms = [] }) => gradNorms.map(({ step, norm }) => ({ x: step, y: norm })),
     overTrainingSteps: true,
     format: (value) => value.toPrecision(2),
   },
   "expert-chunks": {
     about: "chunks of an expert before the anchors, mean",
-    points: ({ expertChunks }) => perStep(expertChunks),
+    points: ({ expertChunks }) => expertChunks.map((y, i) => ({ x: i + 1, y })),
     overTrainingSteps: true,
     format: (value) => value.toFixed(1),
   },
@@ -84,7 +82,9 @@ export function curvesSvg(plan: Plan, arms: readonly ArmCurves[], name: PictureN
       ...{ width: WIDTH, height: HEIGHT, xLabel: "", yLabel: "", yDomain, format: picture.format },
       layers: [...faint, ...own.map((points) => line(points, "blue", !picture.overTrainingSteps))],
     });
-    const last = own.map((points) => (picture.formatLast ?? picture.format)(points.at(-1)?.y ?? 0)).join(", ");
+    const ends = own.map((points) => points.at(-1)?.y ?? 0);
+    const end = ends.reduce((sum, value) => sum + value, 0) / Math.max(1, ends.length);
+    const last = `${ends.length > 1 ? "mean " : ""}${(picture.formatLast ?? picture.format)(end)}`;
     const [x, y] = [(i % COLUMNS) * (WIDTH + GAP), Math.floor(i / COLUMNS) * (HEIGHT + GAP)];
     return html`<svg x="${x}" y="${y}" width="${WIDTH}" height="${HEIGHT}"><text class="name" x="58" y="16">${arm}</text>
 <text class="end" x="${WIDTH - 16}" y="16">${last}</text>${chart}</svg>`;

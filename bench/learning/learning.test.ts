@@ -109,7 +109,7 @@ test("every plan's experiments load with every arm's settings, and no two arms a
 test("curves are drawn with a panel per arm and nothing that is not SVG", () => {
   const result = { configHash: "a", seed: 1, ...outcomeOf(100, [0.1, 0.2, 0.3, 0.9]) };
   const arms = ["grpo", "<i>"].map((arm) => ({ arm, results: [{ ...result, arm }] }));
-  const svg = curvesSvg(PLANS["algorithms"] as Plan, arms);
+  const svg = curvesSvg(PLANS.algorithms as Plan, arms);
   expect(svg).toStartWith('<svg xmlns="http://www.w3.org/2000/svg"');
   expect(svg.match(/class="name"/g)).toHaveLength(2);
   expect(svg).toContain("90.0 %");
@@ -117,11 +117,12 @@ test("curves are drawn with a panel per arm and nothing that is not SVG", () => 
 });
 
 test("gradient norms are drawn over training steps on one scale for all arms", () => {
-  const runs = [[1, 2, 4], [8]].map((gradNorms, i) => {
+  const runs = [[1, 2, 4], [8]].map((norms, i) => {
+    const gradNorms = norms.map((norm, k) => ({ step: 2 * k + 1, norm }));
     return { configHash: String(i), arm: String(i), seed: 1, ...outcomeOf(100, [0.1]), gradNorms };
   });
   const svg = curvesSvg(
-    PLANS["fork"] as Plan,
+    PLANS.fork as Plan,
     runs.map((run) => ({ arm: run.arm, results: [run] })),
     "grad-norm",
   );

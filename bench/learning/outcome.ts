@@ -31,8 +31,8 @@ export interface Outcome {
   readonly curve: readonly CurvePoint[];
   readonly wallSeconds: number;
   readonly gradNorm: { readonly median: number; readonly max: number };
-  /** Norm of the gradient before clipping, per training step. */
-  readonly gradNorms?: readonly number[];
+  /** Norm of the gradient before clipping, of the training steps that had one. */
+  readonly gradNorms?: readonly { readonly step: number; readonly norm: number }[];
   /** Mean chunks of an expert before its anchors, per step; empty without resampling. */
   readonly expertChunks: readonly number[];
   /** Means over the training steps that have the metric. */
@@ -61,8 +61,8 @@ export function readOutcome(
   if (curve.length === 0) throw new Error("the run was never evaluated on held-out instances");
   const column = (name: string) => metrics.flatMap((row) => row.metrics[name] ?? []);
   const trained = metrics.filter((row) => row.step > 0);
-  const gradNorms = column("actor/grad_norm");
-  const norms = gradNorms.toSorted((a, b) => a - b);
+  const gradNorms = metrics.flatMap(({ step, metrics: { "actor/grad_norm": norm } }) => (norm ? [{ step, norm }] : []));
+  const norms = gradNorms.map(({ norm }) => norm).sort((a, b) => a - b);
   return {
     curve,
     wallSeconds,
