@@ -36,7 +36,7 @@ export const FORK_BUDGET = 40_000;
 const arm = (name: string, file: string, ...overrides: string[]): Arm => ({ name, file, overrides });
 
 /** Steps and evaluations of the hard suite's experiments. */
-const HARD_LENGTH = ["trainer.steps=240", "evaluation.heldout=32"];
+const HARD_LENGTH = ["trainer.steps=400", "evaluation.every=100", "evaluation.heldout=128"];
 
 /**
  * 30 steps of 256 episodes on two engines, by which most of it is learned: earlier, what is trained late is behind by what was
