@@ -1,10 +1,11 @@
 /** Sandboxes that are made, used and ended at random moments leave nothing behind. The long version: `bun run bench churn`. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type ChurnResult, churn } from "../../bench/churn-run.ts";
-import type { Inventory } from "../../bench/inventory.ts";
-import { openProvider, type TestProvider } from "./support.ts";
+import { childrenOf, type Inventory, takeInventory } from "../../bench/inventory.ts";
+import { ENVIRONMENT, openProvider, type TestProvider, until } from "./support.ts";
 
 const COUNT = 300;
 const LONG_MS = 120_000;
@@ -41,6 +42,39 @@ test.each([
 test("the launcher has not grown", () => {
   expect(result.memoryAfter.launcher - result.memoryBefore.launcher).toBeLessThan(8);
 });
+
+test("one that is killed while it is made leaves nothing, and is told at once", async () => {
+  const factory = childrenOf(provider.launcherPid);
+  const before = takeInventory(provider, provider.stateDir);
+  for (let i = 0; i < 60; i++) {
+    const making = provider.create(ENVIRONMENT).then(
+      (sandbox) => sandbox.destroy(),
+      () => {},
+    );
+    await new Promise((resolve) => setImmediate(resolve)); // the request is on its way
+    killFirstChild(provider.launcherPid, factory);
+    await making; // one that nobody answers would run into the test's time limit
+  }
+  const left = () => takeInventory(provider, provider.stateDir);
+  await until("everything is gone", 5_000, () => Bun.deepEquals(left(), before)).catch(() => {});
+  expect(left()).toEqual(before);
+}, 20_000);
+
+/** As soon as there is one besides `spared`, within 20 ms. Without a pause: it is being made for a millisecond. */
+function killFirstChild(parent: number, spared: readonly number[]): void {
+  const end = performance.now() + 20;
+  while (performance.now() < end) {
+    const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").trim().split(" ").map(Number);
+    const child = children.find((pid) => pid > 0 && !spared.includes(pid));
+    if (child === undefined) continue;
+    try {
+      process.kill(child, "SIGKILL");
+    } catch {
+      // It has another name now, of whom only root may kill it, or it has ended.
+    }
+    return;
+  }
+}
 
 /** Why not, or `undefined`. An ordinary user may not start Bun from there where it lies in a folder of root's. */
 const skipped =

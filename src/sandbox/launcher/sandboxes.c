@@ -169,45 +169,6 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   pump();
 }
 
-/* Inits that ended before the factory's word of their making arrived. */
-static struct {
-  pid_t pid;
-  int status;
-} early[MAX_IN_FLIGHT * 2];
-
-static void remember_early(pid_t pid, int status) {
-  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
-    if (early[i].pid == 0) {
-      early[i].pid = pid;
-      early[i].status = status;
-      return;
-    }
-}
-
-static bool take_early(pid_t pid, int *status) {
-  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
-    if (early[i].pid == pid) {
-      *status = early[i].status;
-      early[i].pid = 0;
-      return true;
-    }
-  return false;
-}
-
-void sandbox_made(const struct factory_answer *made) {
-  int status;
-  broker.in_flight--;
-  struct sandbox *sandbox = sandbox_find(made->sandbox);
-  if (sandbox != NULL) {
-    sandbox->pid = made->pid > 0 ? made->pid : 0;
-    if (sandbox->state == SANDBOX_MAKING) sandbox->state = SANDBOX_STARTING; /* it may have said "ready" already */
-    if (made->error[0] != 0) fail_creation(sandbox, made->error);
-    else if (take_early(made->pid, &status)) sandbox_reaped(made->pid, status);
-    else if (sandbox->destroying) kill(sandbox->pid, SIGKILL);
-  }
-  pump();
-}
-
 void sandbox_destroy(const struct frame_header *header) {
   struct sandbox *sandbox = sandbox_find(header->sandbox);
   if (sandbox == NULL) {
@@ -347,14 +308,33 @@ void sandbox_socket_event(uint32_t id, uint32_t events) {
   if (events & EPOLLOUT) flush(sandbox);
 }
 
-void sandbox_reaped(pid_t pid, int status) {
-  struct sandbox *sandbox = NULL;
-  for (int i = 0; i < BUCKETS && sandbox == NULL; i++)
-    for (sandbox = buckets[i]; sandbox != NULL && sandbox->pid != pid; sandbox = sandbox->next) continue;
-  if (sandbox == NULL) {
-    remember_early(pid, status);
-    return;
-  }
+/* Inits that ended before the factory's word of their making arrived. */
+static struct {
+  pid_t pid;
+  int status;
+} early[MAX_IN_FLIGHT * 2];
+
+static void remember_early(pid_t pid, int status) {
+  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
+    if (early[i].pid == 0) {
+      early[i].pid = pid;
+      early[i].status = status;
+      return;
+    }
+}
+
+static bool take_early(pid_t pid, int *status) {
+  for (size_t i = 0; i < sizeof early / sizeof *early; i++)
+    if (early[i].pid == pid) {
+      *status = early[i].status;
+      early[i].pid = 0;
+      return true;
+    }
+  return false;
+}
+
+/* The init was reaped: nothing of the sandbox runs any more. */
+static void sandbox_ended(struct sandbox *sandbox, int status) {
   char text[128];
   int unread;
   while (sandbox->socket >= 0 && ioctl(sandbox->socket, FIONREAD, &unread) == 0 && unread > 0) /* its last words */
@@ -377,6 +357,29 @@ void sandbox_reaped(pid_t pid, int status) {
   }
   if (sandbox->destroying) remove_sandbox(sandbox);
   else if (was_live) answer_gone(sandbox->id, text);
+}
+
+void sandbox_reaped(pid_t pid, int status) {
+  struct sandbox *sandbox = NULL;
+  for (int i = 0; i < BUCKETS && sandbox == NULL; i++)
+    for (sandbox = buckets[i]; sandbox != NULL && sandbox->pid != pid; sandbox = sandbox->next) continue;
+  if (sandbox != NULL) sandbox_ended(sandbox, status);
+  else remember_early(pid, status);
+}
+
+void sandbox_made(const struct factory_answer *made) {
+  int status;
+  broker.in_flight--;
+  struct sandbox *sandbox = sandbox_find(made->sandbox);
+  bool ended = made->pid > 0 && take_early(made->pid, &status); /* also where the factory failed for that very reason */
+  if (sandbox != NULL) {
+    sandbox->pid = made->pid > 0 && !ended ? made->pid : 0;
+    if (sandbox->state == SANDBOX_MAKING) sandbox->state = SANDBOX_STARTING; /* it may have said "ready" already */
+    if (made->error[0] != 0) fail_creation(sandbox, made->error);
+    else if (ended) sandbox_ended(sandbox, status);
+    else if (sandbox->destroying) kill(sandbox->pid, SIGKILL);
+  }
+  pump();
 }
 
 void sandboxes_end(void) {
