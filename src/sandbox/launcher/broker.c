@@ -77,6 +77,8 @@ static void choose_level(bool use_cgroups, const char *name) {
   level->id_count = 65536;
   level->mapped = geteuid() == 0 && ids_available("/proc/self/uid_map", level->first_id, level->id_count) &&
                   ids_available("/proc/self/gid_map", level->first_id, level->id_count);
+  level->ranges = level->mapped && can_show_with_ids() && ids_available("/proc/self/uid_map", RANGES_FIRST, MAX_BLOCKS * RANGE_IDS) &&
+                  ids_available("/proc/self/gid_map", RANGES_FIRST, MAX_BLOCKS * RANGE_IDS);
   if (use_cgroups) cgroups_detect(&broker.cgroups, name);
   level->hard_limits = broker.cgroups.memory && broker.cgroups.pids;
 }
@@ -233,6 +235,8 @@ static void read_factory(void) {
     fprintf(stderr, "launcher: the factory is gone\n");
     shut_down(71);
   }
+  if (made.kind == OP_BASE && made.sandbox < MAX_BASES) broker.lent[made.sandbox] = made.bytes != 0;
+  if (made.kind == OP_STORED && made.bytes != 0) broker.stored_kept = true;
   if (made.kind == OP_CREATE) sandbox_made(&made);
   else if (made.error[0] != 0) answer_error(made.request, 0, made.error);
   else if (made.kind == OP_FREEZE) answer(made.request, made.sandbox, 0, &made.bytes, sizeof made.bytes);

@@ -43,6 +43,8 @@ struct broker {
   struct cgroups cgroups;
   int ids; /* the factory's user namespace, where sandboxes have subordinate ids */
   bool on_disk[MAX_BASES]; /* bases that are folders of the host's, other than its programs */
+  bool lent[MAX_BASES];    /* bases that sandboxes can be shown with ids of their own */
+  bool stored_kept;        /* of the layers on disk there is one that cannot */
   struct sandbox *queue_first, *queue_last;
   int in_flight;
   char stage[PATH_SIZE];

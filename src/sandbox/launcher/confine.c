@@ -98,7 +98,7 @@ void confine(const struct sandbox_spec *spec, const struct level *level) {
   if (sethostname("sandbox", 7) != 0) setup_fail("host name");
   raise_loopback();
   limit_all(spec, level);
-  if (!level->mapped || spec->ids > 0) share_quotas(spec->ids == 0 || spec->users_root);
+  if (!level->mapped || level->subordinate > 0) share_quotas(spec->ids == 0 || spec->users_root);
   /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group
    * limits processes it shall be the one that does, because it counts refusals. */
   limit(RLIMIT_NPROC, process_limit(spec, level));

@@ -47,7 +47,7 @@ static void become_sandbox(const struct factory_message *message, int socket, in
   char byte;
   told_to = socket;
   told_for = message->sandbox;
-  subordinate_take_layers(go, &message->spec);
+  take_mounts(go, &message->spec, sandbox_level, &bases[message->spec.base]);
   if (read(go, &byte, 1) != 1) _exit(125); /* the id maps are written, or the factory is gone */
   for (int i = 0; i < message->attach_count; i++)
     if (write(tasks[i], "0", 1) != 1) setup_fail("joining the control group");
@@ -81,21 +81,26 @@ static void act_as(uid_t id) {
 
 /* 0: ourselves, where we have no other id. */
 static uid_t maker_of(const struct factory_message *message) {
-  if (!sandbox_level->mapped) return message->spec.ids;
+  if (!sandbox_level->mapped || message->spec.ids > 0) return message->spec.ids;
   return sandbox_level->first_id + 1 + message->sandbox % (sandbox_level->id_count - 1);
 }
 
 /* In the name of `maker`; with subordinate ids, how many processes the sandbox may have in all is set by that. */
 static pid_t clone_sandbox(struct clone_args *arguments, uid_t maker, const struct sandbox_spec *spec) {
-  if (spec->ids > 0) subordinate_limit_processes(process_limit(spec, sandbox_level));
+  if (sandbox_level->subordinate > 0) subordinate_limit_processes(process_limit(spec, sandbox_level));
   if (maker != 0) act_as(maker);
   pid_t pid = (pid_t)syscall(SYS_clone3, arguments, sizeof *arguments);
   int saved = errno;
   if (pid == 0) return 0;
   if (maker != 0) act_as(0);
-  if (spec->ids > 0) subordinate_limit_processes(UINT64_MAX);
+  if (sandbox_level->subordinate > 0) subordinate_limit_processes(UINT64_MAX);
   errno = saved;
   return pid;
+}
+
+static bool write_maps(pid_t pid, const struct sandbox_spec *spec) {
+  if (sandbox_level->subordinate > 0) return subordinate_write_maps(pid, spec);
+  return write_id_maps(pid, sandbox_level, spec->ids > 0 ? spec->ids : sandbox_level->first_id);
 }
 
 /* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
@@ -124,13 +129,38 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
   }
   if (message->spec.target[0] != 0) stage_target_end(); /* the sandbox has its own */
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
-  else if (!(message->spec.ids > 0 ? subordinate_write_maps(pid, &message->spec) : write_id_maps(pid, sandbox_level)))
-    format(error, capacity, "id maps: %s", strerror(errno));
-  else if (!subordinate_lend_layers(go[1], pid, &message->spec)) format(error, capacity, "layers: %s", strerror(errno));
+  else if (!write_maps(pid, &message->spec)) format(error, capacity, "id maps: %s", strerror(errno));
+  else if (!lend_mounts(go[1], pid, &message->spec, sandbox_level, &bases[message->spec.base]))
+    format(error, capacity, "mounts with its ids: %s", strerror(errno));
   else if (write(go[1], "g", 1) != 1) format(error, capacity, "start: %s", strerror(errno));
   close(go[0]);
   close(go[1]);
   return pid;
+}
+
+/* `settings`: what follows the message. */
+static void handle(const struct factory_message *message, const uint8_t *settings, size_t length, const int *fds, int count,
+                   struct factory_answer *answer) {
+  char *error = answer->error;
+  size_t capacity = sizeof answer->error;
+  uint32_t base = message->spec.base;
+  if (message->kind == OP_BASE && base < MAX_BASES) {
+    stage_base(base, &bases[base], sandbox_level, settings, length, error, capacity);
+    answer->sandbox = base;
+    answer->bytes = bases[base].lent;
+    if (bases[base].used) error[0] = 0;
+  } else if (message->kind == OP_FREEZE && count == 1) {
+    stage_layer(message->layer, fds[0], &answer->bytes, error, capacity);
+  } else if (message->kind == OP_STORED) {
+    stage_stored(message->layer, message->spec.target, sandbox_level, error, capacity);
+    answer->bytes = stage_keeps_ids(message->layer);
+  } else if (message->kind == OP_DROP) {
+    stage_drop(message->layer);
+  } else if (message->kind == OP_CREATE && count == 1 + message->attach_count + message->into_cgroup) {
+    answer->pid = make_sandbox(message, fds, error, capacity);
+  } else if (message->kind != OP_PING) { /* to answer that is all */
+    format(error, capacity, "descriptors are missing (limit on open files reached?)");
+  }
 }
 
 void factory_main(int channel, struct level *level, const char *stage) {
@@ -155,22 +185,7 @@ void factory_main(int channel, struct level *level, const char *stage) {
     if (n < (ssize_t)sizeof message) _exit(0); /* the broker is gone */
     memcpy(&message, packet, sizeof message);
     answer = (struct factory_answer){.kind = message.kind, .request = message.request, .sandbox = message.sandbox};
-    if (message.kind == OP_BASE && message.spec.base < MAX_BASES)
-      stage_base(message.spec.base, &bases[message.spec.base], packet + sizeof message,
-                 (size_t)n - sizeof message, answer.error, sizeof answer.error);
-    else if (message.kind == OP_FREEZE && count == 1)
-      stage_layer(message.layer, fds[0], &answer.bytes, answer.error, sizeof answer.error);
-    else if (message.kind == OP_STORED)
-      stage_stored(message.layer, message.spec.target, answer.error, sizeof answer.error);
-    else if (message.kind == OP_DROP)
-      stage_drop(message.layer);
-    else if (message.kind == OP_PING)
-      answer.error[0] = 0; /* to answer is all */
-    else if (message.kind == OP_CREATE && count == 1 + message.attach_count + message.into_cgroup)
-      answer.pid = make_sandbox(&message, fds, answer.error, sizeof answer.error);
-    else
-      format(answer.error, sizeof answer.error, "descriptors are missing (limit on open files reached?)");
-    if (message.kind == OP_BASE && bases[message.spec.base].used) answer.error[0] = 0;
+    handle(&message, packet + sizeof message, (size_t)n - sizeof message, fds, count, &answer);
     for (int i = 0; i < count; i++) close(fds[i]);
     if (!send_packet(channel, &answer, sizeof answer, NULL, 0)) _exit(0);
   }

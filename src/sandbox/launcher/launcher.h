@@ -171,9 +171,14 @@ struct level {
   bool hard_limits;   /* memory and pids by cgroup; otherwise rlimits and a watcher */
   bool want_subordinate;
   uint32_t subordinate; /* ids from 1 on in the factory's namespace, in blocks for the sandboxes; 0: none */
+  bool ranges;          /* as root: sandboxes have a range each, from RANGES_FIRST on; else all have the one at first_id */
 };
 /* Subordinate ids that one sandbox gets. */
 enum { BLOCK_IDS = 32 };
+/* Ids that one sandbox of root's gets. Above what is granted as subordinate ids, and to containers of systemd's. */
+#define RANGES_FIRST 0x80000000u
+enum { RANGE_IDS = 65536 };
+enum { MAX_BLOCKS = 16384 };
 
 /* One sandbox to make. */
 struct sandbox_spec {
@@ -186,7 +191,7 @@ struct sandbox_spec {
   uint32_t layer_count;
   char target[PATH_SIZE]; /* a folder of the host that it may write to; empty: none */
   bool store;             /* no root file system: the layers side by side, and the target */
-  uint32_t ids;           /* first of its block of subordinate ids; 0: none */
+  uint32_t ids;           /* first of its own ids, a block of subordinate ones or as root a range; 0: none */
   bool shares_ids;        /* with others */
   bool users_root;        /* its root is the user all the same, for the sake of files on disk */
 };
@@ -207,7 +212,7 @@ struct factory_message {
 struct factory_answer {
   uint32_t kind, request, sandbox;
   int32_t pid;
-  uint64_t bytes;  /* OP_FREEZE: what the layer holds */
+  uint64_t bytes;  /* OP_FREEZE: what the layer holds; OP_BASE: whether it is lent; OP_STORED: whether it is not */
   char error[512]; /* empty: success */
 };
 
@@ -217,6 +222,7 @@ struct base {
   bool directory;                     /* one whole root, instead of the host's /usr */
   bool has_usr;
   bool bare;                          /* nothing of the host's */
+  bool lent;                          /* mounted with the host's ids: each sandbox gets it mounted with its own */
   char links[8][2][64];               /* top-level symlinks: name, target */
   int link_count;
   char trees[8][64];                  /* other top-level folders, bound read-only */
@@ -283,18 +289,22 @@ void room_step_back(const char *own);
 void factory_main(int channel, struct level *level, const char *stage) __attribute__((noreturn));
 /* Enters the factory's own namespaces; afterwards the host is out of reach except through `stage_base`. */
 bool stage_enter(struct level *level, const char *stage, char *error, size_t capacity);
-bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity);
+bool stage_base(uint32_t id, struct base *base, const struct level *level, const uint8_t *settings, size_t length, char *error,
+                size_t capacity);
 /* Places a frozen sandbox's file system, a detached mount, where every later sandbox can stand on it. */
 bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity);
 void stage_drop(uint32_t layer);
 /* The same for a folder of the host; nothing can be written through it. */
-bool stage_stored(uint32_t layer, const char *path, char *error, size_t capacity);
+bool stage_stored(uint32_t layer, const char *path, const struct level *level, char *error, size_t capacity);
+/* Such a one cannot be shown with a sandbox's own ids. */
+bool stage_keeps_ids(uint32_t layer);
 /* Makes a folder of the host writable at /base/target for the sandbox that is cloned before `stage_target_end`. */
 bool stage_target(const char *path, char *error, size_t capacity);
 void stage_target_end(void);
 /* 0 where /usr can be mounted with the sandboxes' ids, else the error number. */
 int stage_probe_mapping(const struct level *level);
-bool write_id_maps(pid_t pid, const struct level *level);
+/* As root, a range that begins with `first`. */
+bool write_id_maps(pid_t pid, const struct level *level, uint32_t first);
 
 /* subordinate.c: the user's subordinate ids, in the factory */
 /* As an ordinary user: becomes root of a user namespace that holds only ourselves, and our subordinate ids where there are any,
@@ -304,9 +314,14 @@ bool enter_own_namespace(struct level *level, char *error, size_t capacity);
 bool subordinate_probe(char *detail, size_t capacity);
 bool subordinate_write_maps(pid_t pid, const struct sandbox_spec *spec);
 void subordinate_limit_processes(uint64_t count);
-/* The layers in memory, shown with the ids of the new sandbox, which waits for them and has its ids by then. */
-bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec);
-void subordinate_take_layers(int from, const struct sandbox_spec *spec);
+
+/* lend.c: mounts of the stage, shown with the ids of the new sandbox, which waits for them and has its ids by then */
+bool lend_mounts(int to, pid_t pid, const struct sandbox_spec *spec, const struct level *level, const struct base *base);
+void take_mounts(int from, const struct sandbox_spec *spec, const struct level *level, const struct base *base);
+/* Whether this kernel can do so. */
+bool can_show_with_ids(void);
+/* A copy of the mount, and of those below it, with the ids of a user namespace. A descriptor, or −1. */
+int mount_with_ids(const char *path, int namespace);
 
 /* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
 void setup_fail(const char *what) __attribute__((noreturn));

@@ -25,6 +25,8 @@ static int host_namespace = -1, stage_namespace = -1;
 /* A user namespace with the sandboxes' id mapping, for id-mapped mounts; -1 where that is impossible. */
 static int mapping_namespace = -1;
 static uint32_t first_id;
+/* What is picked up keeps the host's ids until it is lent to a sandbox. */
+static bool lending;
 
 static bool fail(char *error, size_t capacity, const char *what) {
   format(error, capacity, "%s: %s", what, strerror(errno));
@@ -32,7 +34,7 @@ static bool fail(char *error, size_t capacity, const char *what) {
 }
 
 /* The id maps of a process in a new user namespace: a range of its own, or only our one user as root. */
-bool write_id_maps(pid_t pid, const struct level *level) {
+bool write_id_maps(pid_t pid, const struct level *level, uint32_t first) {
   char path[64], map[64];
   if (!level->mapped) {
     format(path, sizeof path, "/proc/%d/setgroups", pid);
@@ -40,7 +42,7 @@ bool write_id_maps(pid_t pid, const struct level *level) {
   }
   for (int group = 0; group < 2; group++) {
     format(path, sizeof path, "/proc/%d/%s", pid, group ? "gid_map" : "uid_map");
-    if (level->mapped) format(map, sizeof map, "0 %u %u", level->first_id, level->id_count);
+    if (level->mapped) format(map, sizeof map, "0 %u %u", first, level->id_count);
     else format(map, sizeof map, "0 0 1");
     if (!write_text_at(AT_FDCWD, path, map)) return false;
   }
@@ -63,7 +65,7 @@ static int make_mapping_namespace(const struct level *level) {
   }
   close(ready[1]);
   int fd = -1;
-  if (read(ready[0], &byte, 1) == 1 && (errno = byte) == 0 && write_id_maps(child, level)) {
+  if (read(ready[0], &byte, 1) == 1 && (errno = byte) == 0 && write_id_maps(child, level, level->first_id)) {
     format(path, sizeof path, "/proc/%d/ns/user", child);
     fd = open(path, O_RDONLY | O_CLOEXEC);
   }
@@ -180,7 +182,7 @@ static int pick_up(const char *path, bool writable) {
   if (fd < 0) return -1;
   struct mount_attr attributes = {.attr_set = (writable ? 0 : MOUNT_ATTR_RDONLY) | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
   syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof attributes);
-  if (mapping_namespace >= 0) {
+  if (mapping_namespace >= 0 && !lending) {
     struct mount_attr mapping = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)mapping_namespace};
     bool mapped = syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &mapping, sizeof mapping) == 0;
     /* Where that is impossible, what a sandbox writes has the ids it has there; so must the folder it writes to. */
@@ -267,13 +269,10 @@ static bool place_host(uint32_t id, struct base *base, char *error, size_t capac
   return true;
 }
 
-bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity) {
-  char name[32];
+static bool fill_base(uint32_t id, struct base *base, const uint8_t *settings, size_t length, char *error, size_t capacity) {
   bool is_dir;
   const char *value, *root = setting(settings, length, "root");
   memset(base, 0, sizeof *base);
-  format(name, sizeof name, "/base/%u", id);
-  mkdir(name, 0755);
   base->directory = root != NULL;
   if (root != NULL) {
     if (!place(id, root, "root", &is_dir, error, capacity)) return false;
@@ -303,6 +302,24 @@ bool stage_base(uint32_t id, struct base *base, const uint8_t *settings, size_t 
   }
   base->used = true;
   return true;
+}
+
+/* With the host's ids, to be lent, where sandboxes have ranges of their own and all of it can be shown with others. */
+bool stage_base(uint32_t id, struct base *base, const struct level *level, const uint8_t *settings, size_t length, char *error,
+                size_t capacity) {
+  char path[32];
+  format(path, sizeof path, "/base/%u", id);
+  mkdir(path, 0755);
+  lending = level->ranges && mount(path, path, NULL, MS_BIND, NULL) == 0;
+  bool filled = fill_base(id, base, settings, length, error, capacity);
+  if (!lending) return filled;
+  int probe = filled ? mount_with_ids(path, mapping_namespace) : -1;
+  lending = false;
+  if (probe >= 0) close(probe);
+  base->lent = probe >= 0;
+  if (!filled || probe >= 0) return filled;
+  umount2(path, MNT_DETACH);
+  return fill_base(id, base, settings, length, error, capacity);
 }
 
 bool stage_layer(uint32_t layer, int mount, uint64_t *bytes, char *error, size_t capacity) {
@@ -348,9 +365,32 @@ static bool place_folder(const char *from, const char *target, bool writable, ch
   return placed;
 }
 
-bool stage_stored(uint32_t layer, const char *path, char *error, size_t capacity) {
+static uint32_t *keeping;
+static size_t keeping_count;
+
+bool stage_keeps_ids(uint32_t layer) {
+  for (size_t i = 0; i < keeping_count; i++)
+    if (keeping[i] == layer) return true;
+  return false;
+}
+
+bool stage_stored(uint32_t layer, const char *path, const struct level *level, char *error, size_t capacity) {
   char target[64];
   format(target, sizeof target, "/base/layer-%u", layer);
+  lending = level->ranges;
+  bool placed = place_folder(path, target, false, error, capacity);
+  if (!lending || !placed) return lending = false, placed;
+  lending = false;
+  int probe = mount_with_ids(target, mapping_namespace);
+  if (probe >= 0) {
+    close(probe);
+    return true;
+  }
+  uint32_t *more = stage_keeps_ids(layer) ? keeping : realloc(keeping, (keeping_count + 1) * sizeof *keeping);
+  if (more == NULL) return fail(error, capacity, target);
+  keeping = more;
+  if (!stage_keeps_ids(layer)) keeping[keeping_count++] = layer;
+  umount2(target, MNT_DETACH);
   return place_folder(path, target, false, error, capacity);
 }
 

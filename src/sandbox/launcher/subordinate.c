@@ -7,18 +7,12 @@
 #include "launcher.h"
 
 #include <grp.h>
-#include <linux/mount.h>
 #include <sched.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-
-#ifndef MOUNT_ATTR_IDMAP
-#define MOUNT_ATTR_IDMAP 0x00100000
-#endif
 
 enum { MAX_RANGES = 8, TOOL_SECONDS = 5, MAX_IDS = 1 << 19, TOOL_OUTPUT = 1024 };
 
@@ -127,7 +121,6 @@ static void shorten(struct ranges *found, uint32_t sum) {
 static bool prepare(char *reason, size_t capacity) {
   char name[128], path[PATH_SIZE];
   struct utsname system;
-  int major = 0, minor = 0;
   memset(ranges, 0, sizeof ranges);
   *reason = 0;
   own_name(name, sizeof name);
@@ -152,9 +145,8 @@ static bool prepare(char *reason, size_t capacity) {
     format(reason, capacity, "no_new_privs is set, under which newuidmap cannot work");
     return false;
   }
-  /* Earlier kernels cannot show a sandbox's layers with another one's ids. */
-  if (uname(&system) != 0 || sscanf(system.release, "%d.%d", &major, &minor) != 2 || major * 1000 + minor < 6003) {
-    format(reason, capacity, "Linux 6.3 or newer is needed, this is %.64s", system.release);
+  if (!can_show_with_ids()) {
+    format(reason, capacity, "Linux 6.3 or newer is needed, this is %.64s", uname(&system) == 0 ? system.release : "unknown");
     return false;
   }
   return true;
@@ -329,43 +321,4 @@ void subordinate_limit_processes(uint64_t count) {
   if (getrlimit(RLIMIT_NPROC, &limit) != 0) return;
   limit.rlim_cur = count < limit.rlim_max ? count : limit.rlim_max;
   setrlimit(RLIMIT_NPROC, &limit);
-}
-
-static bool in_memory(const struct sandbox_spec *spec, uint32_t index) { return (spec->layers[index] & STORED_LAYER) == 0; }
-
-bool subordinate_lend_layers(int to, pid_t pid, const struct sandbox_spec *spec) {
-  char path[64];
-  bool good = true;
-  if (spec->ids == 0 || spec->layer_count == 0) return true;
-  format(path, sizeof path, "/proc/%d/ns/user", pid);
-  int namespace = open(path, O_RDONLY | O_CLOEXEC);
-  if (namespace < 0) return false;
-  for (uint32_t i = 0; i < spec->layer_count && good; i++) {
-    if (!in_memory(spec, i)) continue;
-    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)namespace};
-    format(path, sizeof path, "/base/layer-%u", spec->layers[i]);
-    int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    good = fd >= 0 && syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0 &&
-           send_packet(to, &i, sizeof i, &fd, 1);
-    int error = errno;
-    if (fd >= 0) close(fd);
-    errno = error;
-  }
-  int saved = errno;
-  close(namespace);
-  errno = saved;
-  return good;
-}
-
-void subordinate_take_layers(int from, const struct sandbox_spec *spec) {
-  char path[64];
-  for (uint32_t i = 0; spec->ids > 0 && i < spec->layer_count; i++) {
-    int fd = -1, count = 1;
-    uint32_t index;
-    if (!in_memory(spec, i)) continue;
-    if (receive_packet(from, &index, sizeof index, &fd, &count, 0) != sizeof index || count != 1) _exit(125);
-    format(path, sizeof path, "/base/layer-%u", spec->layers[i]);
-    if (syscall(SYS_move_mount, fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) != 0) setup_fail(path);
-    close(fd);
-  }
 }
