@@ -58,7 +58,7 @@ void sandbox_written(const struct frame_header *header, const uint8_t *payload) 
     return;
   }
   if (sandbox->writable < 0) told = false;
-  else if (sandbox->spec.ids > 0) told = look_as_root(sandbox->writable, payload, header->length, &found);
+  else if (broker.level.subordinate > 0) told = look_as_root(sandbox->writable, payload, header->length, &found);
   else look(sandbox->writable, payload, header->length, &found);
   answer(header->request, header->sandbox, told ? 0 : FLAG_MISSING, found.data + found.start, told ? buffer_length(&found) : 0);
   buffer_free(&found);
