@@ -47,7 +47,8 @@ export async function probeSandbox(): Promise<SandboxProbe[]> {
     return [failed("sandbox launcher", error)];
   }
   try {
-    return [...(await probePrimitives(path)), await probeWhole()];
+    const [primitives, whole] = [await probePrimitives(path), await probeWhole()];
+    return [...primitives, ...sharedIds(whole), whole];
   } catch (error) {
     return [failed("sandbox launcher", error)];
   }
@@ -80,6 +81,14 @@ function hintFor(name: string, detail: string, forbidden: boolean): string | und
   if (name === "subordinate ids") return subordinateHint(detail);
   if (forbidden && INSIDE.has(name)) return "needs user namespaces";
   return detail.includes("-nocpu") ? NO_CPU_HINT : HINTS[name];
+}
+
+/** As root, where sandboxes have no ids of their own. */
+function sharedIds({ detail }: SandboxProbe): SandboxProbe[] {
+  if (!detail.startsWith("root+sharedids+")) return [];
+  const hint =
+    "run on Linux 6.3 or newer, and not in a container whose /usr is an overlay; until then sandboxes share what the kernel counts per user";
+  return [{ name: "ids of their own", ok: false, required: false, detail: "all sandboxes have the same", hint }];
 }
 
 /** A folder for a moment; a bare machine may lack a temporary one. */
@@ -120,7 +129,7 @@ async function probeWhole(): Promise<SandboxProbe> {
     const output = new TextDecoder().decode(result.output);
     const ok = result.exitCode === 0 && output === "ready\n";
     const times = `first output after ${first.toFixed(1)} ms, gone after ${all.toFixed(1)} ms`;
-    return { name, ok, required: true, detail: ok ? `${provider.isolation}; ${times}` : `a command said ${output}` };
+    return { name, ok, required: true, detail: ok ? `${sandbox.isolation}; ${times}` : `a command said ${output}` };
   } catch (error) {
     return failed(name, error);
   } finally {
