@@ -15,8 +15,13 @@ export class ApiLoad {
   constructor(url: string, runId: string) {
     this.#url = url;
     this.#runId = runId;
-    const paths = ["/v1/health", "/v1/runs", "/v1/runs/:id/metrics", "/v1/episodes?limit=50"];
-    this.#work = Promise.allSettled([...paths.map((path) => this.#ask(path)), this.#followEvents(), this.#count()]);
+    const paths = ["/v1/health", "/v1/runs", "/v1/episodes?limit=50"];
+    this.#work = Promise.allSettled([
+      ...paths.map((path) => this.#ask(path, () => this.#fetch(path))),
+      this.#askMetrics(),
+      this.#followEvents(),
+      this.#count(),
+    ]);
   }
 
   /** Milliseconds of every answer, by path. */
@@ -26,12 +31,22 @@ export class ApiLoad {
     return this.#latencies;
   }
 
-  async #ask(path: string): Promise<void> {
+  /** All rows once, then those of new steps: the page learns of these by events. */
+  async #askMetrics(): Promise<void> {
+    const path = "/v1/runs/:id/metrics";
+    let last = -1;
+    await this.#ask(path, async () => {
+      const { rows } = (await this.#fetch(`${path}?since=${last}`)) as { rows: readonly { readonly step: number }[] };
+      last = rows.at(-1)?.step ?? last;
+    });
+  }
+
+  async #ask(path: string, fetch: () => Promise<unknown>): Promise<void> {
     const latencies: number[] = [];
     this.#latencies.set(path, latencies);
     for (;;) {
       const began = performance.now();
-      await this.#fetch(path);
+      await fetch();
       latencies.push(performance.now() - began);
       await Bun.sleep(INTERVAL_MS);
     }
