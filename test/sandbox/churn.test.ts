@@ -36,8 +36,15 @@ test.each([
   "descriptors",
   "files",
 ] as const satisfies readonly (keyof Inventory)[])("no %s are left", (kind) => {
-  expect(result.after[kind]).toEqual(result.before[kind]);
+  expect(withoutClosed(kind, result.after[kind])).toEqual(result.before[kind]);
 });
+
+/** This process may close what other tests left open, meanwhile. */
+function withoutClosed(kind: keyof Inventory, after: string | number): string | number {
+  const [own = "", ...others] = String(after).split(" ");
+  const [then = ""] = String(result.before[kind]).split(" ");
+  return kind === "descriptors" && Number(own) < Number(then) ? [then, ...others].join(" ") : after;
+}
 
 test("the launcher has not grown", () => {
   expect(result.memoryAfter.launcher - result.memoryBefore.launcher).toBeLessThan(8);

@@ -77,6 +77,19 @@ describe.each(["auto", "off"] as const)("limits, control groups %s", (cgroups) =
     expect(await output(own, "echo on")).toBe("on\n");
   });
 
+  test("the kernel would end programs before the init", async () => {
+    await using own = await fresh();
+    const [init, shell, program] = (
+      await output(own, "cat /proc/1/oom_score_adj /proc/$$/oom_score_adj; (exec cat /proc/self/oom_score_adj)")
+    )
+      .trim()
+      .split("\n")
+      .map(Number) as [number, number, number];
+    expect([shell, program]).toEqual([Math.min(1000, init + 500), Math.min(1000, init + 500)]);
+    const exec = await own.exec(["cat", "/proc/self/oom_score_adj"], { ...LIMITS, cwd: "/", stdin: new Uint8Array() });
+    expect(Number(text(exec.output))).toBe(shell);
+  });
+
   test("memory hog made of many", async () => {
     await using own = await fresh();
     // Again and again: the watcher, where it is what limits, looks ten times a second.

@@ -81,6 +81,7 @@ static void limit_all(const struct sandbox_spec *spec, const struct level *level
 static void give_up_rights(void) {
   prctl(PR_SET_NAME, "init");
   drop_capabilities();
+  prefer_programs();
   if (prctl(PR_SET_DUMPABLE, 0) != 0) setup_fail("undumpable");
 }
 

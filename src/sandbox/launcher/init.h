@@ -99,6 +99,8 @@ uint64_t clock_ticks(void);
 int kill_since(uint64_t since, int signal, pid_t spared, pid_t tree);
 /* On a processor, or waiting for one. */
 bool process_is_running(pid_t pid);
+/* A child that will be a program, which the kernel ends sooner than init when memory is short. */
+pid_t fork_program(void);
 /* Ctrl-C: to the process group of `leader` at once, so that none is forked past it, and to what the job moved elsewhere. */
 void interrupt_since(uint64_t since, pid_t leader, pid_t tree);
 /* For a program that was being started at that moment, until `until`, and missed it. What handles SIGINT gets no second

@@ -119,7 +119,7 @@ void job_start(uint32_t request, const uint8_t *payload, size_t length) {
   }
   struct job *job = &jobs[slot];
   *job = (struct job){.request = request, .started = now_us()};
-  job->pid = fork();
+  job->pid = fork_program();
   if (job->pid == 0) become_job(&launch, &pipes);
   int fork_error = errno;
   for (int i = 0; i < 4; i++) close_end(&pipes.ends[i][i == 0 ? 0 : 1]);

@@ -338,6 +338,8 @@ void seccomp_prepare(bool hard_limits);
 /* As without hard limits, and no sockets but connected pairs. */
 void seccomp_prepare_without_sockets(void);
 bool seccomp_install(void);
+/* processes.c: before init can no longer be looked at. */
+void prefer_programs(void);
 /* Writes the filter to stdout, as bubblewrap takes it: for comparisons. */
 int filter_main(void);
 

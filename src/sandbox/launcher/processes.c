@@ -1,6 +1,8 @@
 /* The sandbox's processes, read from its own /proc. */
 #include "init.h"
 
+#include <sys/prctl.h>
+
 #include <dirent.h>
 
 uint64_t clock_ticks(void) {
@@ -161,6 +163,35 @@ int interrupt_left(uint64_t since, pid_t leader, pid_t tree) {
   struct killing killing = {.since = since, .spared = leader, .tree = tree};
   each_process(interrupt_one, &killing);
   return killing.count;
+}
+
+/*
+ * Whom the kernel ends for want of memory: a program, never the init, with which the sandbox would end. What a memfd holds is on
+ * no process's account, so otherwise any of them may be the one. The file is opened while it is ours, and inherited is its value.
+ */
+enum { SOONER = 500, SOONEST = 1000 };
+static int preference = -1;
+static char of_init[16], of_programs[16];
+
+void prefer_programs(void) {
+  if (prctl(PR_SET_DUMPABLE, 1) != 0) return; /* nobody else is here yet */
+  if (read_text_at(AT_FDCWD, "/proc/self/oom_score_adj", of_init, sizeof of_init) <= 0) return;
+  int own = atoi(of_init);
+  format(of_programs, sizeof of_programs, "%d", own + SOONER < SOONEST ? own + SOONER : SOONEST);
+  preference = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+}
+
+static void prefer(const char *value) {
+  if (preference >= 0 && pwrite(preference, value, strlen(value), 0) < 0) preference = -1;
+}
+
+pid_t fork_program(void) {
+  prefer(of_programs);
+  pid_t child = fork();
+  int error = errno;
+  if (child != 0) prefer(of_init);
+  errno = error;
+  return child;
 }
 
 /* From init, all processes of the namespace at once; a process that is being forked is caught with its parent. */

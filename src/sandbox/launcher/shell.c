@@ -79,7 +79,7 @@ bool shell_start(struct shell_ends *ends, const struct launch *launch, int conso
   ends->output_number = ends->is_bash ? 201 : 8;
   ends->status_number = ends->is_bash ? 202 : 9;
   ends->terminal = open_terminal(&slave);
-  ends->pid = fork();
+  ends->pid = fork_program();
   struct shell_side side = {driver[0], output[1], status[1], slave, ends->is_bash ? console : -1};
   if (ends->pid == 0) become_shell(path, ends, side, launch);
   close(driver[0]);

@@ -105,7 +105,7 @@ void terminal_open(uint32_t request, const uint8_t *payload, size_t length) {
   }
   struct winsize size = {.ws_row = (unsigned short)launch.head.first, .ws_col = (unsigned short)launch.head.second};
   ioctl(terminal->master, TIOCSWINSZ, &size);
-  terminal->pid = fork();
+  terminal->pid = fork_program();
   int fork_error = errno;
   if (terminal->pid == 0) become_on_terminal(&launch, slave, told[1]);
   close(slave);
