@@ -62,6 +62,13 @@ test.skipIf(SUBIDS > 0)("without subordinate ids no level says there are", () =>
   expect(provider.isolation).not.toContain("ids");
 });
 
+/** Busybox, and a closed folder of another user's. */
+const smallImage = () => [
+  { path: "bin/busybox", content: readFileSync(BUSYBOX as string), mode: 0o755 },
+  { path: "closed", flag: "5", mode: 0o700, uid: 1000 },
+  { path: "closed/f", content: "f\n", mode: 0o600, uid: 1000 },
+];
+
 /** Where root's sandboxes share their ids, on old kernels and in some containers, there is nothing to test. */
 function testOwn(name: string, body: () => Promise<void>): void {
   test(name, async () => {
@@ -128,12 +135,7 @@ describe.skipIf(!isRoot && SUBIDS < 1000)("with ids of their own", () => {
   testOwn("as root on files on disk, too", async () => {
     if (!isRoot || BUSYBOX === undefined) return console.log("skipped: images as root: needs root and busybox");
     await using own = await openImageHome();
-    const entries = [
-      { path: "bin/busybox", content: readFileSync(BUSYBOX as string), mode: 0o755 },
-      { path: "closed", flag: "5", mode: 0o700, uid: 1000 },
-      { path: "closed/f", content: "f\n", mode: 0o600, uid: 1000 },
-    ];
-    await importImage(own.images, own.provider, own.file("small.tar", tarOf(entries)), "small");
+    await importImage(own.images, own.provider, own.file("small.tar", tarOf(smallImage())), "small");
     await using one = await own.provider.create(onImage("small"));
     await using other = await own.provider.create(onImage("small"));
     expect([one.isolation, other.isolation]).toEqual([own.provider.isolation, own.provider.isolation]);
@@ -189,12 +191,7 @@ describe.skipIf(SUBIDS < 1000)("with subordinate ids", () => {
     async () => {
       const own = await openImageHome();
       try {
-        const entries = [
-          { path: "bin/busybox", content: readFileSync(BUSYBOX as string), mode: 0o755 },
-          { path: "closed", flag: "5", mode: 0o700, uid: 1000 },
-          { path: "closed/f", content: "f\n", mode: 0o600, uid: 1000 },
-        ];
-        await importImage(own.images, own.provider, own.file("small.tar", tarOf(entries)), "small");
+        await importImage(own.images, own.provider, own.file("small.tar", tarOf(smallImage())), "small");
         await using sandbox = await own.provider.create(onImage("small"));
         expect(sandbox.isolation).toMatch(WITHOUT);
         expect(own.provider.isolation).toMatch(LEVEL);
