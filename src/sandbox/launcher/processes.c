@@ -167,7 +167,8 @@ int interrupt_left(uint64_t since, pid_t leader, pid_t tree) {
 
 /*
  * Whom the kernel ends for want of memory: a program, never the init, with which the sandbox would end. What a memfd holds is on
- * no process's account, so otherwise any of them may be the one. The file is opened while it is ours, and inherited is its value.
+ * no process's account, so otherwise any of them may be the one. A child inherits the value that init has at the fork; the file
+ * is opened while it is ours.
  */
 enum { SOONER = 500, SOONEST = 1000 };
 static int preference = -1;

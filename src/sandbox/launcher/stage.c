@@ -304,6 +304,13 @@ static bool fill_base(uint32_t id, struct base *base, const uint8_t *settings, s
   return true;
 }
 
+/* Whether the mount, with those below it, can be shown with other ids. */
+static bool can_be_lent(const char *path) {
+  int copy = mount_with_ids(path, mapping_namespace);
+  if (copy >= 0) close(copy);
+  return copy >= 0;
+}
+
 /* With the host's ids, to be lent, where sandboxes have ranges of their own and all of it can be shown with others. */
 bool stage_base(uint32_t id, struct base *base, const struct level *level, const uint8_t *settings, size_t length, char *error,
                 size_t capacity) {
@@ -311,13 +318,10 @@ bool stage_base(uint32_t id, struct base *base, const struct level *level, const
   format(path, sizeof path, "/base/%u", id);
   mkdir(path, 0755);
   lending = level->ranges && mount(path, path, NULL, MS_BIND, NULL) == 0;
-  bool filled = fill_base(id, base, settings, length, error, capacity);
-  if (!lending) return filled;
-  int probe = filled ? mount_with_ids(path, mapping_namespace) : -1;
+  bool to_lend = lending, filled = fill_base(id, base, settings, length, error, capacity);
   lending = false;
-  if (probe >= 0) close(probe);
-  base->lent = probe >= 0;
-  if (!filled || probe >= 0) return filled;
+  base->lent = to_lend && filled && can_be_lent(path);
+  if (!to_lend || !filled || base->lent) return filled;
   umount2(path, MNT_DETACH);
   return fill_base(id, base, settings, length, error, capacity);
 }
@@ -365,6 +369,7 @@ static bool place_folder(const char *from, const char *target, bool writable, ch
   return placed;
 }
 
+/* Layers on disk that could not be placed to be lent: few, and of one file system. */
 static uint32_t *keeping;
 static size_t keeping_count;
 
@@ -374,23 +379,24 @@ bool stage_keeps_ids(uint32_t layer) {
   return false;
 }
 
+static bool note_keeping(uint32_t layer) {
+  if (stage_keeps_ids(layer)) return true;
+  uint32_t *more = realloc(keeping, (keeping_count + 1) * sizeof *keeping);
+  if (more == NULL) return false;
+  keeping = more;
+  keeping[keeping_count++] = layer;
+  return true;
+}
+
 bool stage_stored(uint32_t layer, const char *path, const struct level *level, char *error, size_t capacity) {
   char target[64];
   format(target, sizeof target, "/base/layer-%u", layer);
   lending = level->ranges;
   bool placed = place_folder(path, target, false, error, capacity);
-  if (!lending || !placed) return lending = false, placed;
   lending = false;
-  int probe = mount_with_ids(target, mapping_namespace);
-  if (probe >= 0) {
-    close(probe);
-    return true;
-  }
-  uint32_t *more = stage_keeps_ids(layer) ? keeping : realloc(keeping, (keeping_count + 1) * sizeof *keeping);
-  if (more == NULL) return fail(error, capacity, target);
-  keeping = more;
-  if (!stage_keeps_ids(layer)) keeping[keeping_count++] = layer;
+  if (!placed || !level->ranges || can_be_lent(target)) return placed;
   umount2(target, MNT_DETACH);
+  if (!note_keeping(layer)) return fail(error, capacity, target);
   return place_folder(path, target, false, error, capacity);
 }
 
