@@ -14,7 +14,7 @@ export interface Inventory {
   readonly cgroups: number;
   /** Namespaces that are used by processes below the launcher, and those that its descriptors hold. */
   readonly namespaces: number;
-  /** Open in this process, the launcher and its factory, in this order. */
+  /** Open in this process, the launcher and its factory, in this order; without the few networks that the launcher keeps. */
   readonly descriptors: string;
   /** In the state folder: number and bytes. */
   readonly files: string;
@@ -31,7 +31,7 @@ export function takeInventory(provider: NativeSandboxProvider, stateDir: string)
     mounts: `${mounts("self", stateDir)} ${mounts(String(factory), "")}`,
     cgroups: groupsOf(stateDir).reduce((sum, group) => sum + countFolders(group), 0),
     namespaces: new Set(below.flatMap(namespacesOf)).size,
-    descriptors: own.map((pid) => entries(`/proc/${pid}/fd`)).join(" "),
+    descriptors: own.map(openFiles).join(" "),
     files: describeFiles(stateDir),
   };
 }
@@ -119,11 +119,25 @@ function mounts(pid: string, naming: string): number {
   }
 }
 
-function entries(path: string): number {
+/** Networks of sandboxes that ended, for the next ones (`launcher/networks.c`). */
+const KEPT_NETWORKS = 16;
+
+function openFiles(pid: string): number {
   try {
-    return readdirSync(path).length;
+    const folder = `/proc/${pid}/fd`;
+    const names = readdirSync(folder);
+    const networks = names.filter((name) => isNetwork(join(folder, name))).length;
+    return names.length - Math.min(networks, KEPT_NETWORKS);
   } catch {
     return -1;
+  }
+}
+
+function isNetwork(link: string): boolean {
+  try {
+    return readlinkSync(link).startsWith("net:");
+  } catch {
+    return false; // closed meanwhile
   }
 }
 

@@ -116,11 +116,12 @@ export const PLANS: Readonly<Record<string, Plan>> = {
     arms: sweep(FORK_IPA, "resampling.imitation", [0, 0.03, 0.1, 0.3, 1]),
   },
   "ablation-anchors": {
-    about: "number and place of the anchors of parallelised initialisation, on the hard suite",
+    about: "number and place of the anchors of parallelised initialisation, on the fork suite",
     seeds: UNSEEN,
+    envSteps: FORK_BUDGET,
     arms: [
-      ...sweep(HARD, "resampling.anchors", [1, 3, 6]),
-      arm("3, random", HARD, "resampling.anchors=3", "resampling.spacing=random"),
+      ...sweep(FORK_IPA, "resampling.anchors", [1, 3, 6]),
+      arm("3, random", FORK_IPA, "resampling.anchors=3", "resampling.spacing=random"),
     ],
   },
   "long-tail": {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -53,6 +54,20 @@ static void connections(void) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(59999), .sin_addr.s_addr = htonl(addresses[i])};
     tell("connect", connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&to, sizeof to));
   }
+}
+
+/* What the sandbox's network is made of. */
+static void device(void) {
+  int fd = socket(AF_INET, SOCK_DGRAM, 0);
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002)};
+  struct ifreq down = {.ifr_name = "lo"}, alias = {.ifr_name = "lo:1"}, narrow = {.ifr_name = "lo", .ifr_mtu = 1500};
+  memcpy(&alias.ifr_addr, &address, sizeof address);
+  tell("down", ioctl(fd, SIOCSIFFLAGS, &down));
+  tell("address", ioctl(fd, SIOCSIFADDR, &alias));
+  tell("mtu", ioctl(fd, SIOCSIFMTU, &narrow));
+  tell("setting", open("/proc/sys/net/ipv4/ip_unprivileged_port_start", O_WRONLY));
+  address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(80), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  tell("port-80", bind(fd, (struct sockaddr *)&address, sizeof address));
 }
 
 static void calls(void) {
@@ -160,6 +175,7 @@ int main(int count, char **arguments) {
   if (count > 2 && strcmp(arguments[1], "burn") == 0) return burn(atoi(arguments[2]));
   if (count > 1 && strcmp(arguments[1], "sockets") == 0) sockets();
   if (count > 1 && strcmp(arguments[1], "connect") == 0) connections();
+  if (count > 1 && strcmp(arguments[1], "device") == 0) device();
   if (count > 1 && strcmp(arguments[1], "calls") == 0) calls();
   if (count > 1 && strcmp(arguments[1], "int80") == 0) int80();
   return 0;

@@ -231,13 +231,14 @@ static void read_input(void) {
 
 static void read_factory(void) {
   struct factory_answer made;
-  if (receive_packet(broker.factory, &made, sizeof made, NULL, NULL, 0) != sizeof made) {
+  int fd, count = 1;
+  if (receive_packet(broker.factory, &made, sizeof made, &fd, &count, 0) != sizeof made) {
     fprintf(stderr, "launcher: the factory is gone\n");
     shut_down(71);
   }
   if (made.kind == OP_BASE && made.sandbox < MAX_BASES) broker.lent[made.sandbox] = made.bytes != 0;
   if (made.kind == OP_STORED && made.bytes != 0) broker.stored_kept = true;
-  if (made.kind == OP_CREATE) sandbox_made(&made);
+  if (made.kind == OP_CREATE) sandbox_made(&made, count == 1 ? fd : -1);
   else if (made.error[0] != 0) answer_error(made.request, 0, made.error);
   else if (made.kind == OP_FREEZE) answer(made.request, made.sandbox, 0, &made.bytes, sizeof made.bytes);
   else answer(made.request, 0, 0, NULL, 0);

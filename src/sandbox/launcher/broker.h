@@ -26,6 +26,7 @@ struct sandbox {
   bool frozen;
   uint32_t freeze_request, freeze_layer; /* 0: it is not to become a layer */
   int writable;               /* mount of all it can write; −1 where there is none */
+  int network;                /* its network namespace; −1: not kept */
   int handed[MAX_HANDED], handed_count; /* sockets that came with frames which are not read yet */
   int sockets_asked;          /* of its init, not answered yet */
   bool answered;              /* CREATE was answered */
@@ -65,7 +66,7 @@ void sandbox_freeze(const struct frame_header *header, const uint8_t *payload);
 struct sandbox *sandbox_find(uint32_t id);
 /* Queues a frame for the sandbox's init. */
 void sandbox_send(struct sandbox *sandbox, const struct frame_header *header, const uint8_t *payload, size_t length);
-void sandbox_made(const struct factory_answer *made);
+void sandbox_made(const struct factory_answer *made, int network);
 void sandbox_socket_event(uint32_t id, uint32_t events);
 void sandbox_reaped(pid_t pid, int status);
 void sandboxes_retry(void);
@@ -78,6 +79,11 @@ void block_take(struct sandbox_spec *spec);
 void block_give_back(const struct sandbox_spec *spec);
 /* The level's name: in general (NULL), or of one sandbox. */
 void describe_level(const struct sandbox_spec *spec, char *text, size_t capacity);
+
+/* networks.c */
+int network_take(void); /* one that nobody is in any more; −1: there is none */
+void network_keep(struct sandbox *sandbox, int fd);
+void network_give_back(struct sandbox *sandbox); /* when nothing of the sandbox runs any more */
 
 /* written.c */
 void sandbox_written(const struct frame_header *header, const uint8_t *payload);

@@ -2,11 +2,8 @@
 #include "launcher.h"
 
 #include <linux/capability.h>
-#include <net/if.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 
 /* Capabilities over the sandbox's own user namespace that stay: what package managers and `su` need, and no more. */
 static const int KEPT[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER,  CAP_FSETID,           CAP_KILL,      CAP_SETGID,
@@ -31,15 +28,6 @@ static void share_quotas(bool are_the_user) {
   if (getrlimit(RLIMIT_SIGPENDING, &current) == 0) limit(RLIMIT_SIGPENDING, current.rlim_cur / 16);
   if (getrlimit(RLIMIT_MSGQUEUE, &current) == 0) limit(RLIMIT_MSGQUEUE, current.rlim_cur / 4);
   if (are_the_user) limit(RLIMIT_NOFILE, 768);
-}
-
-static void raise_loopback(void) {
-  struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
-  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) setup_fail("socket for the loopback device");
-  memcpy(request.ifr_name, "lo", 3);
-  if (ioctl(fd, SIOCSIFFLAGS, &request) != 0) setup_fail("loopback device");
-  close(fd);
 }
 
 static void drop_capabilities(void) {
@@ -97,7 +85,7 @@ uint64_t process_limit(const struct sandbox_spec *spec, const struct level *leve
 void confine(const struct sandbox_spec *spec, const struct level *level) {
   silence_standard_descriptors();
   if (sethostname("sandbox", 7) != 0) setup_fail("host name");
-  raise_loopback();
+  if (!raise_loopback()) setup_fail("loopback device");
   limit_all(spec, level);
   if (!level->mapped || level->subordinate > 0) share_quotas(spec->ids == 0 || spec->users_root);
   /* Counted per user namespace, and each sandbox has its own; init and the shell come on top. Where a control group

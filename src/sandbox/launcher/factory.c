@@ -103,8 +103,8 @@ static bool write_maps(pid_t pid, const struct sandbox_spec *spec) {
   return write_id_maps(pid, sandbox_level, spec->ids > 0 ? spec->ids : sandbox_level->first_id);
 }
 
-/* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. */
-static pid_t make_sandbox(const struct factory_message *message, const int *fds, char *error, size_t capacity) {
+/* Descriptors: the sandbox's socket, the v1 `tasks` files, the v2 group. `network`: the one it got; −1: it made its own. */
+static pid_t make_sandbox(const struct factory_message *message, const int *fds, int *network, char *error, size_t capacity) {
   int go[2];
   if (!message->spec.store && (message->spec.base >= MAX_BASES || !bases[message->spec.base].used)) {
     format(error, capacity, "profile %u is not registered", message->spec.base);
@@ -115,8 +115,10 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     format(error, capacity, "socket: %s", strerror(errno));
     return -1;
   }
+  *network = network_enter(message->network ? fds[1 + message->attach_count + message->into_cgroup] : -1);
   struct clone_args arguments = {
-      .flags = CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS};
+      .flags = CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS};
+  if (*network < 0) arguments.flags |= CLONE_NEWNET;
   if (message->into_cgroup) {
     arguments.flags |= CLONE_INTO_CGROUP;
     arguments.cgroup = (uint64_t)fds[1 + message->attach_count];
@@ -127,6 +129,7 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
     become_sandbox(message, fds[0], go[0], fds + 1);
     _exit(125);
   }
+  network_leave();
   if (message->spec.target[0] != 0) stage_target_end(); /* the sandbox has its own */
   if (pid < 0) format(error, capacity, "new namespaces: %s", strerror(errno));
   else if (!write_maps(pid, &message->spec)) format(error, capacity, "id maps: %s", strerror(errno));
@@ -140,7 +143,7 @@ static pid_t make_sandbox(const struct factory_message *message, const int *fds,
 
 /* `settings`: what follows the message. */
 static void handle(const struct factory_message *message, const uint8_t *settings, size_t length, const int *fds, int count,
-                   struct factory_answer *answer) {
+                   struct factory_answer *answer, int *network) {
   char *error = answer->error;
   size_t capacity = sizeof answer->error;
   uint32_t base = message->spec.base;
@@ -156,8 +159,8 @@ static void handle(const struct factory_message *message, const uint8_t *setting
     answer->bytes = stage_keeps_ids(message->layer);
   } else if (message->kind == OP_DROP) {
     stage_drop(message->layer);
-  } else if (message->kind == OP_CREATE && count == 1 + message->attach_count + message->into_cgroup) {
-    answer->pid = make_sandbox(message, fds, error, capacity);
+  } else if (message->kind == OP_CREATE && count == 1 + message->attach_count + message->into_cgroup + message->network) {
+    answer->pid = make_sandbox(message, fds, network, error, capacity);
   } else if (message->kind != OP_PING) { /* to answer that is all */
     format(error, capacity, "descriptors are missing (limit on open files reached?)");
   }
@@ -175,6 +178,7 @@ void factory_main(int channel, struct level *level, const char *stage) {
   /* For `act_as`: another name takes no capability away. */
   if (entered && (level->mapped || level->subordinate > 0) && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0)
     format(answer.error, sizeof answer.error, "secure bits: %s", strerror(errno));
+  networks_open();
   answer.bytes = level->subordinate;
   if (answer.error[0] == 0) seccomp_prepare(level->hard_limits);
   if (!send_packet(channel, &answer, sizeof answer, NULL, 0) || answer.error[0] != 0) _exit(0);
@@ -185,8 +189,10 @@ void factory_main(int channel, struct level *level, const char *stage) {
     if (n < (ssize_t)sizeof message) _exit(0); /* the broker is gone */
     memcpy(&message, packet, sizeof message);
     answer = (struct factory_answer){.kind = message.kind, .request = message.request, .sandbox = message.sandbox};
-    handle(&message, packet + sizeof message, (size_t)n - sizeof message, fds, count, &answer);
+    int network = -1;
+    handle(&message, packet + sizeof message, (size_t)n - sizeof message, fds, count, &answer, &network);
     for (int i = 0; i < count; i++) close(fds[i]);
-    if (!send_packet(channel, &answer, sizeof answer, NULL, 0)) _exit(0);
+    if (!send_packet(channel, &answer, sizeof answer, &network, network >= 0)) _exit(0);
+    if (network >= 0) close(network);
   }
 }

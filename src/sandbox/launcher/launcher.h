@@ -204,7 +204,8 @@ struct factory_message {
   uint32_t layer;
   struct sandbox_spec spec;
   int32_t attach_count;  /* v1 `tasks` files among the descriptors, after the socket */
-  int32_t into_cgroup;   /* 1: the last descriptor is a v2 directory */
+  int32_t into_cgroup;   /* 1: then a v2 directory */
+  int32_t network;       /* 1: then a network that nobody is in any more */
   uint32_t settings_length; /* OP_BASE: bytes after this struct */
 };
 
@@ -322,6 +323,12 @@ void take_mounts(int from, const struct sandbox_spec *spec, const struct level *
 bool can_show_with_ids(void);
 /* A copy of the mount, and of those below it, with the ids of a user namespace. A descriptor, or −1. */
 int mount_with_ids(const char *path, int namespace);
+
+/* networks.c, in the factory: enters a network for the next sandbox, the given one if that is like new; −1: it must make its own */
+void networks_open(void);
+int network_enter(int given);
+void network_leave(void);
+bool raise_loopback(void); /* of the network it is called in, unless it is up */
 
 /* rootfs.c, confine.c, seccomp.c: in the new sandbox, before anything of the agent's runs */
 void setup_fail(const char *what) __attribute__((noreturn));

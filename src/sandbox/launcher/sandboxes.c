@@ -62,6 +62,7 @@ static void remove_sandbox(struct sandbox *sandbox) {
   while (*link != sandbox) link = &(*link)->next;
   *link = sandbox->next;
   block_give_back(&sandbox->spec);
+  network_give_back(sandbox);
   free(sandbox);
 }
 
@@ -89,25 +90,29 @@ static void fail_creation(struct sandbox *sandbox, const char *error) {
 /* Hands one sandbox to the factory. */
 static void start_making(struct sandbox *sandbox) {
   char error[ERROR_SIZE];
-  int fds[2 + MAX_ATTACH], pair[2], attach_count = 0, into = -1;
+  int fds[3 + MAX_ATTACH], pair[2], attach_count = 0, into = -1;
   if (!cgroups_create(&broker.cgroups, sandbox->id, &sandbox->spec, fds + 1, &attach_count, &into, error,
                       sizeof error)) {
     fail_creation(sandbox, error);
     return;
   }
+  int network = network_take();
   struct factory_message message = {.kind = OP_CREATE, .sandbox = sandbox->id, .spec = sandbox->spec,
-                                    .attach_count = attach_count, .into_cgroup = into >= 0};
+                                    .attach_count = attach_count, .into_cgroup = into >= 0, .network = network >= 0};
   bool sent = false;
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
     fds[0] = pair[1];
-    if (into >= 0) fds[1 + attach_count] = into;
+    int count = 1 + attach_count;
+    if (into >= 0) fds[count++] = into;
+    if (network >= 0) fds[count++] = network;
     sandbox->socket = pair[0];
-    sent = send_packet(broker.factory, &message, sizeof message, fds, 1 + attach_count + message.into_cgroup);
+    sent = send_packet(broker.factory, &message, sizeof message, fds, count);
     close(pair[1]);
   }
   format(error, sizeof error, "handing over to the factory: %s", strerror(errno));
   for (int i = 0; i < attach_count; i++) close(fds[1 + i]);
   if (into >= 0) close(into);
+  if (network >= 0) close(network);
   struct epoll_event event = {.events = EPOLLIN, .data.u64 = sandbox->id};
   if (!sent || epoll_ctl(broker.inner, EPOLL_CTL_ADD, sandbox->socket, &event) != 0) {
     fail_creation(sandbox, error);
@@ -139,6 +144,7 @@ void sandbox_create(const struct frame_header *header, const uint8_t *payload) {
   sandbox->create_request = header->request;
   sandbox->socket = -1;
   sandbox->writable = -1;
+  sandbox->network = -1;
   struct sandbox_spec *spec = &sandbox->spec;
   spec->base = (uint32_t)setting_number(payload, header->length, "base", 0);
   spec->memory = setting_number(payload, header->length, "memory", 256 << 20);
@@ -367,10 +373,12 @@ void sandbox_reaped(pid_t pid, int status) {
   else remember_early(pid, status);
 }
 
-void sandbox_made(const struct factory_answer *made) {
+void sandbox_made(const struct factory_answer *made, int network) {
   int status;
   broker.in_flight--;
   struct sandbox *sandbox = sandbox_find(made->sandbox);
+  if (sandbox != NULL) network_keep(sandbox, network);
+  else if (network >= 0) close(network);
   bool ended = made->pid > 0 && take_early(made->pid, &status); /* also where the factory failed for that very reason */
   if (sandbox != NULL) {
     sandbox->pid = made->pid > 0 && !ended ? made->pid : 0;
