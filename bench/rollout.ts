@@ -2,7 +2,7 @@
  * Synchronous and asynchronous training under long-tailed latencies, beside what the simulator predicts (`docs/throughput.md`).
  *
  * `bun run bench:rollout -- [--json] [--laws A,B,C] [--seeds 1,2,3,4,5] [--steps 40] [--modes sync,…] [--ratio 4]
- * [--heldout 420] [--layers 64] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
+ * [--heldout 420] [--decode-ms 7 | --layers N] [--ale PATH]`: real runs of the product, in processes of their own, the modes taking turns.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -12,8 +12,9 @@ import { parseArgs } from "node:util";
 import { throughputBound } from "./rollout/bound.ts";
 import { type Calibration, calibrate } from "./rollout/calibration.ts";
 import { deepenPolicy, plainAdapter } from "./rollout/deep-policy.ts";
+import { depthFor } from "./rollout/depth.ts";
 import { LAWS, type LawName } from "./rollout/laws.ts";
-import { commonSettings, LAYERS, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
+import { commonSettings, DECODE_MS, lawSettings, MODES, modeSettings, RATIO, scheduleOf } from "./rollout/modes.ts";
 import { evaluate, readRun, runProduct, UNMEASURED } from "./rollout/real-run.ts";
 import { type Row, report, table } from "./rollout/report.ts";
 import { simulate } from "./rollout/simulator.ts";
@@ -27,7 +28,8 @@ const { values: options } = parseArgs({
     modes: { type: "string", default: MODES.map(({ name }) => name).join(",") },
     ratio: { type: "string", default: String(RATIO) },
     heldout: { type: "string", default: "420" },
-    layers: { type: "string", default: String(LAYERS) },
+    "decode-ms": { type: "string", default: String(DECODE_MS) },
+    layers: { type: "string" },
     ale: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -41,7 +43,8 @@ if (options.help) {
   --steps 40          training steps of a run; the first ${UNMEASURED} are not measured
   --ratio ${RATIO}           async.ratio of the asynchronous modes
   --heldout 420       held-out instances that the trained policy is evaluated on
-  --layers ${LAYERS}         of the policy: how much work engines have, beside what sandboxes take from their cores
+  --decode-ms ${DECODE_MS}       what a decode step of the policy takes: two short runs find out how many layers that is here
+  --layers N          so many layers, whatever they take
   --ale PATH          the executable to measure, instead of this checkout
   --json              the report as JSON`);
   process.exit(0);
@@ -52,7 +55,6 @@ const PLAIN_LAYERS: number = (await Bun.file(join(PLAIN, "config.json")).json())
 const COMMAND = options.ale === undefined ? [process.execPath, join(import.meta.dir, "../src/main.ts")] : [options.ale];
 const steps = wholeNumber("steps", options.steps, UNMEASURED + 2);
 const heldout = wholeNumber("heldout", options.heldout, 1);
-const layers = wholeNumber("layers", options.layers, PLAIN_LAYERS);
 const ratio = Number(options.ratio);
 const laws = listOf(options.laws).map((name) => {
   if (Object.hasOwn(LAWS, name)) return name as LawName;
@@ -64,11 +66,17 @@ const modes = listOf(options.modes).map((name) => {
   throw new Error(`--modes: there is no mode ${name}; there are ${MODES.map((one) => one.name).join(", ")}`);
 });
 
+const layers =
+  options.layers === undefined
+    ? await depthFor(positive("decode-ms", options["decode-ms"]), { command: COMMAND, plain: PLAIN }, (pilot) =>
+        console.error(`${pilot.layers} layers: a decode step takes ${pilot.decodeMs.toFixed(1)} ms`),
+      )
+    : wholeNumber("layers", options.layers, PLAIN_LAYERS);
 const rows: Row[] = [];
 for (const seed of listOf(options.seeds).map((text) => wholeNumber("seeds", text, 0))) {
   for (const law of laws) rows.push(...(await compareModes(law, seed)));
 }
-if (options.json) console.log(JSON.stringify(report(rows)));
+if (options.json) console.log(JSON.stringify({ layers, ...report(rows) }));
 else console.log(table(rows));
 
 /**
@@ -96,6 +104,7 @@ async function compareModes(law: LawName, seed: number): Promise<Row[]> {
         reward: await evaluate(COMMAND, { policy: PLAIN, adapter }, heldout),
         predicted: simulate({ ...first, schedule }, steps - 1 - UNMEASURED, UNMEASURED),
         bound: throughputBound({ ...own, schedule }, [UNMEASURED + 1, steps - 1]),
+        decodeMs: own.costs.decode.base + own.costs.decode.perRow * own.costs.slots,
       };
       compared.push(row);
       if (!options.json) console.error(table([row]));
@@ -108,6 +117,12 @@ async function compareModes(law: LawName, seed: number): Promise<Row[]> {
 
 function listOf(text: string): string[] {
   return text.split(",").map((part) => part.trim());
+}
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (value > 0) return value;
+  throw new Error(`--${name}: ${text} is not a number above 0`);
 }
 
 function wholeNumber(name: string, text: string, least: number): number {

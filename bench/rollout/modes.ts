@@ -12,8 +12,8 @@ export const GROUP_SIZE = 8;
 export const MINIBATCHES = 1;
 /** Episodes in flight; every mode may have as many. With more, engines work on all groups at once, which then end in bursts. */
 export const CONCURRENCY = 32;
-/** Layers of the policy, of which all but four are added (`deep-policy.ts`). */
-export const LAYERS = 64;
+/** What a decode step of the policy takes, by as many added layers as that needs here (`deep-policy.ts`, `depth.ts`). */
+export const DECODE_MS = 7;
 /**
  * What makes generation about twice the work that training is (ADR 34): decode batches of few rows, adapters in place of all
  * weights, and the least standard deviation of a group's rewards, below which it is replaced: three to five successes of eight

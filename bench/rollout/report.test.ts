@@ -9,6 +9,7 @@ const row = (name: string, law: "A" | "C", seed: number, episodesPerSecond: numb
   },
   reward: { mean: 0.5, low: 0.4, high: 0.6 },
   predicted: { episodesPerSecond: 9, idle: [0.1, 0.3], stalenessMean: 1, generateShare: 0.5, trainShare: 0.3 },
+  decodeMs: 7,
   bound: { episodesPerSecond: 50, workAndPlaces: 50, gate: 60, rows: 4 },
 });
 

@@ -15,6 +15,8 @@ export interface Row {
   readonly reward: Reward;
   readonly predicted: Simulation;
   readonly bound: Bound;
+  /** A decode step with all its rows. */
+  readonly decodeMs: number;
 }
 
 export interface Report {
@@ -45,6 +47,7 @@ interface ReportedMode {
   readonly overBound: number;
   /** Time that engines generated over time that they trained. */
   readonly generateOverTrain: number;
+  readonly decodeMs: number;
 }
 
 /** Ratios are those of law A, or else of the first law there is: medians over the seeds. */
@@ -72,9 +75,10 @@ export function table(rows: readonly Row[]): string {
       row.stalenessMean.toFixed(2),
       row.predicted.stalenessMean.toFixed(2),
       row.generateOverTrain.toFixed(2),
+      `${row.decodeMs.toFixed(1)} ms`,
       `${percent(row.reward.mean)} [${percent(row.reward.low)}, ${percent(row.reward.high)}]`,
     ]);
-  const all = [[...heads, "gen/train", "held-out"], ...lines];
+  const all = [[...heads, "gen/train", "decode", "held-out"], ...lines];
   const widths = all[0]?.map((_, i) => Math.max(...all.map((line) => (line[i] ?? "").length))) ?? [];
   const text = all.map((line) => line.map((cell, i) => cell.padStart(widths[i] ?? 0)).join("  "));
   const { asyncOverSync, multiplexOverSplit } = report(rows);
@@ -83,7 +87,7 @@ export function table(rows: readonly Row[]): string {
   return text.join("\n");
 }
 
-function reported({ name, law, seed, measured, reward, predicted, bound }: Row): ReportedMode {
+function reported({ name, law, seed, measured, reward, predicted, bound, decodeMs }: Row): ReportedMode {
   const { episodesPerSecond, idle, stalenessMean, generateShare, trainShare } = measured;
   return {
     ...{ name, law, seed, episodesPerSecond, reward, idle, stalenessMean },
@@ -95,6 +99,7 @@ function reported({ name, law, seed, measured, reward, predicted, bound }: Row):
     bound: bound.episodesPerSecond,
     overBound: episodesPerSecond / bound.episodesPerSecond,
     generateOverTrain: generateShare / trainShare,
+    decodeMs,
   };
 }
 
